@@ -1,0 +1,36 @@
+# Two commands to know: `make serve` and `make test`.  Everything lives in .venv/.
+PYTHON ?= python3
+HOST ?= 127.0.0.1
+PORT ?= 8000
+OUT ?= build/smollm2-135m
+BIN := .venv/bin
+
+.PHONY: serve test check family lock
+.DEFAULT_GOAL := serve
+
+.venv/cpu: requirements/cpu.txt pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --no-deps -r requirements/cpu.txt
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+.venv/dev: .venv/cpu requirements/dev.txt
+	$(BIN)/pip install --quiet --no-deps -r requirements/dev.txt
+	@touch $@
+
+serve: .venv/cpu ## install, prepare the default family, serve it; Ctrl-C stops
+	$(BIN)/boomerang serve --host $(HOST) --port $(PORT)
+
+test: .venv/dev ## every test but the slow and the GPU tier
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+check: .venv/dev ## format, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+family: .venv/cpu ## make the default family again, into OUT
+	$(BIN)/boomerang make --preset smollm2-135m --out $(OUT)
+
+lock: .venv/cpu ## resolve the pinned requirements anew
+	$(BIN)/python requirements/lock.py

