@@ -1,0 +1,263 @@
+"""Checkpoints: a teacher from a folder, the hub, a GGUF file, or an installed package.
+
+Only weights are ever read (safetensors, GGUF): no pickle, no code from a checkpoint.  Everything
+that is wrong with a checkpoint is one `CheckpointError`.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from boomerang_core.architectures import architecture_of
+from boomerang_core.architectures import model_shape as model_shape
+from boomerang_core.errors import CheckpointError
+from boomerang_core.family import Family, TeacherRef, sha256_of
+
+if TYPE_CHECKING:
+    import torch
+
+Source = TeacherRef | Family | Path
+
+CACHE_VARIABLE = "BOOMERANG_CACHE"
+_PACKAGE = "package:"
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?(?:@[\w./-]+)?", re.ASCII)
+_TOKENIZER_FILES = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.*",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "spiece.model",
+)
+_HUB_FILES = ["*.safetensors", "model.safetensors.index.json", "config.json"]
+_COMPANIONS = (*_TOKENIZER_FILES, "generation_config.json")
+
+
+def parse_teacher(text: str) -> TeacherRef:
+    """A reference from what a user types.
+
+    `package:NAME/FILE.gguf`, a folder, a GGUF file, or a hub id with an optional `@revision`.
+    Folders become absolute, since a family's relative folders are relative to the family.
+    """
+    if text.startswith(_PACKAGE):
+        package, _, file = text.removeprefix(_PACKAGE).partition("/")
+        if not package or not file:
+            raise CheckpointError(f"expected package:NAME/FILE.gguf, got {text!r}")
+        return TeacherRef("package", package, file)
+    path = Path(text).expanduser()
+    if path.is_dir():
+        return TeacherRef("folder", str(path.resolve()))
+    if path.is_file() and path.suffix == ".gguf":
+        return TeacherRef("folder", str(path.resolve().parent), path.name)
+    if path.exists() or text.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(text):
+        raise CheckpointError(f"{text!r} is no folder, GGUF file, package:NAME/FILE or hub id")
+    location, _, revision = text.partition("@")
+    return TeacherRef("hub", location, revision=revision or None)
+
+
+def teacher_folder(source: Source, cache: Path | None = None) -> Path:
+    """The teacher as a Hugging Face folder: config, tokenizer, safetensors.
+
+    A folder is used where it lies and a hub id where the hub's client caches it.  A GGUF file is
+    dequantised once (bfloat16) into `cache`, by default `cache_root()`; two processes may do it at
+    the same time.  Raises `CheckpointError`.
+    """
+    if isinstance(source, Path):
+        return _require_checkpoint(source)
+    ref = source.teacher if isinstance(source, Family) else source
+    if ref.kind == "package":
+        return _dequantised(_package_file(ref), cache)
+    if ref.kind == "hub":
+        folder = _hub_snapshot(ref)
+    else:
+        folder = Path(ref.location)
+        folder = source.root / folder if isinstance(source, Family) else folder
+    if ref.file is not None:
+        return _dequantised(folder / ref.file, cache)
+    return _require_checkpoint(folder)
+
+
+def cache_root() -> Path:
+    """Where dequantised teachers are kept: `BOOMERANG_CACHE`, or `~/.cache/boomerang`."""
+    return Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "boomerang")
+
+
+def load_config(source: Source) -> Any:
+    """The teacher's transformers config; checks that its architecture has a row."""
+    from transformers import AutoConfig
+
+    folder = teacher_folder(source)
+    with _clear_errors(folder):
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    architecture_of(config)
+    if getattr(config, "quantization_config", None) is not None:
+        raise CheckpointError(f"{folder} is quantised; a teacher must have plain weights, or GGUF")
+    return config
+
+
+def load_teacher(source: Source, dtype: torch.dtype | None = None) -> Any:
+    """The teacher as a transformers model in eval mode; `dtype` None keeps the stored one.
+
+    Raises `CheckpointError`, also where weights are missing, and `ArchitectureError`.
+    """
+    from transformers import AutoModelForCausalLM
+
+    folder = teacher_folder(source)
+    config = load_config(folder)
+    with _clear_errors(folder):
+        model, found = AutoModelForCausalLM.from_pretrained(
+            folder,
+            config=config,
+            dtype="auto" if dtype is None else dtype,
+            output_loading_info=True,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+        )
+    # transformers fills what is missing with random numbers and only warns
+    if missing := sorted(found["missing_keys"]):
+        raise CheckpointError(f"{folder} lacks the weight {missing[0]}")
+    return model.eval()
+
+
+def load_tokenizer(source: Source) -> Any:
+    """The teacher's tokenizer, with its chat template."""
+    from transformers import AutoTokenizer
+
+    folder = teacher_folder(source)
+    with _clear_errors(folder):
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+
+
+def copy_companions(folder: Path, out: Path) -> None:
+    """Copy what goes with the weights: the tokenizer's files and the generation config."""
+    for pattern in _COMPANIONS:
+        for path in folder.glob(pattern):
+            shutil.copyfile(path, out / path.name)
+
+
+def write_folder(out: Path, fill: Callable[[Path], None]) -> None:
+    """Let `fill` write a neighbouring temporary folder, then rename it to `out`: whole or absent.
+
+    Raises `CheckpointError` where `out` exists and is not an empty folder.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise CheckpointError(f"{out} exists and is not an empty folder")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    try:
+        fill(temporary)
+        temporary.chmod(0o755)
+        temporary.replace(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _clear_errors(where: Path) -> Iterator[None]:
+    """What transformers, safetensors and gguf raise for bad files becomes `CheckpointError`."""
+    from huggingface_hub.errors import StrictDataclassError
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+        ImportError,
+        IndexError,
+        SafetensorError,
+        StrictDataclassError,
+    ) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise CheckpointError(f"cannot read the checkpoint {where}: {reason}") from error
+
+
+def _require_checkpoint(folder: Path) -> Path:
+    if not folder.is_dir():
+        raise CheckpointError(f"there is no checkpoint folder {folder}")
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(f"{folder} is not a checkpoint: it has no config.json")
+    if not any(folder.glob("*.safetensors")):
+        raise CheckpointError(f"{folder} has no safetensors; other weight files are not read")
+    return folder
+
+
+def _package_file(ref: TeacherRef) -> Path:
+    """A file of an installed distribution, found in its file list: the package is not imported.
+
+    `location` is the name of the distribution or of its import package.
+    """
+    assert ref.file is not None
+    names = importlib.metadata.packages_distributions().get(ref.location, [ref.location])
+    for name in names:
+        try:
+            distribution = importlib.metadata.distribution(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        for file in distribution.files or []:
+            if file.name == ref.file or file.as_posix() == f"{ref.location}/{ref.file}":
+                return Path(str(distribution.locate_file(file)))
+        raise CheckpointError(f"the installed package {name} has no file {ref.file}")
+    raise CheckpointError(
+        f"the package {ref.location!r}, which carries {ref.file}, is not installed"
+    )
+
+
+def _hub_snapshot(ref: TeacherRef) -> Path:
+    from huggingface_hub import snapshot_download
+
+    patterns = [ref.file] if ref.file else [*_HUB_FILES, *_COMPANIONS]
+    with _clear_errors(Path(ref.location)):
+        return Path(snapshot_download(ref.location, revision=ref.revision, allow_patterns=patterns))
+
+
+def _dequantised(file: Path, cache: Path | None) -> Path:
+    """The GGUF file as a checkpoint folder in the cache, named by the file's own sha256."""
+    if not file.is_file():
+        raise CheckpointError(f"there is no GGUF file {file}")
+    folder = (cache or cache_root()) / f"{file.stem}-{sha256_of(file)[:16]}"
+    if folder.is_dir():
+        return folder
+    try:
+        write_folder(folder, lambda temporary: _dequantise(file, temporary))
+    except CheckpointError:
+        if not folder.is_dir():
+            raise
+    except OSError as error:
+        # another process was first: its folder is as good as ours
+        if not folder.is_dir():
+            raise CheckpointError(f"cannot write the cache {folder}: {error}") from error
+    return folder
+
+
+def _dequantise(file: Path, out: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    with _clear_errors(file):
+        model = AutoModelForCausalLM.from_pretrained(
+            file.parent,
+            gguf_file=file.name,
+            # left to itself, transformers keeps the weights packed
+            quantization_config=GgufConfig(dequantize=True),
+            dtype=torch.bfloat16,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    architecture_of(model.config)
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)

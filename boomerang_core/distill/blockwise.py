@@ -1,0 +1,237 @@
+"""Distil a student block after block: closed form first, then a few gradient steps.
+
+Each block learns alone: its input is a stream of hidden states, its target the teacher's states
+at the block's end.  Nothing is back-propagated through a second block and the vocabulary is never
+touched, so a step costs the same for any model of the same width.
+
+Shapes: R rows, B rows at a time, L tokens a row, D hidden.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from tqdm import tqdm, trange
+
+from boomerang_core.blocks import Block
+from boomerang_core.distill.closed_form import fit_down_map
+from boomerang_core.distill.data import Rows
+from boomerang_core.distill.lowrank import add_delta, dense_weights
+from boomerang_core.distill.recipe import Recipe
+from boomerang_core.distill.stream import LayerRunner, batches
+from boomerang_core.provenance import save_tensors
+from boomerang_core.route import StudentKind
+
+Parameters = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One block's regression: inputs → targets (R, L, D), to train on and held out."""
+
+    inputs: torch.Tensor
+    targets: torch.Tensor
+    heldout_inputs: torch.Tensor
+    heldout_targets: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A block's parameters and its held-out error at the start, after the closed form, at the end.
+
+    The error is the mean over tokens of ‖output - target‖² / ‖target‖².
+    """
+
+    parameters: Parameters
+    errors: tuple[float, float, float]
+
+
+class BlockTrainer:
+    """Fits one student layer; ``place`` is the teacher layer that it starts from."""
+
+    def __init__(self, runner: LayerRunner, place: int, recipe: Recipe) -> None:
+        self._runner = runner
+        self._place = place
+        self._recipe = recipe
+        self._layer = runner.layers[place]
+        self._base = {name: value.detach() for name, value in self._layer.state_dict().items()}
+
+    def weights(self, parameters: Mapping[str, torch.Tensor]) -> Parameters:
+        """Dense weights of the student layer that differ from the teacher's."""
+        return dense_weights(self._base, parameters, self._runner.architecture.conv1d)
+
+    def run(self, weights: Parameters, hidden_BLD: torch.Tensor) -> torch.Tensor:
+        """The student layer's output (B, L, D)."""
+        return self._runner.run(self._layer, self._place, hidden_BLD, weights)
+
+    def fit(self, parameters: Parameters, task: Task, seed: int) -> Fit:
+        """Closed form, then gradient steps; each is kept only where the held-out error falls."""
+        start = self.error(parameters, task)
+        closed = self._keep_better(parameters, start, self._closed_form(parameters, task), task)
+        trained = self._gradient_steps(closed[0], task, seed)
+        final = self._keep_better(*closed, trained, task)
+        return Fit(final[0], (start, closed[1], final[1]))
+
+    def _keep_better(
+        self, old: Parameters, old_error: float, new: Parameters, task: Task
+    ) -> tuple[Parameters, float]:
+        new_error = self.error(new, task)
+        return (new, new_error) if new_error < old_error else (old, old_error)
+
+    @torch.no_grad()
+    def error(self, parameters: Parameters, task: Task) -> float:
+        """Held-out error of the block."""
+        weights = self.weights(parameters)
+        total = 0.0
+        for part in batches(len(task.heldout_inputs), self._recipe.batch_rows):
+            output_BLD = self.run(weights, task.heldout_inputs[part])
+            total += relative_error(output_BLD, task.heldout_targets[part]).sum().item()
+        return total / task.heldout_inputs[..., 0].numel()
+
+    @torch.no_grad()
+    def _closed_form(self, parameters: Parameters, task: Task) -> Parameters:
+        down = self._runner.architecture.down_map
+        weights = self.weights(parameters)
+        lowrank = self._recipe.kind == StudentKind.LOWRANK
+
+        def pairs() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+            for part in batches(len(task.inputs), self._recipe.batch_rows):
+                yield task.inputs[part], task.targets[part]
+
+        delta = fit_down_map(
+            lambda hidden_BLD: self.run(weights, hidden_BLD),
+            self._layer.get_submodule(down),
+            pairs(),
+            self._recipe.ridge,
+            self._recipe.rank if lowrank else None,
+        )
+        return add_delta(parameters, down, delta, self._runner.architecture.conv1d)
+
+    def _gradient_steps(self, parameters: Parameters, task: Task, seed: int) -> Parameters:
+        """Adam with a cosine that ends at a tenth of the rate, on rows in random order."""
+        trained = {name: value.clone().requires_grad_() for name, value in parameters.items()}
+        optimiser = torch.optim.Adam(trained.values(), lr=self._recipe.learning_rate)
+        generator = torch.Generator().manual_seed(seed)
+        for step in trange(self._recipe.steps, desc="  steps", leave=False):
+            for group in optimiser.param_groups:
+                group["lr"] = self._rate(step)
+            rows = torch.randint(len(task.inputs), (self._recipe.step_rows,), generator=generator)
+            output_BLD = self.run(self.weights(trained), task.inputs[rows])
+            optimiser.zero_grad()
+            torch.autograd.backward(relative_error(output_BLD, task.targets[rows]).mean())
+            optimiser.step()
+        return {name: value.detach() for name, value in trained.items()}
+
+    def _rate(self, step: int) -> float:
+        progress = step / max(1, self._recipe.steps)
+        return self._recipe.learning_rate * (0.55 + 0.45 * math.cos(math.pi * progress))
+
+
+def relative_error(output_BLD: torch.Tensor, target_BLD: torch.Tensor) -> torch.Tensor:
+    """‖output - target‖² / ‖target‖² of every token (B, L).
+
+    Relative, because a few tokens have states a thousand times larger than the rest.
+    """
+    difference_BL = (output_BLD - target_BLD).square().sum(-1)
+    return difference_BL / target_BLD.square().sum(-1).clamp_min(1e-12)
+
+
+class Streams:
+    """The teacher's and the student's hidden states, at the same block boundary."""
+
+    def __init__(self, runner: LayerRunner, ids_RL: torch.Tensor, batch_rows: int) -> None:
+        self._runner = runner
+        self._batch_rows = batch_rows
+        embedded = [runner.embed(ids_RL[part]) for part in batches(len(ids_RL), batch_rows)]
+        self.teacher_RLD = torch.cat(embedded)
+        self.student_RLD = self.teacher_RLD.clone()
+
+    @torch.no_grad()
+    def teacher_after(self, block: Block) -> torch.Tensor:
+        """The teacher's states at the block's end (R, L, D), from those at its start."""
+        return self._through(self.teacher_RLD, block)
+
+    def _through(self, hidden_RLD: torch.Tensor, block: Block) -> torch.Tensor:
+        out_RLD = torch.empty_like(hidden_RLD)
+        for part in batches(len(hidden_RLD), self._batch_rows):
+            state_BLD = hidden_RLD[part]
+            for layer in block.layers:
+                state_BLD = self._runner.run(self._runner.layers[layer], layer, state_BLD)
+            out_RLD[part] = state_BLD
+        return out_RLD
+
+    @torch.no_grad()
+    def advance_shared(self, block: Block) -> None:
+        """Both streams pass through the teacher's own layer."""
+        self.teacher_RLD = self._through(self.teacher_RLD, block)
+        self.student_RLD = self._through(self.student_RLD, block)
+
+    @torch.no_grad()
+    def advance(
+        self, trainer: BlockTrainer, parameters: Parameters, teacher_RLD: torch.Tensor
+    ) -> None:
+        """The student's stream passes through its layer, the teacher's takes ``teacher_RLD``."""
+        weights = trainer.weights(parameters)
+        for part in batches(len(self.student_RLD), self._batch_rows):
+            self.student_RLD[part] = trainer.run(weights, self.student_RLD[part])
+        self.teacher_RLD = teacher_RLD
+
+
+def distill_blocks(
+    runner: LayerRunner,
+    blocks: Mapping[int, Block],
+    initial: Mapping[int, Parameters],
+    rows: Rows,
+    recipe: Recipe,
+    work: Path,
+) -> dict[int, Fit]:
+    """Fit every block of ``blocks`` that is not shared, in order.
+
+    A finished block is left in ``work``; a later call with the same folder reads it instead.
+    """
+    train = Streams(runner, rows.train, recipe.batch_rows)
+    heldout = Streams(runner, rows.heldout, recipe.batch_rows)
+    fits: dict[int, Fit] = {}
+    with tqdm(blocks.items(), desc="blocks", unit="block") as bar:
+        for index, block in bar:
+            if block.shared:
+                train.advance_shared(block)
+                heldout.advance_shared(block)
+                continue
+            trainer = BlockTrainer(runner, block.kept, recipe)
+            task = _task(train, heldout, block, recipe.student_stream)
+            fit = _fit_once(trainer, initial[index], task, recipe.seed + index, work, index)
+            train.advance(trainer, fit.parameters, task.targets)
+            heldout.advance(trainer, fit.parameters, task.heldout_targets)
+            fits[index] = fit
+            bar.set_postfix_str("error {:.3f} → {:.3f} → {:.3f}".format(*fit.errors))
+    return fits
+
+
+def _task(train: Streams, heldout: Streams, block: Block, student_stream: bool) -> Task:
+    return Task(
+        train.student_RLD if student_stream else train.teacher_RLD,
+        train.teacher_after(block),
+        heldout.student_RLD if student_stream else heldout.teacher_RLD,
+        heldout.teacher_after(block),
+    )
+
+
+def _fit_once(
+    trainer: BlockTrainer, initial: Parameters, task: Task, seed: int, work: Path, index: int
+) -> Fit:
+    path = work / f"block-{index:03d}.safetensors"
+    if path.exists():
+        stored = load_file(path)
+        before, closed, after = stored.pop("errors").tolist()
+        return Fit(stored, (before, closed, after))
+    fit = trainer.fit(initial, task, seed)
+    # float64, so that a resumed run reports the figures of an uninterrupted one
+    errors = torch.tensor(fit.errors, dtype=torch.float64)
+    save_tensors({**fit.parameters, "errors": errors}, path)
+    return fit

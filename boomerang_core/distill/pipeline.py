@@ -1,0 +1,235 @@
+"""The whole run: teacher → text → blocks → student → evaluation → family folder."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from boomerang_core.architectures import model_shape
+from boomerang_core.blocks import BlockMap
+from boomerang_core.checkpoint import load_teacher, load_tokenizer, parse_teacher
+from boomerang_core.distill.blockwise import Fit, Parameters, distill_blocks
+from boomerang_core.distill.data import (
+    Rows,
+    load_documents,
+    read_documents,
+    sample_documents,
+    save_documents,
+    split_rows,
+)
+from boomerang_core.distill.recipe import LADDERS, Recipe
+from boomerang_core.distill.stream import LayerRunner
+from boomerang_core.evaluate.ladder import Measured, evaluate_design, pareto
+from boomerang_core.evaluate.perplexity import (
+    evaluate_routes,
+    evaluation_rows,
+    lanes,
+    leading_rows,
+)
+from boomerang_core.family import INDEX, Family, TeacherRef, build_rows, sha256_of, write_family
+from boomerang_core.provenance import provenance, save_json
+from boomerang_core.route import FamilyDesign, LayerRef, Owner, Route, StudentKind, build_route
+from boomerang_core.sizes import Quality
+from boomerang_core.student import Student, initial_student, save_student
+
+RECIPE = "recipe.json"
+
+
+@dataclass(frozen=True)
+class _Teacher:
+    """The loaded teacher and what goes with it."""
+
+    ref: TeacherRef
+    model: Any
+    tokenizer: Any
+    runner: LayerRunner
+
+
+def make(recipe: Recipe, out: Path, work: Path, eval_text: Path | None = None) -> Family:
+    """Make a family folder; the same recipe and machine give the same bytes.
+
+    ``work`` keeps finished stages under a hash of the recipe, so that a run that was stopped goes
+    on where it was.  Without ``eval_text`` the sizes are measured on the held-out documents.
+    Raises the errors of its stages: CheckpointError, ArchitectureError, DataError, SettingsError.
+    """
+    teacher = _load(recipe)
+    stage = work / recipe.key(*(sha256_of(p) for p in map(Path, recipe.text) if p.is_file()))
+    stage.mkdir(parents=True, exist_ok=True)
+    rows = _text(recipe, teacher, stage)
+    block_map = _blocks(recipe, teacher.runner, rows, stage)
+    ladder = LADDERS[recipe.ladder](block_map)
+    design = FamilyDesign(block_map, ladder, StudentKind(recipe.kind))
+    torch.manual_seed(recipe.seed)
+    initial = initial_student(teacher.model, block_map, design.kind, recipe.rank, False)
+    fits = distill_blocks(
+        teacher.runner,
+        dict(enumerate(block_map)),
+        _by_block(initial, teacher.runner.architecture.layers),
+        rows,
+        recipe,
+        stage,
+    )
+    student = _with_parameters(initial, fits, teacher.runner.architecture.layers)
+    ids_RL = _evaluation_text(recipe, teacher, rows, eval_text)
+    measured = evaluate_design(teacher.model, student, design, ids_RL)
+    return _write(recipe, teacher, design, student, fits, measured, out, eval_text)
+
+
+def _load(recipe: Recipe) -> _Teacher:
+    ref = parse_teacher(recipe.teacher)
+    model = load_teacher(ref, torch.float32).eval().requires_grad_(False)
+    return _Teacher(ref, model, load_tokenizer(ref), LayerRunner(model, recipe.row_length))
+
+
+def _text(recipe: Recipe, teacher: _Teacher, stage: Path) -> Rows:
+    """Local documents and the teacher's own, split by document, in rows."""
+    documents = read_documents(recipe.text, teacher.tokenizer, recipe.text_tokens, recipe.seed)
+    path = stage / "samples.safetensors"
+    if recipe.sample_tokens and not path.exists():
+        sampled = sample_documents(
+            teacher.model, teacher.tokenizer, recipe.sample_tokens, recipe.seed
+        )
+        save_documents(sampled, path)
+    if recipe.sample_tokens:
+        documents += load_documents(path)
+    return split_rows(documents, recipe.row_length, recipe.heldout_every, recipe.seed)
+
+
+def _blocks(recipe: Recipe, runner: LayerRunner, rows: Rows, stage: Path) -> BlockMap:
+    """The recipe's blocks; with ``kept = measured``, each keeps the layer that it misses most."""
+    plain = recipe.block_map(len(runner.layers))
+    if recipe.kept == "first":
+        return plain
+    count = math.ceil(recipe.kept_tokens / recipe.row_length)
+    damage = removal_damage(runner, plain, rows.train[:count])
+    save_json({str(layer): round(kl, 4) for layer, kl in damage.items()}, stage / "removals.json")
+    kept = [max(block.layers, key=lambda layer: damage.get(layer, 0.0)) for block in plain]
+    shared = [block.start for block in plain if block.shared]
+    return BlockMap.from_layers([list(block.layers) for block in plain], kept, shared)
+
+
+def removal_damage(
+    runner: LayerRunner, block_map: BlockMap, ids_RL: torch.Tensor
+) -> dict[int, float]:
+    """KL to the teacher with one layer removed, for every layer of a block of several."""
+    layers = [layer for block in block_map if len(block) > 1 for layer in block.layers]
+    whole = tuple(LayerRef(Owner.TEACHER, layer) for layer in range(len(runner.layers)))
+    routes = [_teacher_route(whole[:layer] + whole[layer + 1 :]) for layer in layers]
+    qualities = evaluate_routes(
+        lanes(runner, None, block_map), _teacher_route(whole), routes, ids_RL, "one layer removed"
+    )
+    return {layer: quality.kl for layer, quality in zip(layers, qualities, strict=True)}
+
+
+def _teacher_route(layers: tuple[LayerRef, ...]) -> Route:
+    return Route(layers, Owner.TEACHER, Owner.TEACHER)
+
+
+def _by_block(student: Student, prefix: str) -> dict[int, Parameters]:
+    """The student's tensors in float32, by block, named relative to their layer."""
+    blocks: dict[int, Parameters] = {}
+    for name, tensor in student.tensors.items():
+        index, _, rest = name.removeprefix(prefix + ".").partition(".")
+        blocks.setdefault(int(index), {})[rest] = tensor.detach().float().clone()
+    return blocks
+
+
+def _with_parameters(student: Student, fits: Mapping[int, Fit], prefix: str) -> Student:
+    """The student with trained tensors, in bfloat16 as they are stored and evaluated."""
+    tensors = {
+        f"{prefix}.{index}.{name}": tensor.to(torch.bfloat16).contiguous()
+        for index, fit in fits.items()
+        for name, tensor in fit.parameters.items()
+    }
+    return student.with_tensors(tensors)
+
+
+def _evaluation_text(
+    recipe: Recipe, teacher: _Teacher, rows: Rows, eval_text: Path | None
+) -> torch.Tensor:
+    if eval_text is not None:
+        return evaluation_rows(eval_text, teacher.tokenizer, recipe.row_length, recipe.eval_tokens)
+    available = rows.heldout.shape[0] * (recipe.row_length - 1)
+    tokens = min(recipe.eval_tokens, available)
+    return leading_rows(rows.heldout.flatten(), recipe.row_length, tokens)
+
+
+def _write(
+    recipe: Recipe,
+    teacher: _Teacher,
+    design: FamilyDesign,
+    student: Student,
+    fits: Mapping[int, Fit],
+    measured: Measured,
+    out: Path,
+    eval_text: Path | None,
+) -> Family:
+    """Write the folder; ``family.json`` goes first and comes last, so no half is ever valid."""
+    (out / INDEX).unlink(missing_ok=True)
+    save_student(student, out / "student")
+    save_json(recipe.to_json(), out / RECIPE)
+    _write_reports(out / "report", design, fits, measured)
+    quality = {size: _rounded(value) for size, value in enumerate(measured.family)}
+    shape = model_shape(teacher.model)
+    family = Family(
+        name=recipe.name,
+        architecture=teacher.runner.architecture.name,
+        design=design,
+        shape=shape,
+        teacher=teacher.ref,
+        rows=build_rows(design, shape, quality, pareto(measured.family)),
+        student_params=sum(tensor.numel() for tensor in student.tensors.values()),
+        footprint_tokens=recipe.footprint_tokens,
+        default_size=design.ladder.teacher_size,
+        provenance=provenance(recipe.seed, evaluation=_evaluation_note(measured, eval_text)),
+        root=out,
+    )
+    write_family(family, out)
+    return family
+
+
+def _evaluation_note(measured: Measured, eval_text: Path | None) -> dict[str, Any]:
+    scored = {"n": measured.family[0].n, "against": "the teacher in float32, student in bfloat16"}
+    if eval_text is None:
+        return {"text": "held-out documents of the recipe's own text", **scored}
+    note = "detokenised, sentences with <unk> dropped: not comparable with published perplexities"
+    return {"text": eval_text.name, "sha256": sha256_of(eval_text), "note": note, **scored}
+
+
+def _write_reports(
+    folder: Path, design: FamilyDesign, fits: Mapping[int, Fit], measured: Measured
+) -> None:
+    layers = [len(build_route(design, size).layers) for size in range(design.ladder.num_sizes)]
+    for name, qualities in (("sizes", measured.family), ("naive", measured.naive)):
+        rows = [
+            {"layers": count, **asdict(_rounded(quality))}
+            for count, quality in zip(layers, qualities, strict=True)
+        ]
+        save_json(rows, folder / f"{name}.json")
+    errors = [
+        {
+            "block": list(design.block_map[index].layers),
+            "kept": design.block_map[index].kept,
+            **dict(
+                zip(
+                    ("start", "closed_form", "gradient_steps"),
+                    (round(error, 5) for error in fit.errors),
+                    strict=True,
+                )
+            ),
+        }
+        for index, fit in fits.items()
+    ]
+    save_json(errors, folder / "blocks.json")
+
+
+def _rounded(quality: Quality) -> Quality:
+    """Figures to the digits that the number of tokens can bear."""
+    return Quality(
+        round(quality.kl, 4), round(quality.top1, 4), round(quality.perplexity, 2), quality.n
+    )

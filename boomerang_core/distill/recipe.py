@@ -1,0 +1,162 @@
+"""A recipe: every choice of a distillation run, typed, and the only input of its results."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Self
+
+from boomerang_core.blocks import BlockMap
+from boomerang_core.errors import SettingsError
+from boomerang_core.ladder import Ladder
+from boomerang_core.route import StudentKind
+
+LADDERS = {"last-to-first": Ladder.last_to_first, "first-to-last": Ladder.first_to_last}
+LAYOUTS = ("pairs", "every-second-and-last", "first-two-then-every-second")
+KEPT = ("measured", "first")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What to make, and how.  Lengths are tokens.  ``text`` names files, or the Python reference.
+
+    ``layout`` is one of ``LAYOUTS`` or a JSON list of blocks such as ``[[0],[1,2]]``; ``shared``
+    are one-layer blocks that the student takes from the teacher as they are.  ``kept`` chooses
+    the layer that a block's student starts from: the one whose removal hurts most, or the first.
+    """
+
+    name: str
+    teacher: str
+    layout: str = "pairs"
+    shared: tuple[int, ...] = ()
+    kept: str = "measured"
+    kept_tokens: int = 1024
+    kind: str = "lowrank"
+    rank: int = 32
+    ladder: str = "last-to-first"
+    text: tuple[str, ...] = ()
+    text_tokens: int = 48_000
+    sample_tokens: int = 48_000
+    row_length: int = 512
+    batch_rows: int = 4
+    heldout_every: int = 20
+    ridge: float = 1e-3
+    steps: int = 60
+    step_rows: int = 2
+    learning_rate: float = 1e-3
+    seed: int = 0
+    footprint_tokens: int = 2048
+    eval_tokens: int = 8192
+
+    def __post_init__(self) -> None:
+        _choose("kind", self.kind, [kind.value for kind in StudentKind])
+        _choose("ladder", self.ladder, LADDERS)
+        _choose("kept", self.kept, KEPT)
+        if not self.layout.startswith("["):
+            _choose("layout", self.layout, LAYOUTS)
+        for field in (
+            "rank",
+            "row_length",
+            "batch_rows",
+            "step_rows",
+            "eval_tokens",
+            "kept_tokens",
+        ):
+            _at_least(field, getattr(self, field), 1)
+        for field in ("steps", "sample_tokens", "text_tokens", "ridge", "learning_rate"):
+            _at_least(field, getattr(self, field), 0)
+        _at_least("heldout_every", self.heldout_every, 2)
+        if not self.text and not self.sample_tokens:
+            raise SettingsError("a recipe needs text: files, or tokens sampled from the teacher")
+
+    @property
+    def student_stream(self) -> bool:
+        """Whether a block learns on the student's own stream rather than the teacher's.
+
+        The input that a block meets most often: with last → first, every size runs student
+        layers before the teacher's; with first → last, after them.
+        """
+        return self.ladder == "last-to-first"
+
+    def block_map(self, num_layers: int) -> BlockMap:
+        """The blocks, each with its first layer kept.  Raises BlockMapError, SettingsError."""
+        if self.layout == "every-second-and-last":
+            plain = BlockMap.every_second_and_last(num_layers)
+        elif self.layout == "first-two-then-every-second":
+            plain = BlockMap.first_two_then_every_second(num_layers)
+        else:
+            blocks = self._blocks() or pairs(num_layers, self.shared)
+            return BlockMap.from_layers(blocks, shared=self.shared)
+        blocks = [list(block.layers) for block in plain]
+        return BlockMap.from_layers(blocks, [block.kept for block in plain], self.shared)
+
+    def _blocks(self) -> list[list[int]] | None:
+        if not self.layout.startswith("["):
+            return None
+        try:
+            blocks = json.loads(self.layout)
+        except ValueError as error:
+            raise SettingsError(f"layout is not a JSON list of blocks: {error}") from error
+        if not all(isinstance(block, list) for block in blocks):
+            raise SettingsError("layout must be a list of lists of layers")
+        return [[int(layer) for layer in block] for block in blocks]
+
+    def key(self, *parts: str) -> str:
+        """A hash of this recipe and ``parts``, for naming what one run leaves behind."""
+        return _hash({"recipe": self.to_json(), "parts": parts})
+
+    def to_json(self) -> dict[str, Any]:
+        """Every field, by name."""
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """The inverse of ``to_json``.  Raises SettingsError for a name it does not know."""
+        if unknown := sorted(set(values) - {field.name for field in fields(cls)}):
+            raise SettingsError(f"a recipe has no setting {unknown[0]!r}")
+        try:
+            settings: dict[str, Any] = {
+                name: tuple(value) if isinstance(value, list) else value
+                for name, value in values.items()
+            }
+            return cls(**settings)
+        except TypeError as error:
+            raise SettingsError(f"the recipe is malformed: {error}") from error
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """A recipe from a JSON file.  Raises SettingsError."""
+        try:
+            return cls.from_json(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError) as error:
+            raise SettingsError(f"cannot read a recipe from {path}: {error}") from error
+
+
+def pairs(num_layers: int, shared: tuple[int, ...]) -> list[list[int]]:
+    """Shared layers alone, the runs between them in pairs; an odd run ends with a single layer."""
+    blocks: list[list[int]] = []
+    for layer in range(num_layers):
+        last = blocks[-1] if blocks else []
+        if len(last) == 1 and last[0] not in shared and layer not in shared:
+            last.append(layer)
+        else:
+            blocks.append([layer])
+    return blocks
+
+
+def _hash(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _choose(name: str, value: str, choices: object) -> None:
+    assert isinstance(choices, list | tuple | dict)
+    if value not in choices:
+        raise SettingsError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def _at_least(name: str, value: float, least: float) -> None:
+    if value < least:
+        raise SettingsError(f"{name} must be at least {least}, got {value}")

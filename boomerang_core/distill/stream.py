@@ -1,0 +1,104 @@
+"""Runs single layers of a transformers model over rows of hidden states.
+
+Shapes: B rows at a time, R rows in all, L tokens a row, D hidden, V vocabulary.
+
+A decoder layer needs more than its input: a mask, rotary embeddings, position ids.  They depend
+on the row length alone, so they are recorded once, from the model's own forward pass, and every
+later call of a layer gets the same ones.  No architecture needs a forward pass of ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from boomerang_core.architectures import architecture_of
+
+
+@dataclass(frozen=True)
+class _Call:
+    """What the model passes to a layer beside the hidden states."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+class LayerRunner:
+    """A model taken apart: ``embed``, ``run`` any one layer, ``head``.
+
+    ``row_length`` fixes L; the model is only referenced and must be in eval mode.
+    """
+
+    def __init__(self, model: Any, row_length: int) -> None:
+        self.architecture = architecture_of(model.config)
+        self.layers: nn.ModuleList = model.get_submodule(self.architecture.layers)
+        self.norm: nn.Module = model.get_submodule(self.architecture.norm)
+        self._model = model
+        self._calls = self._record(row_length)
+
+    def _record(self, row_length: int) -> list[_Call]:
+        calls: list[_Call] = []
+
+        def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            calls.append(_Call(args[1:], kwargs))
+
+        handles = [layer.register_forward_pre_hook(keep, with_kwargs=True) for layer in self.layers]
+        with torch.no_grad():
+            self._model.base_model(torch.zeros(1, row_length, dtype=torch.int64), use_cache=False)
+        for handle in handles:
+            handle.remove()
+        return calls
+
+    @torch.no_grad()
+    def embed(self, ids_BL: torch.Tensor) -> torch.Tensor:
+        """What enters the first layer (B, L, D), position embeddings included."""
+        entered: list[torch.Tensor] = []
+
+        class _StopForwardError(Exception):
+            """Stops the forward pass at the first layer."""
+
+        def stop(_: nn.Module, args: tuple[Any, ...]) -> None:
+            entered.append(args[0])
+            raise _StopForwardError
+
+        handle = self.layers[0].register_forward_pre_hook(stop)
+        try:
+            self._model.base_model(ids_BL, use_cache=False)
+        except _StopForwardError:
+            pass
+        finally:
+            handle.remove()
+        return entered[0]
+
+    def run(
+        self,
+        layer: nn.Module,
+        place: int,
+        hidden_BLD: torch.Tensor,
+        weights: dict[str, torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        """One layer's output (B, L, D), called as the model calls its layer ``place``.
+
+        ``weights`` replace the layer's own by name for this call.
+        """
+        call = self._calls[place]
+        out = torch.func.functional_call(
+            layer, weights or {}, (hidden_BLD, *call.args), call.kwargs, strict=False
+        )
+        output_BLD: torch.Tensor = out[0] if isinstance(out, tuple) else out
+        return output_BLD
+
+    def head(self, hidden_BLD: torch.Tensor) -> torch.Tensor:
+        """Final norm and LM head: logits (B, L, V)."""
+        logits: torch.Tensor = self._model.get_output_embeddings()(self.norm(hidden_BLD))
+        return logits
+
+
+def batches(count: int, size: int) -> Iterator[slice]:
+    """Slices that cover ``count`` rows, ``size`` at a time."""
+    for start in range(0, count, size):
+        yield slice(start, min(start + size, count))

@@ -1,0 +1,1 @@
+"""Measures how far a size is from its teacher."""

@@ -1,0 +1,93 @@
+"""Where an artefact comes from, and writes that are whole or absent."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+_PACKAGES = ("torch", "transformers", "safetensors", "gguf")
+
+
+def provenance(seed: int, **more: Any) -> dict[str, Any]:
+    """Command, versions, git commit, hardware and seed, ready for JSON; ``more`` is added."""
+    return {
+        "command": command_line(),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "git": git_commit(),
+        "hardware": f"{platform.machine()}, {os.cpu_count()} logical CPUs",
+        "python": platform.python_version(),
+        "versions": {name: _version(name) for name in _PACKAGES},
+        "seed": seed,
+        **more,
+    }
+
+
+def command_line() -> str:
+    """The command that was typed, without the folders of this machine."""
+    words = [Path(word).name if os.path.isabs(word) else word for word in sys.argv[1:]]
+    return " ".join([Path(sys.argv[0]).name, *words])
+
+
+def git_commit() -> str | None:
+    """The commit of the working folder, ``-dirty`` when changed; None outside a repository."""
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return described.stdout.strip()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Let ``write`` fill a neighbouring temporary file, then rename it onto ``path``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Write tensors as safetensors, atomically; names sorted, so that bytes repeat."""
+    from safetensors.torch import save_file  # keeps torch out of the pure modules' imports
+
+    ordered = {name: tensors[name].contiguous() for name in sorted(tensors)}
+    write_atomically(path, lambda temporary: save_file(ordered, temporary))
+
+
+def save_json(value: Any, path: Path) -> None:
+    """Write indented JSON, atomically."""
+    text = json.dumps(value, indent=2) + "\n"
+
+    def write(temporary: Path) -> None:
+        temporary.write_text(text, encoding="utf-8")
+
+    write_atomically(path, write)

@@ -1,0 +1,94 @@
+"""vLLM's engine client, with the size of each request put into its sampling parameters.
+
+vLLM's HTTP layer knows sizes as adapter names: a published name travels with the request as a
+`LoRARequest`.  Here, the last place before the engine, the name becomes the size, and the adapter
+is taken off: the engine serves none.
+"""
+
+import copy
+from collections.abc import AsyncGenerator, Mapping
+from pathlib import Path
+from typing import Any
+
+from boomerang_core.family import Family
+from boomerang_core.sizes import SizeTable
+from server.engine.loader import engine_arguments
+from server.engine.names_http import AsyncEngineArgs, AsyncLLM, LoRARequest, VLLMError
+from server.engine.sizes import SIZE_KEY
+
+
+def published_sizes(table: SizeTable) -> dict[str, Any]:
+    """Model name → the adapter request that carries it; every size of the ladder."""
+    return {
+        table.model_id(row): LoRARequest(
+            lora_name=table.model_id(row),
+            lora_int_id=row.size + 1,  # vLLM refuses 0
+            lora_path=f"boomerang://{table.model_id(row)}",
+            base_model_name=table.family,
+        )
+        for row in table.rows
+    }
+
+
+class SizedEngineClient:
+    """An `EngineClient`: everything is the inner client's but `generate`.
+
+    Requests without a published name run at the default size, never at one that a client wrote
+    into the sampling parameters.
+    """
+
+    def __init__(self, inner: Any, table: SizeTable, default_size: int) -> None:
+        self._inner = inner
+        self._sizes: Mapping[str, int] = {table.model_id(row): row.size for row in table.rows}
+        self._default_size = default_size
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    async def generate(
+        self,
+        prompt: Any,
+        sampling_params: Any,
+        request_id: str,
+        *,
+        lora_request: Any = None,
+        **options: Any,
+    ) -> AsyncGenerator[Any, None]:
+        """Run a request at its size; the arguments and the outputs are those of vLLM."""
+        size = self._default_size if lora_request is None else self._sizes[lora_request.lora_name]
+        params = copy.copy(sampling_params)  # shared between the prompts of one request
+        params.extra_args = {**(params.extra_args or {}), SIZE_KEY: size}
+        outputs = self._inner.generate(prompt, params, request_id, **options)
+        try:
+            async for output in outputs:
+                yield output
+        finally:
+            await outputs.aclose()  # aborts the request at once when the caller has gone
+
+    @property
+    def dead(self) -> bool:
+        """Whether the engine process has died."""
+        return bool(self._inner.errored)
+
+    async def check_health(self) -> bool:
+        """Whether the engine is alive."""
+        try:
+            await self._inner.check_health()
+        except VLLMError:
+            return False
+        return True
+
+    async def resident_bytes(self) -> int:
+        """Bytes of weights held, summed over the workers."""
+        return sum(await self._inner.collective_rpc("resident_bytes"))
+
+
+def start_engine(family: Family, teacher_dir: Path, **limits: Any) -> SizedEngineClient:
+    """Start vLLM on a family, in a process of its own; returns when it is loaded.
+
+    `limits` are arguments of vLLM.  Raises what `engine_arguments` raises, and vLLM's own errors.
+    """
+    arguments = AsyncEngineArgs(**engine_arguments(family, teacher_dir, **limits))
+    return SizedEngineClient(
+        AsyncLLM.from_engine_args(arguments), family.table, family.default_size
+    )

@@ -1,0 +1,143 @@
+"""Every vLLM name that Boomerang touches, in one table, for one pinned minor version.
+
+The other modules of `server.engine` import vLLM names from here and nowhere else, so a change in
+vLLM shows up in one place.  Names resolve on first use (PEP 562): a front-end process that only
+needs the scheduler never imports a worker.  `tests/engine/test_compat.py` reads the tables below
+and fails with the name that is gone.
+"""
+
+import importlib
+import inspect
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from boomerang_core.errors import SettingsError
+
+VERSION = "0.32"
+"""The minor version of vLLM that the tables below describe."""
+
+NAMES: Mapping[str, str] = {
+    "AsyncScheduler": "vllm.v1.core.sched.async_scheduler:AsyncScheduler",
+    "AttentionLayerBase": ("vllm.model_executor.layers.attention_layer_base:AttentionLayerBase"),
+    "AutoWeightsLoader": "vllm.model_executor.models.utils:AutoWeightsLoader",
+    "CPUModelRunner": "vllm.v1.worker.cpu_model_runner:CPUModelRunner",
+    "CPUWorker": "vllm.v1.worker.cpu_worker:CPUWorker",
+    "DefaultModelLoader": "vllm.model_executor.model_loader.default_loader:DefaultModelLoader",
+    "GPT2Block": "vllm.model_executor.models.gpt2:GPT2Block",
+    "GPT2Model": "vllm.model_executor.models.gpt2:GPT2Model",
+    "GPUModelRunner": "vllm.v1.worker.gpu_model_runner:GPUModelRunner",
+    "GPUWorker": "vllm.v1.worker.gpu_worker:Worker",
+    "LayerNorm": "vllm.model_executor.layers.layernorm:LayerNorm",
+    "LinearMethodBase": "vllm.model_executor.layers.linear:LinearMethodBase",
+    "LlamaDecoderLayer": "vllm.model_executor.models.llama:LlamaDecoderLayer",
+    "LlamaModel": "vllm.model_executor.models.llama:LlamaModel",
+    "LogitsProcessor": "vllm.v1.sample.logits_processor:LogitsProcessor",
+    "LogitsComputer": "vllm.model_executor.layers.logits_processor:LogitsProcessor",
+    "MistralDecoderLayer": "vllm.model_executor.models.mistral:MistralDecoderLayer",
+    "ModelRegistry": "vllm:ModelRegistry",
+    "ParallelLMHead": "vllm.model_executor.layers.vocab_parallel_embedding:ParallelLMHead",
+    "Qwen2DecoderLayer": "vllm.model_executor.models.qwen2:Qwen2DecoderLayer",
+    "Qwen2Model": "vllm.model_executor.models.qwen2:Qwen2Model",
+    "Qwen3DecoderLayer": "vllm.model_executor.models.qwen3:Qwen3DecoderLayer",
+    "RMSNorm": "vllm.model_executor.layers.layernorm:RMSNorm",
+    "RowParallelLinear": "vllm.model_executor.layers.linear:RowParallelLinear",
+    "Scheduler": "vllm.v1.core.sched.scheduler:Scheduler",
+    "UBatchSlice": "vllm.v1.worker.ubatch_utils:UBatchSlice",
+    "VocabParallelEmbedding": (
+        "vllm.model_executor.layers.vocab_parallel_embedding:VocabParallelEmbedding"
+    ),
+    "current_platform": "vllm.platforms:current_platform",
+}
+"""Name in this module → ``module:attribute`` (or a module) in vLLM."""
+
+_RUNNER = "vllm.v1.worker.gpu_model_runner:GPUModelRunner"
+_LINEAR = "vllm.model_executor.layers.linear"
+
+MEMBERS: Mapping[str, tuple[str, ...]] = {
+    f"{_RUNNER}.__init__": ("vllm_config", "device"),
+    f"{_RUNNER}._build_attention_metadata": ("ubatch_slices", "slot_mappings"),
+    f"{_RUNNER}._get_prompt_logprobs_dict": ("hidden_states", "num_scheduled_tokens"),
+    f"{_RUNNER}._get_slot_mappings": ("ubatch_slices",),
+    f"{_RUNNER}._may_reorder_batch": ("scheduler_output",),
+    f"{_RUNNER}._model_forward": ("input_ids", "positions"),
+    f"{_RUNNER}.calculate_reorder_batch_threshold": (),
+    f"{_RUNNER}.execute_model": ("scheduler_output",),
+    f"{_RUNNER}.get_kv_cache_spec": (),
+    f"{_RUNNER}.get_model": (),
+    "vllm.v1.worker.gpu_worker:Worker._make_model_runner": (),
+    "vllm.v1.worker.cpu_worker:CPUWorker.init_device": (),
+    "vllm.v1.worker.cpu_worker:CPUModelRunner": (),
+    "vllm.v1.worker.gpu_input_batch:InputBatch.swap_states": ("i1", "i2"),
+    "vllm.v1.core.sched.scheduler:Scheduler.add_request": ("request",),
+    "vllm.v1.request:Request.update_block_hashes": (),
+    "vllm.v1.sample.logits_processor:LogitsProcessor.validate_params": ("sampling_params",),
+    f"{_LINEAR}:QKVParallelLinear.weight_loader": ("param", "loaded_weight", "loaded_shard_id"),
+    f"{_LINEAR}:MergedColumnParallelLinear.weight_loader": (
+        "param",
+        "loaded_weight",
+        "loaded_shard_id",
+    ),
+    f"{_LINEAR}:ColumnParallelLinear.weight_loader": ("param", "loaded_weight"),
+    f"{_LINEAR}:RowParallelLinear.weight_loader": ("param", "loaded_weight"),
+    f"{_LINEAR}:LinearMethodBase.apply": ("layer", "x", "bias"),
+    "vllm.model_executor.model_loader.default_loader:DefaultModelLoader.Source": (
+        "model_or_path",
+        "revision",
+        "prefix",
+    ),
+    "vllm:SamplingParams": ("extra_args",),
+}
+"""``module:attribute`` that is overridden or called → the parameters that we rely on."""
+
+
+def _resolve(target: str) -> Any:
+    """Import ``module`` or ``module:dotted.attribute``."""
+    module_name, _, path = target.partition(":")
+    found = importlib.import_module(module_name)
+    for attribute in filter(None, path.split(".")):
+        found = getattr(found, attribute)
+    return found
+
+
+def __getattr__(name: str) -> Any:
+    if name not in NAMES:
+        raise AttributeError(f"{name!r} is not in the table of vLLM names")
+    return globals().setdefault(name, _resolve(NAMES[name]))
+
+
+def missing_names() -> tuple[str, ...]:
+    """The table's names that the installed vLLM lacks; a lost parameter reads ``name(param)``."""
+    missing = []
+    for target, parameters in {**dict.fromkeys(NAMES.values(), ()), **MEMBERS}.items():
+        try:
+            found = _resolve(target)
+        except (ImportError, AttributeError):
+            missing.append(target)
+            continue
+        if parameters:
+            known = inspect.signature(found).parameters
+            missing += [f"{target}({name})" for name in parameters if name not in known]
+    return tuple(missing)
+
+
+def check_version() -> None:
+    """Raise `SettingsError` unless the installed vLLM is of the pinned minor version."""
+    installed = str(_resolve("vllm:__version__"))
+    if installed.split(".")[:2] != VERSION.split("."):
+        raise SettingsError(f"this version serves with vLLM {VERSION}.*, found {installed}")
+
+
+@contextmanager
+def cpu_runner_class(runner: type) -> Iterator[None]:
+    """Let `CPUWorker.init_device` build `runner`: it names its runner class as a module global.
+
+    The GPU worker has a hook for this (`_make_model_runner`); the CPU worker has none in 0.32.
+    """
+    worker_module = _resolve("vllm.v1.worker.cpu_worker")
+    original = worker_module.CPUModelRunner
+    worker_module.CPUModelRunner = runner
+    try:
+        yield
+    finally:
+        worker_module.CPUModelRunner = original

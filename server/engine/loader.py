@@ -1,0 +1,123 @@
+"""From a family folder to the arguments of a vLLM engine, and back inside vLLM's processes.
+
+vLLM reads the teacher's own folder; an override of its config names the routed model and carries
+the family's design and the student's folder as one JSON string (vLLM applies dictionaries only
+to sub-configs).  So nothing is copied and no folder is generated.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from boomerang_core.blocks import BlockMap
+from boomerang_core.errors import CheckpointError, SettingsError
+from boomerang_core.family import Family
+from boomerang_core.ladder import Ladder
+from boomerang_core.route import FamilyDesign, StudentKind
+from server.engine import ARCHITECTURE, compat
+from server.engine.admission import admission_name
+from server.engine.rows import row_of
+
+CONFIG_KEY = "boomerang"
+"""Attribute of the Hugging Face config that carries the family into vLLM's processes."""
+
+_OURS = frozenset(
+    {"model", "hf_overrides", "worker_cls", "scheduler_cls", "logits_processors", "enforce_eager"}
+)
+_UNSUPPORTED = frozenset({"speculative_config", "enable_lora", "pipeline_parallel_size"})
+
+
+def engine_arguments(family: Family, teacher_dir: Path, **limits: Any) -> dict[str, Any]:
+    """The keyword arguments for `vllm.LLM` or `vllm.AsyncEngineArgs` that serve a family.
+
+    Args:
+        family: the family, loaded and verified.
+        teacher_dir: the teacher as a Hugging Face folder (config, tokenizer, safetensors).
+        **limits: further vLLM arguments: `max_model_len`, `max_num_seqs`, `dtype`,
+            `kv_cache_memory_bytes`, `tensor_parallel_size`, …
+
+    Raises `ArchitectureError` where vLLM lacks the teacher's architecture, and `SettingsError`
+    where `limits` names an argument that is ours to set or that a routed model cannot serve with.
+    """
+    row_of(family.architecture)
+    if clash := sorted(limits.keys() & _OURS):
+        raise SettingsError(f"{clash[0]} is set by the family and cannot be given")
+    if refused := sorted(name for name in limits.keys() & _UNSUPPORTED if limits[name]):
+        raise SettingsError(f"{refused[0]} is not supported with a family of sizes")
+    scheduling = "BoomerangAsyncScheduler" if limits.get("async_scheduling") else None
+    return {
+        "async_scheduling": False,
+        "served_model_name": family.name,
+        **limits,
+        "model": str(teacher_dir),
+        "hf_overrides": _config_overrides(family),
+        "worker_cls": _worker_class(),
+        "scheduler_cls": f"server.engine.scheduler.{scheduling or 'BoomerangScheduler'}",
+        "logits_processors": [admission_name(family.design.ladder.num_sizes - 1)],
+        # A CUDA graph would bake one route in: silently wrong for every other size.
+        "enforce_eager": True,
+    }
+
+
+def _worker_class() -> str:
+    if compat.current_platform.is_cpu():
+        return "server.engine.worker_cpu.BoomerangCPUWorker"
+    return "server.engine.worker.BoomerangGPUWorker"
+
+
+def _config_overrides(family: Family) -> dict[str, Any]:
+    design = family.design
+    carried = {
+        "architecture": family.architecture,
+        "student": str(family.student_dir.resolve()),
+        "kind": design.kind.value,
+        "own_embeddings": design.own_embeddings,
+        "blocks": design.block_map.to_json(),
+        "ladder": design.ladder.to_json(),
+    }
+    return {"architectures": [ARCHITECTURE], CONFIG_KEY: json.dumps(carried)}
+
+
+def carried(hf_config: Any) -> Mapping[str, Any]:
+    """What `engine_arguments` put into the config; `SettingsError` where it is not there."""
+    text = getattr(hf_config, CONFIG_KEY, None)
+    if not isinstance(text, str):
+        raise SettingsError("the engine was not started with engine_arguments()")
+    record: Mapping[str, Any] = json.loads(text)
+    return record
+
+
+def design_of(hf_config: Any) -> FamilyDesign:
+    """The family's design, out of the config that vLLM hands to its processes."""
+    record = carried(hf_config)
+    return FamilyDesign(
+        BlockMap.from_json(record["blocks"]),
+        Ladder.from_json(record["ladder"]),
+        StudentKind(record["kind"]),
+        bool(record["own_embeddings"]),
+    )
+
+
+def student_shapes(student_dir: Path) -> dict[str, tuple[int, ...]]:
+    """Name → shape of every student tensor, from the file headers alone.
+
+    Raises `CheckpointError` where the folder holds no safetensors file.
+    """
+    from safetensors import safe_open
+
+    files = sorted(student_dir.glob("*.safetensors"))
+    if not files:
+        raise CheckpointError(f"{student_dir} holds no safetensors file")
+    shapes = {}
+    for file in files:
+        with safe_open(file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118  (not a mapping)
+                shapes[name] = tuple(tensors.get_slice(name).get_shape())
+    return shapes
+
+
+def resident_bytes(parameters: Iterable[Any]) -> int:
+    """Bytes of the tensors, each storage counted once however many names it has."""
+    storages = {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in parameters}
+    return sum(storages.values())

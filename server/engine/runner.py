@@ -1,0 +1,176 @@
+"""vLLM's V1 runner, carrying a plan: which rows of a step are whose.
+
+Per step the runner orders the requests by size, plans the splits (`plan.py`), gives each
+attention layer the metadata and KV slots of its own rows, and hands the plan to the model.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from boomerang_core.errors import SettingsError
+from server.engine.compat import CPUModelRunner, GPUModelRunner, UBatchSlice
+from server.engine.model import BoomerangForCausalLM
+from server.engine.plan import Rows, StepPlan, build_plan, largest_first, swaps
+from server.engine.sizes import size_of
+
+if TYPE_CHECKING:
+    _Base = Any
+else:
+    _Base = object
+
+
+def refuse_runner_v2(worker: Any) -> None:
+    """Plans are carried by the V1 runner: under V2 every request would run as the teacher."""
+    if worker.use_v2_model_runner:
+        raise SettingsError("serving a family needs vLLM's V1 runner: VLLM_USE_V2_MODEL_RUNNER=0")
+
+
+class _RoutedRunner(_Base):
+    """Mixin over vLLM's `GPUModelRunner`."""
+
+    _plan: StepPlan | None = None
+
+    def __init__(self, vllm_config: Any, device: Any) -> None:
+        super().__init__(vllm_config, device)
+        if not self.model_config.enforce_eager:
+            raise SettingsError("a family of sizes needs enforce_eager=True")
+        if self.speculative_config is not None:
+            raise SettingsError("speculative decoding is not supported with a family of sizes")
+
+    @property
+    def _routed(self) -> BoomerangForCausalLM:
+        model = self.get_model()
+        assert isinstance(model, BoomerangForCausalLM)
+        return model
+
+    def _size(self, request_id: str) -> int:
+        return size_of(self.requests[request_id].sampling_params, self._routed.ranks.teacher_size)
+
+    # ---- start-up ---------------------------------------------------------------------------
+
+    def get_kv_cache_spec(self) -> dict[str, Any]:
+        """The teacher's KV pages alone; student layers borrow those of a teacher layer.
+
+        Not through `kv_sharing_target_layer_name`: vLLM would then skip the KV write.
+        """
+        spec: dict[str, Any] = super().get_kv_cache_spec()
+        for ours, theirs in self._routed.kv_alias().items():
+            spec.pop(ours, None)
+            self.shared_kv_cache_layers[ours] = theirs
+        return spec
+
+    def calculate_reorder_batch_threshold(self) -> None:
+        """Refuse attention backends that need decodes first: our order is by size."""
+        super().calculate_reorder_batch_threshold()
+        if self.reorder_batch_threshold is not None:
+            raise SettingsError(
+                "this attention backend orders the batch itself, which a family of sizes cannot "
+                "follow; choose another, such as FLASH_ATTN"
+            )
+
+    # ---- a step -----------------------------------------------------------------------------
+
+    def execute_model(self, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
+        """Run a step; the plan lives from batch preparation to the logits."""
+        self._plan = None
+        try:
+            return super().execute_model(scheduler_output, *args, **kwargs)
+        finally:
+            self._plan = None
+            self._routed.plan = None
+
+    def _may_reorder_batch(self, scheduler_output: Any) -> None:
+        """Order the requests by size, largest first, and plan the step."""
+        super()._may_reorder_batch(scheduler_output)
+        batch = self.input_batch
+        order = largest_first([self._size(request_id) for request_id in batch.req_ids])
+        for first, second in swaps(order or ()):
+            batch.swap_states(first, second)
+        tokens = scheduler_output.num_scheduled_tokens
+        self._plan = build_plan(
+            self._routed.ranks,
+            [self._size(request_id) for request_id in batch.req_ids],
+            [tokens[request_id] for request_id in batch.req_ids],
+        )
+
+    def _rows_by_layer(self) -> dict[str, Rows]:
+        """Attention layer → its rows, for the layers that run on a part of the step."""
+        plan = self._plan
+        if plan is None:
+            return {}
+        found = (
+            (name, plan.rows(block, side)) for name, block, side in self._routed.attention_sides()
+        )
+        return {name: rows for name, rows in found if rows is not None}
+
+    def _get_slot_mappings(self, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        """KV slots per layer, cut to the layer's rows; the last part keeps its padding."""
+        by_group, by_layer = super()._get_slot_mappings(*args, **kwargs)
+        for name, rows in self._rows_by_layer().items():
+            last = None if rows.first_token else rows.last_token
+            by_layer[name] = by_layer[name][rows.first_token : last]
+        return by_group, by_layer
+
+    def _build_attention_metadata(self, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        """Metadata per layer: the whole step's, or that of the layer's rows.
+
+        Each part is built by a call of its own: within one call, vLLM's FlashAttention builder
+        would reuse the first micro-batch's metadata for the next.
+        """
+        metadata, common = super()._build_attention_metadata(*args, **kwargs)
+        parts: dict[Rows, Any] = {}
+        for name, rows in self._rows_by_layer().items():
+            if rows not in parts:
+                cut = [
+                    UBatchSlice(
+                        slice(rows.first_request, rows.last_request),
+                        slice(rows.first_token, rows.last_token),
+                    )
+                ]
+                per_slice, _ = super()._build_attention_metadata(
+                    *args, **{**kwargs, "ubatch_slices": cut}
+                )
+                parts[rows] = per_slice[0]
+            metadata[name] = parts[rows][name]
+        return metadata, common
+
+    def _model_forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Hand the plan to the model; it also splits the logits of this step."""
+        self._routed.plan = self._plan
+        return super()._model_forward(*args, **kwargs)
+
+    def _get_prompt_logprobs_dict(
+        self, hidden_states: Any, num_scheduled_tokens: dict[str, int]
+    ) -> dict[str, Any]:
+        """Prompt logprobs, one pass per owner of the head.
+
+        vLLM computes the logits of one request's prompt at a time, so every row of such a call
+        has the request's own head.
+        """
+        model, wanted = self._routed, self.num_prompt_logprobs
+        result: dict[str, Any] = {}
+        for size in (model.ranks.teacher_size, 0):
+            teachers_head = size == model.ranks.teacher_size
+            in_pass = {
+                request_id: count
+                for request_id, count in wanted.items()
+                if (self._size(request_id) > model.ranks.head) is teachers_head
+            }
+            if not in_pass:
+                continue
+            self.num_prompt_logprobs = dict(in_pass)  # vLLM takes finished requests out of it
+            model.plan = build_plan(model.ranks, [size], [1], [hidden_states.shape[0]])
+            try:
+                result |= super()._get_prompt_logprobs_dict(hidden_states, num_scheduled_tokens)
+                for finished in in_pass.keys() - self.num_prompt_logprobs.keys():
+                    del wanted[finished]
+            finally:
+                self.num_prompt_logprobs, model.plan = wanted, None
+        return result
+
+
+class BoomerangCPUModelRunner(_RoutedRunner, CPUModelRunner):  # type: ignore[misc]
+    """On the CPU."""
+
+
+class BoomerangGPUModelRunner(_RoutedRunner, GPUModelRunner):  # type: ignore[misc]
+    """On a GPU."""

@@ -1,0 +1,42 @@
+"""vLLM's scheduler, with the size in the prefix-cache key.
+
+Keys and values of one prompt differ between sizes, so two sizes must never share a cached block.
+The size joins the request's cache salt here, inside the engine, where no caller can forget it.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from server.engine.compat import AsyncScheduler, Scheduler
+from server.engine.loader import design_of
+from server.engine.sizes import size_of
+
+if TYPE_CHECKING:
+    _Base = Any
+else:
+    _Base = object
+
+
+class _SizeInCacheKey(_Base):
+    """Mixin over a vLLM scheduler."""
+
+    def __init__(self, vllm_config: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(vllm_config, *args, **kwargs)
+        design = design_of(vllm_config.model_config.hf_config)
+        self._teacher_size = design.ladder.num_sizes - 1
+
+    def add_request(self, request: Any) -> None:
+        """Salt a new request with its size and hash its blocks again, then queue it."""
+        if request.request_id not in self.requests:
+            size = size_of(request.sampling_params, self._teacher_size)
+            request.cache_salt = f"size={size};{request.cache_salt or ''}"
+            request.block_hashes.clear()
+            request.update_block_hashes()
+        super().add_request(request)
+
+
+class BoomerangScheduler(_SizeInCacheKey, Scheduler):
+    """For engines that schedule a step once the last one is done."""
+
+
+class BoomerangAsyncScheduler(_SizeInCacheKey, AsyncScheduler):
+    """For engines with asynchronous scheduling."""

@@ -1,0 +1,108 @@
+"""vLLM's OpenAI handlers for completions and chat, behind request bodies with our fields.
+
+Only these two endpoints are mounted.  vLLM's own app would bring thirty more, some of them
+controls that anyone could call.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+
+from boomerang_core.errors import SizeError
+from boomerang_core.sizes import SizeRow
+from server.engine.client import SizedEngineClient, published_sizes
+from server.engine.names_http import (
+    ChatCompletionRequest,
+    CompletionRequest,
+    FlexibleArgumentParser,
+    VLLMError,
+    create_chat_completion,
+    create_completion,
+    create_error_response,
+    init_app_state,
+    make_arg_parser,
+)
+from server.engine.sizes import SIZE_KEY
+from server.metrics import Metrics
+from server.schemas import BudgetField, SizeField
+from server.sizing import Ask, Decision, Policy, decide, refuse_misspelt
+
+Handler = Callable[[Any, Request], Awaitable[Response | None]]
+
+# What vLLM's own exception handlers turn into a reply.  They are app-wide; ours must not be.
+_REPORTED = (VLLMError, ValueError, TypeError, OverflowError, NotImplementedError)
+
+
+class SizedCompletionRequest(CompletionRequest):  # type: ignore[misc]  # vLLM is untyped here
+    """vLLM's body of `/v1/completions`, with the choice of a size."""
+
+    size: SizeField = None
+    memory_budget: BudgetField = None
+
+
+class SizedChatCompletionRequest(ChatCompletionRequest):  # type: ignore[misc]
+    """vLLM's body of `/v1/chat/completions`, with the choice of a size."""
+
+    size: SizeField = None
+    memory_budget: BudgetField = None
+
+
+async def mount(app: FastAPI, client: SizedEngineClient, policy: Policy, metrics: Metrics) -> None:
+    """Build vLLM's serving objects in `app.state` and add the two endpoints.
+
+    The app may already be serving: routes can be added then, middleware could not.
+    """
+    arguments = ["--model", client.model_config.model, "--served-model-name", policy.table.family]
+    parser = make_arg_parser(FlexibleArgumentParser())
+    await init_app_state(client, app.state, parser.parse_args(arguments), ("generate",))
+    app.state.openai_serving_models.lora_requests.update(published_sizes(policy.table))
+    sized = Sized(policy, metrics)
+
+    async def completions(request: SizedCompletionRequest, raw_request: Request) -> Response:
+        return await sized.run(request, raw_request, create_completion)
+
+    async def chat(request: SizedChatCompletionRequest, raw_request: Request) -> Response:
+        return await sized.run(request, raw_request, create_chat_completion)
+
+    for path, endpoint in (("/v1/completions", completions), ("/v1/chat/completions", chat)):
+        app.add_api_route(path, endpoint, methods=["POST"], response_model=None, tags=["openai"])
+    app.openapi_schema = None  # made anew, with these two, when it is next asked for
+
+
+class Sized:
+    """Decides the size of a request, runs vLLM's handler, and says in headers what ran."""
+
+    def __init__(self, policy: Policy, metrics: Metrics) -> None:
+        self._policy = policy
+        self._metrics = metrics
+
+    async def run(self, request: Any, raw_request: Request, handler: Handler) -> Response:
+        """The reply of `handler`; raises `SizeError` for a choice of size that makes no sense."""
+        decision = self._decide(request)
+        self._metrics.decided(decision)
+        request.model = self._policy.table.model_id(decision.row)
+        try:
+            response = await handler(request, raw_request)
+        except _REPORTED as error:
+            refusal = create_error_response(error)
+            response = JSONResponse(refusal.model_dump(), refusal.error.code)
+        if response is None:  # the client has gone; nobody reads this
+            response = Response(status_code=499)
+        response.headers.update(self._headers(decision.row, decision))
+        return response
+
+    def _decide(self, request: Any) -> Decision:
+        refuse_misspelt(request.model_extra or {})
+        if SIZE_KEY in (request.vllm_xargs or {}):
+            raise SizeError(f"{SIZE_KEY} is internal; use the field 'size'", "vllm_xargs")
+        return decide(self._policy, Ask(request.model, request.size, request.memory_budget))
+
+    def _headers(self, row: SizeRow, decision: Decision) -> dict[str, str]:
+        footprint = row.footprint_bytes(self._policy.footprint_tokens)
+        return {
+            "x-boomerang-size": row.id,
+            "x-boomerang-reason": decision.reason.value,
+            "x-boomerang-footprint-bytes": str(footprint),
+        }

@@ -1,0 +1,19 @@
+"""vLLM's CPU worker, with our runner in it; a module of its own, as it imports CPU kernels."""
+
+from server.engine import compat
+from server.engine.compat import CPUWorker
+from server.engine.runner import BoomerangCPUModelRunner, refuse_runner_v2
+
+
+class BoomerangCPUWorker(CPUWorker):  # type: ignore[misc]  # vLLM is untyped here
+    """A worker of a family of sizes."""
+
+    def init_device(self) -> None:
+        """As vLLM's, with the runner that carries plans."""
+        refuse_runner_v2(self)
+        with compat.cpu_runner_class(BoomerangCPUModelRunner):
+            super().init_device()
+
+    def resident_bytes(self) -> int:
+        """Bytes of the weights that this worker holds, each tensor counted once."""
+        return int(self.model_runner.get_model().resident_bytes)

@@ -1,0 +1,92 @@
+"""One engine per family, kept alive for the session: vLLM's process groups are global."""
+
+import os
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+
+from boomerang_core.route import StudentKind
+from server.engine import register
+from tests.engine.families import TinyFamily, make_family
+
+LIMITS: dict[str, Any] = {
+    "dtype": "float32",
+    "max_model_len": 256,
+    "max_num_seqs": 16,
+    "block_size": 32,
+    "kv_cache_memory_bytes": 16 << 20,
+    "skip_tokenizer_init": True,
+    "disable_log_stats": True,
+    "seed": 0,
+}
+KINDS = {
+    "full-own-ends": (StudentKind.FULL, True, False),
+    "full-teachers-ends": (StudentKind.FULL, False, False),
+    "full-own-tied-ends": (StudentKind.FULL, True, True),
+    "lowrank": (StudentKind.LOWRANK, False, True),
+}
+
+
+@pytest.fixture(scope="session")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], TinyFamily]:
+    """Name of a kind → its family, made once."""
+
+    @cache
+    def make(name: str) -> TinyFamily:
+        return make_family(tmp_path_factory.mktemp(name), *KINDS[name])
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def start() -> Callable[[TinyFamily], Any]:
+    """A family → the engine that serves all its sizes, started once."""
+    from vllm import LLM
+
+    from server.engine.loader import engine_arguments
+
+    register()
+    engines: dict[Path, Any] = {}
+
+    def routed(tiny: TinyFamily) -> Any:
+        key = tiny.family.root
+        if key not in engines:
+            engines[key] = LLM(**engine_arguments(tiny.family, tiny.teacher_dir, **LIMITS))
+        return engines[key]
+
+    return routed
+
+
+@pytest.fixture(scope="session")
+def plain() -> Callable[[Path], Any]:
+    """A checkpoint folder → plain vLLM serving it, started once."""
+    from vllm import LLM
+
+    @cache
+    def make(folder: Path) -> Any:
+        return LLM(model=str(folder), enforce_eager=True, **LIMITS)
+
+    return make
+
+
+@pytest.fixture(scope="session", params=KINDS)
+def tiny(request: pytest.FixtureRequest, build: Callable[[str], TinyFamily]) -> TinyFamily:
+    """Each kind of family in turn."""
+    return build(request.param)
+
+
+@pytest.fixture
+def engine(tiny: TinyFamily, start: Callable[[TinyFamily], Any]) -> Any:
+    """The engine of the family in turn."""
+    return start(tiny)
+
+
+def token_prompts(prompts: Sequence[Sequence[int]]) -> list[dict[str, list[int]]]:
+    """vLLM's prompts of token ids."""
+    return [{"prompt_token_ids": list(prompt)} for prompt in prompts]

@@ -1,0 +1,44 @@
+"""The arrows between packages, read from the code's own imports."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PURE = ("errors", "blocks", "ladder", "route", "footprint", "sizes", "family")
+
+
+def imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+
+
+def importers(folder: str, package: str) -> set[str]:
+    return {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / folder).rglob("*.py")
+        if any(name.split(".")[0] == package for name in imports(path))
+    }
+
+
+def test_the_core_does_not_import_the_server() -> None:
+    assert importers("boomerang_core", "server") == set()
+    assert importers("server", "boomerang_core")
+
+
+def test_only_the_engine_imports_vllm() -> None:
+    assert importers("boomerang_core", "vllm") == set()
+    assert {path for path in importers("server", "vllm") if "server/engine/" not in path} == set()
+
+
+def test_pure_modules_load_no_framework() -> None:
+    names = ", ".join(f"boomerang_core.{name}" for name in PURE)
+    frameworks = "('torch', 'transformers', 'vllm')"
+    code = f"import sys, {names}; print([m for m in {frameworks} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]", done.stderr
