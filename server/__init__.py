@@ -1,0 +1,1 @@
+"""The online lane: one engine, any size, over HTTP."""

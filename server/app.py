@@ -1,0 +1,74 @@
+"""The FastAPI app: our routes from the first moment, the OpenAI ones once the engine is there."""
+
+import re
+import uuid
+from http import HTTPStatus
+
+from fastapi import FastAPI
+from prometheus_client import REGISTRY, CollectorRegistry
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from boomerang_core.family import Family
+from server.errors import error_response, install_handlers
+from server.lifecycle import Lifecycle
+from server.metrics import Metrics
+from server.routes.health import health_router
+from server.routes.sizes import sizes_router
+from server.sizing import Policy
+
+_REQUEST_ID = "x-request-id"
+_ID = re.compile(r"[\x21-\x7e]{1,128}")
+_RETRY_SECONDS = 5
+
+
+def create_app(
+    family: Family, max_model_len: int, registry: CollectorRegistry = REGISTRY
+) -> tuple[FastAPI, Lifecycle]:
+    """The app of a family and its lifecycle; nothing is loaded yet."""
+    metrics = Metrics(family, registry)
+    lifecycle = Lifecycle(on_ready=metrics.set_ready)
+    app = FastAPI(title="Boomerang", description=f"Every size of {family.name}.")
+    app.state.metrics = metrics
+    install_handlers(app)
+    app.include_router(health_router(lifecycle, metrics))
+    app.include_router(sizes_router(Policy.of(family), max_model_len))
+    app.add_middleware(Gate, lifecycle=lifecycle)
+    return app, lifecycle
+
+
+class Gate:
+    """Echoes `X-Request-Id` on every reply, and answers 503 for `/v1` until the engine is there.
+
+    Plain ASGI: a middleware that wraps the body would break streaming and disconnects.
+    """
+
+    def __init__(self, app: ASGIApp, lifecycle: Lifecycle) -> None:
+        self._app = app
+        self._lifecycle = lifecycle
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = _request_id(Headers(scope=scope).get(_REQUEST_ID))
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)[_REQUEST_ID] = request_id
+            await send(message)
+
+        if scope["path"].startswith("/v1/") and not self._lifecycle.accepts:
+            refusal = error_response(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                f"the server is {self._lifecycle.state}",
+                headers={"Retry-After": str(_RETRY_SECONDS)},
+            )
+            await refusal(scope, receive, send_with_id)
+            return
+        await self._app(scope, receive, send_with_id)
+
+
+def _request_id(given: str | None) -> str:
+    """The client's own id where it is printable and short; a new one otherwise."""
+    return given if given and _ID.fullmatch(given) else uuid.uuid4().hex

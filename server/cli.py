@@ -1,0 +1,127 @@
+"""`boomerang`: the offline commands, and `serve`."""
+
+import asyncio
+import logging
+import socket
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import uvicorn
+
+from boomerang_core.cli import app, family_folder
+from boomerang_core.errors import BoomerangError, SettingsError
+from boomerang_core.family import Family, load_family
+from server.app import create_app
+from server.lifecycle import DrainingServer, Lifecycle, in_thread, prepare_environment
+from server.settings import Settings, read_settings
+from server.sizing import Policy
+
+_BACKLOG = 2048
+
+
+@app.command()
+def serve(
+    family: Annotated[
+        str | None, typer.Argument(help="A family folder, or a shipped family: smollm2-135m.")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on: 127.0.0.1.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port: 8000; 0 takes a free one.")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="auto, bfloat16, float16 or float32: auto.")
+    ] = None,
+    max_model_len: Annotated[
+        int | None, typer.Option(help="Longest prompt plus reply, in tokens: 2048.")
+    ] = None,
+    kv_cache_bytes: Annotated[
+        str | None, typer.Option(help="Memory for the KV cache: 256MiB.")
+    ] = None,
+) -> None:
+    """Serve every size of a family over HTTP.  Each option is also BOOMERANG_<NAME>."""
+    options: dict[str, Any] = {
+        "family": family,
+        "host": host,
+        "port": port,
+        "dtype": dtype,
+        "max_model_len": max_model_len,
+        "kv_cache_bytes": kv_cache_bytes,
+    }
+    try:
+        settings = read_settings(**options)
+        loaded = load_family(family_folder(Path(settings.family)))
+        lifecycle = asyncio.run(_serve(settings, loaded))
+    except BoomerangError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
+    if lifecycle.error is not None:
+        typer.echo(f"error: {_one_line(lifecycle.error)}", err=True)
+        raise typer.Exit(1)
+
+
+async def _serve(settings: Settings, family: Family) -> Lifecycle:
+    """Serve until stopped; the lifecycle tells how it ended."""
+    logging.basicConfig(level=settings.log_level.upper())
+    prepare_environment(settings)
+    app, lifecycle = create_app(family, settings.max_model_len)
+    config = uvicorn.Config(
+        app,
+        log_level=settings.log_level,
+        log_config=None,
+        timeout_graceful_shutdown=settings.drain_seconds,
+    )
+    server = DrainingServer(config, lifecycle, settings.linger_seconds)
+    listening = _listen(settings)
+    address, port = listening.getsockname()[:2]
+    typer.echo(f"{family.name} on http://{address}:{port} (loading)")
+
+    async def load() -> None:
+        client = await in_thread(lambda: _start(settings, family))
+        from server.engine.serving import mount
+
+        await mount(app, client, Policy.of(family), app.state.metrics)
+        app.state.metrics.set_resident(await client.resident_bytes())
+        lifecycle.loaded(client)
+        typer.echo(f"{family.name} is ready: {len(family.table.offered)} sizes")
+
+    await server.serve_until_stopped(load, [listening])
+    return lifecycle
+
+
+def _start(settings: Settings, family: Family) -> Any:
+    """Load the engine; seconds of imports, then the weights.  Blocks."""
+    from boomerang_core.checkpoint import teacher_folder
+    from server.engine.client import start_engine
+
+    return start_engine(
+        family,
+        teacher_folder(family),
+        dtype=settings.dtype,
+        max_model_len=settings.max_model_len,
+        max_num_seqs=settings.max_num_seqs,
+        kv_cache_memory_bytes=settings.kv_cache_bytes,
+    )
+
+
+def _listen(settings: Settings) -> socket.socket:
+    """A listening socket; `SettingsError` where the address is taken or not ours."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        return socket.create_server((settings.host, settings.port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        where = f"{settings.host}:{settings.port}"
+        raise SettingsError(f"cannot listen on {where}: {error.strerror or error}") from error
+
+
+def _one_line(error: BaseException) -> str:
+    """The first line of an error, with its kind where it is not one of ours."""
+    text = next(iter(str(error).splitlines()), "")
+    return text if isinstance(error, BoomerangError) else f"{type(error).__name__}: {text}"
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

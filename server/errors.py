@@ -1,0 +1,91 @@
+"""Every error reply has one form: `{"error": {message, type, param, code}}`."""
+
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from boomerang_core.errors import BudgetError, SizeError, UnknownSizeError
+
+_TYPES = {
+    HTTPStatus.BAD_REQUEST: "BadRequestError",
+    HTTPStatus.NOT_FOUND: "NotFoundError",
+    HTTPStatus.METHOD_NOT_ALLOWED: "MethodNotAllowedError",
+    HTTPStatus.INTERNAL_SERVER_ERROR: "InternalServerError",
+    HTTPStatus.SERVICE_UNAVAILABLE: "ServiceUnavailableError",
+}
+
+
+def error_body(status: int, message: str, param: str | None = None) -> dict[str, Any]:
+    """The body of an error reply."""
+    kind = _TYPES.get(HTTPStatus(status), HTTPStatus(status).phrase)
+    return {"error": {"message": message, "type": kind, "param": param, "code": int(status)}}
+
+
+def error_response(
+    status: int, message: str, param: str | None = None, headers: dict[str, str] | None = None
+) -> JSONResponse:
+    """An error reply."""
+    return JSONResponse(error_body(status, message, param), status, headers)
+
+
+def status_of(error: SizeError) -> HTTPStatus:
+    """404 for a model that does not exist; 400 for every other request that makes no sense."""
+    if isinstance(error, UnknownSizeError) and error.param == "model":
+        return HTTPStatus.NOT_FOUND
+    return HTTPStatus.BAD_REQUEST
+
+
+def refusal_of(error: SizeError) -> str:
+    """The label under which a refusal is counted; a bounded set."""
+    if isinstance(error, BudgetError):
+        return "budget"
+    return "unknown_size" if isinstance(error, UnknownSizeError) else "malformed"
+
+
+def install_handlers(app: FastAPI) -> None:
+    """Give the app our handlers; `app.state.metrics` counts the refusals."""
+
+    async def on_size(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, SizeError)
+        request.app.state.metrics.refused(refusal_of(error))
+        return error_response(status_of(error), str(error), error.param)
+
+    async def on_validation(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        request.app.state.metrics.refused("malformed")
+        message, param = _first_problem(error.errors())
+        return error_response(HTTPStatus.BAD_REQUEST, message, param)
+
+    async def on_http(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        headers = dict(error.headers or {})
+        return error_response(error.status_code, str(error.detail), None, headers)
+
+    async def on_bug(request: Request, error: Exception) -> JSONResponse:
+        # Starlette logs the traceback after this reply; the client is told no internals.
+        return error_response(HTTPStatus.INTERNAL_SERVER_ERROR, "internal error")
+
+    app.add_exception_handler(SizeError, on_size)
+    app.add_exception_handler(RequestValidationError, on_validation)
+    app.add_exception_handler(HTTPException, on_http)
+    app.add_exception_handler(Exception, on_bug)
+
+
+def _first_problem(problems: Sequence[Any]) -> tuple[str, str | None]:
+    """(message, field) of the first thing that is wrong with a body."""
+    problem = problems[0] if problems else {}
+    if problem.get("type") == "json_invalid":
+        return "the body is not valid JSON", None
+    cause = problem.get("ctx", {}).get("error")
+    if field := getattr(cause, "parameter", None):  # vLLM's validators name the field
+        return str(cause), str(field)
+    # Past the field's name a location lists the branches of unions, which help nobody.
+    fields = [part for part in problem.get("loc", ()) if isinstance(part, str) and part != "body"]
+    param = fields[0] if fields and fields[0].isidentifier() else None
+    message = problem.get("msg", "the request is malformed")
+    return (f"{param}: {message}" if param else str(message)), param

@@ -1,0 +1,198 @@
+"""Load in the background, become ready, drain, stop.
+
+LOADING ──> READY ──> DRAINING ──> (exit 0)
+   └──────> FAILED  ─────────────> (exit 1)
+"""
+
+import asyncio
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Awaitable, Callable
+from enum import StrEnum
+from types import FrameType
+from typing import Any, Protocol
+
+import uvicorn
+
+from server.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+_STOP_SECONDS = 20.0
+
+
+class Engine(Protocol):
+    """What the server needs of an engine."""
+
+    @property
+    def dead(self) -> bool:
+        """Whether the engine has died; it does not come back."""
+        ...
+
+    async def check_health(self) -> bool:
+        """Whether the engine answers."""
+        ...
+
+    async def resident_bytes(self) -> int:
+        """Bytes of weights that it holds."""
+        ...
+
+    def shutdown(self, timeout: float | None = None) -> None:
+        """Stop its processes."""
+        ...
+
+
+class State(StrEnum):
+    """Where a server is in its life."""
+
+    LOADING = "loading"
+    READY = "ready"
+    DRAINING = "draining"
+    FAILED = "failed"
+
+
+class Lifecycle:
+    """The state of one server, and its engine once loaded."""
+
+    def __init__(self, on_ready: Callable[[bool], None] = lambda ready: None) -> None:
+        self.state = State.LOADING
+        self.engine: Engine | None = None
+        self.error: BaseException | None = None
+        self._on_ready = on_ready
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether new requests should be sent here."""
+        return self.state is State.READY and not self.engine_is_dead
+
+    @property
+    def accepts(self) -> bool:
+        """Whether a request that arrives is served: while draining too, until the socket shuts."""
+        return self.engine is not None and self.state in (State.READY, State.DRAINING)
+
+    @property
+    def engine_is_dead(self) -> bool:
+        """Whether there was an engine that died."""
+        return self.engine is not None and self.engine.dead
+
+    async def engine_is_healthy(self) -> bool:
+        """Whether the engine is loaded and answers."""
+        return self.engine is not None and await self.engine.check_health()
+
+    def loaded(self, engine: Engine) -> None:
+        """The engine is there and its routes are mounted."""
+        self.engine = engine
+        if self.state is State.LOADING:
+            self.state = State.READY
+            self._on_ready(True)
+
+    def failed(self, error: BaseException) -> None:
+        """Loading failed; the process will end."""
+        self.state, self.error = State.FAILED, error
+
+    def drain(self) -> None:
+        """Become unready; what runs goes on."""
+        if self.state is not State.FAILED:
+            self.state = State.DRAINING
+        self._on_ready(False)
+
+    def stop(self) -> None:
+        """Stop the engine; where it is still being loaded, the processes it has started."""
+        if self.engine is not None:
+            self.engine.shutdown(_STOP_SECONDS)
+        for child in multiprocessing.active_children():
+            child.terminate()
+
+
+def prepare_environment(settings: Settings) -> None:
+    """Set what vLLM reads from the environment, before vLLM is imported.
+
+    No usage statistics leave the machine.  Engine processes are spawned: forking a process that
+    already runs threads can deadlock the child.
+    """
+    os.environ["VLLM_NO_USAGE_STATS"] = "1"
+    os.environ["DO_NOT_TRACK"] = "1"
+    os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", settings.log_level.upper())
+    if settings.cache is not None:
+        os.environ["BOOMERANG_CACHE"] = str(settings.cache)
+
+
+async def in_thread(work: Callable[[], Any]) -> Any:
+    """Run blocking work in a daemon thread, so that an exit never waits for it."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[Any] = loop.create_future()
+
+    def settle(result: Any, error: BaseException | None) -> None:
+        if future.cancelled():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+
+    def run() -> None:
+        result, error = None, None
+        try:
+            result = work()
+        except BaseException as raised:  # handed over to the awaiting task, not swallowed
+            error = raised
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(settle, result, error)
+
+    threading.Thread(target=run, name="boomerang-load", daemon=True).start()
+    return await future
+
+
+class DrainingServer(uvicorn.Server):
+    """uvicorn, but SIGTERM first makes the server unready and keeps accepting for a while.
+
+    A load balancer needs that time to notice.  Ctrl-C, a second signal, and a signal while
+    loading stop at once.
+    """
+
+    def __init__(self, config: uvicorn.Config, lifecycle: Lifecycle, linger_seconds: float) -> None:
+        super().__init__(config)
+        self._lifecycle = lifecycle
+        self._linger_seconds = linger_seconds
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def serve_until_stopped(
+        self, load: Callable[[], Awaitable[None]], sockets: list[Any]
+    ) -> None:
+        """Serve on bound sockets while `load` runs in the background."""
+        self._loop = asyncio.get_running_loop()
+        task = asyncio.ensure_future(self._load(load))
+        try:
+            await self.serve(sockets)
+        finally:
+            task.cancel()
+            await asyncio.get_running_loop().run_in_executor(None, self._lifecycle.stop)
+
+    async def _load(self, load: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await load()
+        except Exception as error:  # whatever it is: reported in one line, and the process ends
+            logger.debug("loading failed", exc_info=True)
+            self._lifecycle.failed(error)
+            self.should_exit = True
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Called by uvicorn in the main thread.
+
+        The parent's version is not used: it raises the signal again at the end, and the exit
+        status would not be 0.
+        """
+        was = self._lifecycle.state
+        self._lifecycle.drain()
+        if sig == signal.SIGTERM and was is State.READY and self._loop is not None:
+            self._loop.call_soon_threadsafe(self._loop.call_later, self._linger_seconds, self._quit)
+        else:
+            self.force_exit = was is State.DRAINING
+            self.should_exit = True
+
+    def _quit(self) -> None:
+        self.should_exit = True

@@ -1,0 +1,80 @@
+"""Which sizes there are, and which one a request would run."""
+
+import time
+
+from fastapi import APIRouter
+
+from boomerang_core.errors import SizeError, UnknownSizeError
+from boomerang_core.sizes import SizeRow, shorten
+from server import schemas
+from server.sizing import Ask, Policy, decide, refuse_misspelt
+
+
+def sizes_router(policy: Policy, max_model_len: int) -> APIRouter:
+    """`/v1/sizes`, `/v1/sizes/resolve` and `/v1/models`."""
+    router = APIRouter(prefix="/v1", tags=["sizes"])
+    table, created = policy.table, int(time.time())
+
+    def body(row: SizeRow, tokens: int = policy.footprint_tokens) -> schemas.SizeBody:
+        return schemas.SizeBody.of(table, row, tokens)
+
+    def card(row: SizeRow, name: str) -> schemas.ModelCard:
+        return schemas.ModelCard(
+            id=name,
+            created=created,
+            root=table.family,
+            parent=None if name == table.family else table.family,
+            max_model_len=max_model_len,
+            size=body(row),
+        )
+
+    @router.get("/sizes")
+    async def list_sizes() -> schemas.SizesBody:
+        """Every size of the ladder, smallest first; `offered` ones can be asked for by name."""
+        return schemas.SizesBody(
+            family=table.family,
+            default=table.model_id(table.rows[policy.default_size]),
+            footprint_tokens=policy.footprint_tokens,
+            data=[body(row) for row in table.rows],
+        )
+
+    @router.post("/sizes/resolve")
+    async def resolve(request: schemas.ResolveRequest) -> schemas.ResolveBody:
+        """The size that a request with these fields would run.  Runs nothing."""
+        _refuse_extras(request)
+        context = request.context_tokens or policy.footprint_tokens
+        tokens = context * request.concurrency
+        ask = Ask(request.model, request.size, request.memory_budget)
+        decision = decide(policy, ask, tokens)
+        return schemas.ResolveBody(
+            model=table.model_id(decision.row),
+            reason=decision.reason.value,
+            kv_tokens=tokens,
+            size=body(decision.row, tokens),
+        )
+
+    @router.get("/models")
+    async def list_models() -> schemas.ModelsBody:
+        """A card per offered size, smallest first; `parent` is the family."""
+        cards = [card(row, table.model_id(row)) for row in table.offered]
+        return schemas.ModelsBody(data=cards)
+
+    @router.get("/models/{name}")
+    async def one_model(name: str) -> schemas.ModelCard:
+        """The card of one size; the family's own name gives the default size."""
+        row = decide(policy, Ask(model=name)).row
+        if not row.offered:
+            raise UnknownSizeError(f"the model {shorten(name)} is not offered", "model")
+        return card(row, table.family if name == table.family else table.model_id(row))
+
+    return router
+
+
+def _refuse_extras(request: schemas.ResolveRequest) -> None:
+    """A dry run knows all its fields, so it refuses every other one."""
+    extras = request.model_extra or {}
+    refuse_misspelt(extras)
+    if extras:
+        first = next(iter(extras))
+        known = ", ".join(type(request).model_fields)
+        raise SizeError(f"unknown field {shorten(first)}; there are {known}", first[:64])

@@ -1,0 +1,281 @@
+"""The real server on a socket, with a real engine: what clients and operators see."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from boomerang_core.family import Family
+from server.sizing import Policy
+from tests.api.conftest import Running
+from tests.api.malformed import LEGITIMATE, MALFORMED, MISSPELT, Malformed, named
+
+pytestmark = pytest.mark.engine
+
+GREEDY: dict[str, Any] = {"max_tokens": 12, "temperature": 0}
+ENDPOINTS = {
+    "/v1/completions": {"prompt": "hello", **GREEDY},
+    "/v1/chat/completions": {"messages": [{"role": "user", "content": "hi"}], **GREEDY},
+}
+
+
+def test_while_loading_it_is_live_and_not_ready(loading: Running) -> None:
+    """First in the file: the session's server has only just begun to load."""
+    with httpx.Client(base_url=loading.url) as client:
+        assert client.get("/live").status_code == 200
+        if client.get("/ready").status_code == 200:
+            pytest.skip("another test has waited for the server already")
+        reply = client.post("/v1/completions", json={"prompt": "x"})
+        assert reply.status_code == 503
+        assert reply.headers["retry-after"]
+        assert_error(reply, 503, None)
+        assert client.get("/health").status_code == 503
+        assert client.get("/metrics").status_code == 200
+
+
+def assert_error(reply: httpx.Response, status: int, param: str | None) -> str:
+    error = reply.json()["error"]
+    assert reply.json().keys() == {"error"}
+    assert error.keys() == {"message", "type", "param", "code"}
+    assert (reply.status_code, error["code"], error["param"]) == (status, status, param), error
+    return str(error["message"])
+
+
+def offered_ids(family: Family) -> list[str]:
+    return [family.table.model_id(row) for row in family.table.offered]
+
+
+def test_probes_of_a_loaded_server(http: httpx.Client) -> None:
+    for path in ("/live", "/ready", "/health"):
+        assert http.get(path).status_code == 200
+
+
+def test_models_and_sizes_list_what_is_offered(http: httpx.Client, family: Family) -> None:
+    cards = http.get("/v1/models").json()["data"]
+    assert [card["id"] for card in cards] == offered_ids(family)
+    assert {card["parent"] for card in cards} == {family.name}
+    sizes = http.get("/v1/sizes").json()
+    assert sizes["family"] == family.name
+    assert [row["params"] for row in sizes["data"]] == [row.params for row in family.rows]
+    for row, shown in zip(family.rows, sizes["data"], strict=True):
+        assert shown["footprint_bytes"] == row.footprint_bytes(sizes["footprint_tokens"])
+    card = http.get(f"/v1/models/{family.name}").json()
+    assert (card["id"], card["parent"]) == (family.name, None)
+    assert_error(http.get("/v1/models/gpt-4"), 404, "model")
+
+
+@pytest.mark.parametrize("path", ENDPOINTS)
+def test_every_size_answers_by_name(http: httpx.Client, family: Family, path: str) -> None:
+    for row in family.table.offered:
+        name = family.table.model_id(row)
+        reply = http.post(path, json={"model": name, **ENDPOINTS[path]})
+        assert reply.status_code == 200, reply.text
+        assert reply.json()["model"] == name
+        assert reply.headers["x-boomerang-size"] == row.id
+        assert reply.headers["x-boomerang-reason"] == "model"
+
+
+def test_sizes_answer_differently_and_together_as_alone(
+    http: httpx.Client, family: Family
+) -> None:
+    def run(name: str) -> str:
+        body = {"model": name, "prompt": "Once upon a time", "ignore_eos": True, **GREEDY}
+        return str(http.post("/v1/completions", json=body).json()["choices"][0]["text"])
+
+    names = offered_ids(family)
+    alone = [run(name) for name in names]
+    assert len(set(alone)) == len(names), "the random sizes of a tiny family all disagree"
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(run, names * 4)) == alone * 4
+
+
+@pytest.mark.parametrize("path", ENDPOINTS)
+def test_fields_choose_a_size(http: httpx.Client, family: Family, path: str) -> None:
+    table = family.table
+    middle = table.offered[1]
+    budget = middle.footprint_bytes(family.footprint_tokens)
+    default = table.rows[family.default_size]
+    for fields, row, reason in (
+        ({}, default, "default"),
+        ({"model": family.name}, default, "default"),
+        ({"size": "student"}, table.student, "size"),
+        ({"size": f"{middle.layers}L"}, middle, "size"),
+        ({"memory_budget": budget}, middle, "memory_budget"),
+        ({"memory_budget": "1GiB"}, table.teacher, "memory_budget"),
+    ):
+        reply = http.post(path, json={**ENDPOINTS[path], **fields})
+        assert reply.json()["model"] == table.model_id(row), fields
+        assert reply.headers["x-boomerang-size"] == row.id
+        assert reply.headers["x-boomerang-reason"] == reason
+
+
+@pytest.mark.parametrize("case", MALFORMED, ids=lambda case: str(case.fields)[:40])
+def test_malformed_requests(http: httpx.Client, family: Family, case: Malformed) -> None:
+    fields = {key: named(value, family.name) for key, value in case.fields.items()}
+    for path, body in (*ENDPOINTS.items(), ("/v1/sizes/resolve", {})):
+        assert_error(http.post(path, json={**body, **fields}), case.status, case.param)
+
+
+@pytest.mark.parametrize("path", [*ENDPOINTS, "/v1/sizes/resolve"])
+def test_misspelt_fields(http: httpx.Client, path: str) -> None:
+    for name, meant in MISSPELT.items():
+        reply = http.post(path, json={**ENDPOINTS.get(path, {}), name: "1GiB"})
+        assert f"did you mean '{meant}'" in assert_error(reply, 400, name)
+
+
+@pytest.mark.parametrize("path", ENDPOINTS)
+def test_other_unknown_fields_are_ignored(http: httpx.Client, path: str) -> None:
+    extras = {name: "1" for name in LEGITIMATE if name not in ("stop", "seed", "n", "store")}
+    reply = http.post(path, json={**ENDPOINTS[path], **extras})
+    assert reply.status_code == 200, reply.text
+
+
+@pytest.mark.parametrize("path", ENDPOINTS)
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"max_tokens": "many"}, "max_tokens"),
+        ({"max_tokens": 10**6}, "max_tokens"),
+        ({"temperature": -1}, "temperature"),
+        ({"n": 0}, "n"),
+        ({"model": 7}, "model"),
+        ({"vllm_xargs": {"boomerang_size": 99}}, "vllm_xargs"),
+    ],
+)
+def test_other_bad_fields(
+    http: httpx.Client, path: str, fields: dict[str, Any], param: str
+) -> None:
+    reply = http.post(path, json={**ENDPOINTS[path], **fields})
+    assert reply.status_code == 400, reply.text
+    message = reply.json()["error"]["message"]
+    assert param in (reply.json()["error"]["param"] or message)
+    assert http.get("/health").status_code == 200
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b'"x"', b"\xff", b"1" * 5000])
+@pytest.mark.parametrize("path", [*ENDPOINTS, "/v1/sizes/resolve"])
+def test_bodies_that_are_no_request(http: httpx.Client, path: str, body: bytes) -> None:
+    reply = http.post(path, content=body, headers={"content-type": "application/json"})
+    assert_error(reply, 400, None)
+
+
+def test_paths_that_are_not_there(http: httpx.Client) -> None:
+    assert_error(http.get("/nowhere"), 404, None)
+    assert_error(http.get("/v1/completions"), 405, None)
+    for path in ("/tokenize", "/invocations", "/v1/load_lora_adapter", "/v1/responses"):
+        assert http.post(path, json={}).status_code == 404, path
+
+
+def test_resolve_counts_context_and_concurrency(http: httpx.Client, family: Family) -> None:
+    row = family.table.offered[1]
+    body = {"memory_budget": row.footprint_bytes(6000), "context_tokens": 2000, "concurrency": 3}
+    reply = http.post("/v1/sizes/resolve", json=body).json()
+    assert reply["model"] == family.table.model_id(row)
+    assert (reply["reason"], reply["kv_tokens"]) == ("memory_budget", 6000)
+    assert reply["size"]["footprint_bytes"] == body["memory_budget"]
+    for bad in ({"context_tokens": 0}, {"concurrency": "2"}, {"tokens": 5}):
+        assert_error(http.post("/v1/sizes/resolve", json=bad), 400, next(iter(bad)))
+
+
+def test_a_budget_that_fits_nothing_names_one_that_does(
+    http: httpx.Client, family: Family
+) -> None:
+    reply = http.post("/v1/completions", json={"prompt": "x", "memory_budget": "1KiB"})
+    message = assert_error(reply, 400, "memory_budget")
+    smallest = family.table.offered[0]
+    assert family.table.model_id(smallest) in message
+    assert f"{smallest.footprint_bytes(Policy.of(family).footprint_tokens):,} bytes" in message
+
+
+def test_request_ids_are_echoed(http: httpx.Client) -> None:
+    body = {"prompt": "x", **GREEDY}
+    for path in ("/v1/sizes", "/nowhere", "/live"):
+        assert http.get(path, headers={"x-request-id": "abc"}).headers["x-request-id"] == "abc"
+    assert http.post("/v1/completions", json=body).headers["x-request-id"]
+    assert len(http.get("/live", headers={"x-request-id": "y" * 999}).headers["x-request-id"]) < 99
+
+    def same_id(_: int) -> int:
+        headers = {"x-request-id": "same"}
+        return http.post("/v1/completions", json=body, headers=headers).status_code
+
+    with ThreadPoolExecutor(4) as pool:
+        assert set(pool.map(same_id, range(8))) == {200}
+
+
+def test_the_openai_client(server: Running, family: Family) -> None:
+    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+    assert [card.id for card in client.models.list()] == offered_ids(family)
+    name = family.table.model_id(family.table.student)
+    assert client.models.retrieve(name).id == name
+    messages: list[Any] = [{"role": "user", "content": "hi"}]
+    chunks = list(
+        client.chat.completions.create(
+            model=family.name,
+            messages=messages,
+            stream=True,
+            stream_options={"include_usage": True},
+            extra_body={"size": "student"},
+            **GREEDY,
+        )
+    )
+    assert {chunk.model for chunk in chunks} == {name}
+    assert chunks[-1].usage is not None
+    whole = client.chat.completions.create(model=name, messages=messages, **GREEDY)
+    streamed = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
+    assert streamed == whole.choices[0].message.content
+    with pytest.raises(openai.NotFoundError):
+        client.completions.create(model="gpt-4", prompt="x")
+    with pytest.raises(openai.BadRequestError):
+        client.completions.create(model=family.name, prompt="x", extra_body={"memory_budgt": 1})
+
+
+def test_echoed_logprobs_as_lm_eval_asks(http: httpx.Client) -> None:
+    body = {"prompt": "hello", "echo": True, "logprobs": 1, "max_tokens": 1, "size": "student"}
+    logprobs = http.post("/v1/completions", json=body).json()["choices"][0]["logprobs"]
+    assert len(logprobs["token_logprobs"]) == 6
+    assert logprobs["token_logprobs"][0] is None
+
+
+def test_a_stream_is_server_sent_events(http: httpx.Client) -> None:
+    body = {"prompt": "x", "stream": True, "ignore_eos": True, **GREEDY}
+    with http.stream("POST", "/v1/completions", json=body) as reply:
+        lines = [line.removeprefix("data: ") for line in reply.iter_lines() if line]
+    assert reply.headers["x-boomerang-reason"] == "default"
+    assert lines[-1] == "[DONE]"
+    assert all(json.loads(line)["choices"] for line in lines[:-1])
+
+
+def metric(http: httpx.Client, name: str) -> float:
+    lines = http.get("/metrics").text.splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
+
+
+def test_a_client_that_goes_frees_the_engine(http: httpx.Client) -> None:
+    body = {"prompt": "x", "stream": True, "ignore_eos": True, "max_tokens": 240}
+    with http.stream("POST", "/v1/completions", json=body) as reply:
+        next(reply.iter_lines())
+    for _ in range(100):
+        if metric(http, "vllm:num_requests_running") == 0:
+            break
+    assert http.post("/v1/completions", json={"prompt": "x", **GREEDY}).status_code == 200
+    assert metric(http, 'vllm:request_success_total{engine="0",finished_reason="abort"') >= 1
+
+
+def test_metrics_are_labelled_by_size(http: httpx.Client, family: Family) -> None:
+    name = f'boomerang_requests_total{{reason="size",size="{family.table.student.id}"}}'
+    before, refused = metric(http, name), metric(http, "boomerang_refusals_total")
+    http.post("/v1/completions", json={"prompt": "x", "size": "student", **GREEDY})
+    http.post("/v1/completions", json={"prompt": "x", "size": "huge"})
+    assert metric(http, name) == before + 1
+    assert metric(http, "boomerang_refusals_total") == refused + 1
+    assert metric(http, "boomerang_resident_bytes") > 0
+    assert metric(http, "boomerang_ready") == 1
+
+
+def test_our_fields_are_documented(http: httpx.Client) -> None:
+    schemas = http.get("/openapi.json").json()["components"]["schemas"]
+    for body in ("SizedCompletionRequest", "SizedChatCompletionRequest"):
+        assert schemas[body]["properties"].keys() >= {"size", "memory_budget"}

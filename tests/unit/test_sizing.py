@@ -1,0 +1,139 @@
+"""From the fields of a request to a size: pure, so every corner is tried here."""
+
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from boomerang_core.errors import BudgetError, SizeError, UnknownSizeError
+from boomerang_core.sizes import SizeRow, SizeTable
+from server.errors import status_of
+from server.sizing import Ask, Policy, Reason, decide, refuse_misspelt
+from tests.api.malformed import LEGITIMATE, MALFORMED, MISSPELT, Malformed, named
+
+MB = 10**6
+# Parameters in millions, layers, offered; two bytes a parameter.
+LADDER = [(77, 16, True), (92, 20, False), (106, 24, True), (121, 27, True), (135, 30, True)]
+ROWS = tuple(
+    SizeRow(k, f"{millions}m", layers, millions * MB, 2 * millions * MB, layers * 1000, offered)
+    for k, (millions, layers, offered) in enumerate(LADDER)
+)
+POLICY = Policy(SizeTable("smol", ROWS), default_size=2, footprint_tokens=1000)
+
+
+def chosen(**fields: Any) -> tuple[str, Reason]:
+    decision = decide(POLICY, Ask(**fields))
+    return decision.row.id, decision.reason
+
+
+@pytest.mark.parametrize(
+    ("fields", "size", "reason"),
+    [
+        ({}, "106m", Reason.DEFAULT),
+        ({"model": "smol"}, "106m", Reason.DEFAULT),
+        ({"model": "smol", "size": None, "memory_budget": None}, "106m", Reason.DEFAULT),
+        ({"model": "smol@77m"}, "77m", Reason.MODEL),
+        ({"model": "smol@teacher"}, "135m", Reason.MODEL),
+        ({"model": "smol@student"}, "77m", Reason.MODEL),
+        ({"model": "smol@27L"}, "121m", Reason.MODEL),
+        ({"model": "smol@20L"}, "92m", Reason.MODEL),
+        ({"model": "smol", "size": "121m"}, "121m", Reason.SIZE),
+        ({"size": "smol@121m"}, "121m", Reason.SIZE),
+        ({"size": "120m"}, "106m", Reason.SIZE),
+        ({"size": "100m"}, "77m", Reason.SIZE),
+        ({"size": " Teacher "}, "135m", Reason.SIZE),
+        ({"size": "20L"}, "92m", Reason.SIZE),
+        ({"size": "0.8"}, "106m", Reason.SIZE),
+        ({"size": "100%"}, "135m", Reason.SIZE),
+        ({"memory_budget": "1GiB"}, "135m", Reason.MEMORY_BUDGET),
+        ({"memory_budget": 300 * MB}, "135m", Reason.MEMORY_BUDGET),
+        ({"memory_budget": 299 * MB}, "121m", Reason.MEMORY_BUDGET),
+        ({"model": "smol", "memory_budget": "240MB"}, "106m", Reason.MEMORY_BUDGET),
+        ({"memory_budget": 170 * MB}, "77m", Reason.MEMORY_BUDGET),
+    ],
+)
+def test_a_size_is_chosen(fields: dict[str, Any], size: str, reason: Reason) -> None:
+    assert chosen(**fields) == (size, reason)
+
+
+@pytest.mark.parametrize("case", MALFORMED, ids=lambda case: str(case.fields)[:40])
+def test_what_makes_no_sense_is_refused(case: Malformed) -> None:
+    fields = {key: named(value, "smol") for key, value in case.fields.items()}
+    with pytest.raises(SizeError) as caught:
+        decide(POLICY, Ask(**fields))
+    assert (int(status_of(caught.value)), caught.value.param) == (case.status, case.param)
+    assert len(str(caught.value)) < 500
+    assert "\n" not in str(caught.value)
+
+
+def test_a_budget_counts_the_stated_tokens() -> None:
+    ask = Ask(memory_budget=300 * MB)
+    assert decide(POLICY, ask, tokens=1000).row.id == "135m"
+    assert decide(POLICY, ask, tokens=1001).row.id == "121m"
+    assert decide(POLICY, ask, tokens=0).row.id == "135m"
+
+
+def test_a_budget_that_fits_nothing_says_what_would() -> None:
+    with pytest.raises(BudgetError) as caught:
+        decide(POLICY, Ask(memory_budget=169_999_999))
+    assert "170,000,000 bytes" in str(caught.value)
+    assert "smol@77m" in str(caught.value)
+    assert "'162.2MiB'" in str(caught.value)
+    assert chosen(memory_budget="162.2MiB") == ("77m", Reason.MEMORY_BUDGET)
+
+
+def test_an_unknown_model_lists_what_there_is() -> None:
+    with pytest.raises(UnknownSizeError, match=r"smol@77m, smol@106m, smol@121m, smol@135m$"):
+        decide(POLICY, Ask(model="gpt-4"))
+
+
+@pytest.mark.parametrize(("name", "meant"), MISSPELT.items())
+def test_a_misspelt_field_names_the_right_one(name: str, meant: str) -> None:
+    with pytest.raises(SizeError, match=f"did you mean '{meant}'"):
+        refuse_misspelt(["temperature", name])
+
+
+@pytest.mark.parametrize("name", LEGITIMATE)
+def test_other_fields_are_left_alone(name: str) -> None:
+    refuse_misspelt([name])
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda values: st.lists(values) | st.dictionaries(st.text(), values),
+    max_leaves=4,
+)
+
+
+@given(JSON, JSON, JSON)
+def test_any_json_gives_a_decision_or_one_of_our_errors(
+    model: object, size: object, budget: object
+) -> None:
+    for ask in (Ask(model, size, budget), Ask("smol", size, None), Ask(None, None, budget)):
+        assert field_at_fault(ask) in (None, "model", "size", "memory_budget")
+
+
+def field_at_fault(ask: Ask) -> str | None:
+    try:
+        decide(POLICY, ask)
+    except SizeError as error:
+        return error.param or "no field"
+    return None
+
+
+@given(st.integers(1, 10**12), st.integers(0, 10**6))
+def test_a_larger_budget_never_gives_a_smaller_size(budget: int, more: int) -> None:
+    try:
+        small = decide(POLICY, Ask(memory_budget=budget)).row
+    except BudgetError:
+        return
+    assert small.footprint_bytes(POLICY.footprint_tokens) <= budget
+    assert decide(POLICY, Ask(memory_budget=budget + more)).row.size >= small.size
+
+
+@given(st.text(max_size=300))
+def test_any_field_name_is_judged(name: str) -> None:
+    with suppress(SizeError):
+        refuse_misspelt([name])
