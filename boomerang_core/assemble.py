@@ -9,7 +9,7 @@ cache (`layer_idx`).
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,7 @@ def assemble(teacher: Any, student: Student, route: Route, merged: bool = False)
     """
     student.check(teacher)
     row = architecture_of(teacher.config)
-    student = student.to(teacher.get_submodule(row.embedding).weight)
+    student = _with_parameters(student.to(teacher.get_submodule(row.embedding).weight))
     config = route_config(teacher.config, route, student)
     layers = teacher.get_submodule(row.layers)
     model = _shell(teacher, teacher.config, config, leave_out=layers)
@@ -76,6 +76,14 @@ def assemble(teacher: Any, student: Student, route: Route, merged: bool = False)
         dict(teacher.all_tied_weights_keys) if config.tie_word_embeddings else {}
     )
     return model
+
+
+def place_layers(layers: Iterable[Any]) -> None:
+    """Tell attention modules their layer's place, which is their place in the KV cache."""
+    for place, layer in enumerate(layers):
+        for module in layer.modules():
+            if hasattr(module, "layer_idx"):
+                module.layer_idx = place
 
 
 def route_config(config: Any, route: Route, student: Student) -> Any:
@@ -113,7 +121,7 @@ def export(family: Family, size: int, out: Path, dtype: torch.dtype | None = Non
         raise CheckpointError(f"the student in {family.student_dir} is of another design")
     teacher = load_teacher(folder, dtype)
     model = assemble(teacher, student, route, merged=True)
-    # the teacher's own file is copied instead: transformers refuses to save what it would still load
+    # the teacher's own file is copied: transformers refuses to save some that it still loads
     model.generation_config = type(model.generation_config).from_model_config(model.config)
 
     def fill(temporary: Path) -> None:
@@ -152,7 +160,7 @@ def _shell(module: Any, old: Any, new: Any, leave_out: Any = None) -> Any:
         if name.startswith(("_forward_", "_backward_")) and "hooks" in name:
             state[name] = type(value)()
     state.pop("_output_capturing_hooks_installed", None)
-    if state.get("config") is old:
+    if old is not None and state.get("config") is old:
         state["config"] = new
     state["_parameters"] = dict(module._parameters)
     state["_buffers"] = dict(module._buffers)
@@ -211,6 +219,11 @@ def _set_parameter(root: Any, name: str, tensor: torch.Tensor) -> None:
 def _set_module(root: Any, path: str, module: nn.Module) -> None:
     parent, _, last = path.rpartition(".")
     root.get_submodule(parent)._modules[last] = module
+
+
+def _with_parameters(student: Student) -> Student:
+    """The student with one parameter for each tensor, so that a tied matrix is one parameter."""
+    return student.with_tensors({name: _parameter(t) for name, t in student.tensors.items()})
 
 
 def _parameter(tensor: torch.Tensor) -> nn.Parameter:

@@ -55,11 +55,11 @@ def parse_teacher(text: str) -> TeacherRef:
             raise CheckpointError(f"expected package:NAME/FILE.gguf, got {text!r}")
         return TeacherRef("package", package, file)
     path = Path(text).expanduser()
-    if path.is_dir():
+    if text and path.is_dir():
         return TeacherRef("folder", str(path.resolve()))
     if path.is_file() and path.suffix == ".gguf":
         return TeacherRef("folder", str(path.resolve().parent), path.name)
-    if path.exists() or text.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(text):
+    if path.exists() or not _HUB_ID.fullmatch(text):
         raise CheckpointError(f"{text!r} is no folder, GGUF file, package:NAME/FILE or hub id")
     location, _, revision = text.partition("@")
     return TeacherRef("hub", location, revision=revision or None)

@@ -1,6 +1,6 @@
 """Students: one layer a block, as tensors by name; made from a teacher, saved, loaded, checked.
 
-    student/model.safetensors   tensors, named as the teacher's with the block's index for the layer's
+    student/model.safetensors   tensors, named as the teacher's, the block's index for the layer's
     student/student.json        format, architecture, kind, block map
 
 `full`: every tensor of every block that is not shared; also embedding, final norm and (untied)
@@ -78,7 +78,7 @@ class Student:
         return replace(self, tensors={**self.tensors, **tensors})
 
     def to(self, like: torch.Tensor) -> Student:
-        """In the dtype and on the device of `like`; tensors that are there already are not copied."""
+        """In the dtype and on the device of `like`; what is there already is not copied."""
         moved = {n: t.to(device=like.device, dtype=like.dtype) for n, t in self.tensors.items()}
         return replace(self, tensors=moved)
 
@@ -135,8 +135,7 @@ def initial_student(
         own = layer if kind is StudentKind.FULL else _no_deltas(layer, row, rank)
         tensors |= {row.layer_name(index, name): tensor for name, tensor in own.items()}
     if own_embeddings:
-        ends = _ends(teacher, row)
-        tensors |= {name: tensor for name, tensor in ends.items()}
+        tensors |= _ends(teacher, row)
     copied = {name: tensor.detach().clone() for name, tensor in tensors.items()}
     return Student(row.name, kind, block_map, own_embeddings, copied)
 
@@ -179,6 +178,9 @@ def save_student(student: Student, folder: Path) -> None:
 def load_student(folder: Path) -> Student:
     """Read a student as it was saved.  Raises `CheckpointError` where that is not possible."""
     path = folder / INDEX
+    for file in (path, folder / TENSORS):
+        if not file.is_file():
+            raise CheckpointError(f"{folder} is not a student: it lacks {file.name}")
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         if record["format"] != FORMAT:
@@ -190,8 +192,6 @@ def load_student(folder: Path) -> Student:
             own_embeddings=bool(record["own_embeddings"]),
             tensors=load_file(folder / TENSORS),
         )
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{folder} is not a student: it lacks {error.filename}") from error
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"cannot read the student in {folder}: {error}") from error
     except (ValueError, KeyError, TypeError, BlockMapError, SettingsError) as error:

@@ -52,6 +52,7 @@ class Gate:
             await self._app(scope, receive, send)
             return
         request_id = _request_id(Headers(scope=scope).get(_REQUEST_ID))
+        MutableHeaders(scope=scope)[_REQUEST_ID] = request_id  # vLLM names its requests by it
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -90,11 +90,13 @@ async def _serve(settings: Settings, family: Family) -> Lifecycle:
 def _start(settings: Settings, family: Family) -> Any:
     """Load the engine; seconds of imports, then the weights.  Blocks."""
     from boomerang_core.checkpoint import teacher_folder
+
+    teacher_dir = teacher_folder(family)  # before vLLM is imported: a lost teacher shows at once
     from server.engine.client import start_engine
 
     return start_engine(
         family,
-        teacher_folder(family),
+        teacher_dir,
         dtype=settings.dtype,
         max_model_len=settings.max_model_len,
         max_num_seqs=settings.max_num_seqs,

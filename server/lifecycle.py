@@ -103,6 +103,7 @@ class Lifecycle:
         """Stop the engine; where it is still being loaded, the processes it has started."""
         if self.engine is not None:
             self.engine.shutdown(_STOP_SECONDS)
+            self.engine = None
         for child in multiprocessing.active_children():
             child.terminate()
 
@@ -126,7 +127,7 @@ async def in_thread(work: Callable[[], Any]) -> Any:
     loop = asyncio.get_running_loop()
     future: asyncio.Future[Any] = loop.create_future()
 
-    def settle(result: Any, error: BaseException | None) -> None:
+    def settle(result: Any, error: Exception | None) -> None:
         if future.cancelled():
             return
         if error is not None:
@@ -135,11 +136,17 @@ async def in_thread(work: Callable[[], Any]) -> Any:
             future.set_result(result)
 
     def run() -> None:
-        result, error = None, None
+        # Processes started here inherit the mask: the terminal's Ctrl-C reaches this process only,
+        # which then stops them in order.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        result: Any = None
+        error: Exception | None = None
         try:
             result = work()
-        except BaseException as raised:  # handed over to the awaiting task, not swallowed
+        except Exception as raised:  # handed over to the awaiting task, not swallowed
             error = raised
+        except SystemExit as raised:  # would end this thread only, and the wait never
+            error = RuntimeError(f"loading stopped with exit status {raised.code}")
         if not loop.is_closed():
             loop.call_soon_threadsafe(settle, result, error)
 

@@ -194,6 +194,10 @@ def distill_blocks(
 
     A finished block is left in ``work``; a later call with the same folder reads it instead.
     """
+    own = [index for index, block in blocks.items() if not block.shared]
+    stored = {index: _stored(work, index) for index in own}
+    if all(stored.values()):
+        return {index: fit for index, fit in stored.items() if fit is not None}
     train = Streams(runner, rows.train, recipe.batch_rows)
     heldout = Streams(runner, rows.heldout, recipe.batch_rows)
     fits: dict[int, Fit] = {}
@@ -205,7 +209,10 @@ def distill_blocks(
                 continue
             trainer = BlockTrainer(runner, block.kept, recipe)
             task = _task(train, heldout, block, recipe.student_stream)
-            fit = _fit_once(trainer, initial[index], task, recipe.seed + index, work, index)
+            fit = stored[index]
+            if fit is None:
+                fit = trainer.fit(initial[index], task, recipe.seed + index)
+                _store(fit, work, index)
             train.advance(trainer, fit.parameters, task.targets)
             heldout.advance(trainer, fit.parameters, task.heldout_targets)
             fits[index] = fit
@@ -222,16 +229,20 @@ def _task(train: Streams, heldout: Streams, block: Block, student_stream: bool) 
     )
 
 
-def _fit_once(
-    trainer: BlockTrainer, initial: Parameters, task: Task, seed: int, work: Path, index: int
-) -> Fit:
-    path = work / f"block-{index:03d}.safetensors"
-    if path.exists():
-        stored = load_file(path)
-        before, closed, after = stored.pop("errors").tolist()
-        return Fit(stored, (before, closed, after))
-    fit = trainer.fit(initial, task, seed)
+def _stored(work: Path, index: int) -> Fit | None:
+    path = _block_file(work, index)
+    if not path.exists():
+        return None
+    parameters = load_file(path)
+    start, closed, trained = parameters.pop("errors").tolist()
+    return Fit(parameters, (start, closed, trained))
+
+
+def _store(fit: Fit, work: Path, index: int) -> None:
     # float64, so that a resumed run reports the figures of an uninterrupted one
     errors = torch.tensor(fit.errors, dtype=torch.float64)
-    save_tensors({**fit.parameters, "errors": errors}, path)
-    return fit
+    save_tensors({**fit.parameters, "errors": errors}, _block_file(work, index))
+
+
+def _block_file(work: Path, index: int) -> Path:
+    return work / f"block-{index:03d}.safetensors"

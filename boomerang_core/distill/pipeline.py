@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -105,9 +106,11 @@ def _blocks(recipe: Recipe, runner: LayerRunner, rows: Rows, stage: Path) -> Blo
     plain = recipe.block_map(len(runner.layers))
     if recipe.kept == "first":
         return plain
-    count = math.ceil(recipe.kept_tokens / recipe.row_length)
-    damage = removal_damage(runner, plain, rows.train[:count])
-    save_json({str(layer): round(kl, 4) for layer, kl in damage.items()}, stage / "removals.json")
+    path = stage / "removals.json"
+    if not path.exists():
+        count = math.ceil(recipe.kept_tokens / recipe.row_length)
+        save_json(removal_damage(runner, plain, rows.train[:count]), path)
+    damage = {int(layer): kl for layer, kl in json.loads(path.read_text()).items()}
     kept = [max(block.layers, key=lambda layer: damage.get(layer, 0.0)) for block in plain]
     shared = [block.start for block in plain if block.shared]
     return BlockMap.from_layers([list(block.layers) for block in plain], kept, shared)
@@ -183,7 +186,7 @@ def _write(
         shape=shape,
         teacher=teacher.ref,
         rows=build_rows(design, shape, quality, pareto(measured.family)),
-        student_params=sum(tensor.numel() for tensor in student.tensors.values()),
+        student_params=student.num_params,
         footprint_tokens=recipe.footprint_tokens,
         default_size=design.ladder.teacher_size,
         provenance=provenance(recipe.seed, evaluation=_evaluation_note(measured, eval_text)),

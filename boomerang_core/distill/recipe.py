@@ -17,6 +17,7 @@ from boomerang_core.route import StudentKind
 LADDERS = {"last-to-first": Ladder.last_to_first, "first-to-last": Ladder.first_to_last}
 LAYOUTS = ("pairs", "every-second-and-last", "first-two-then-every-second")
 KEPT = ("measured", "first")
+_WITHOUT_EFFECT_ON_TENSORS = ("name", "footprint_tokens", "eval_tokens")
 
 
 @dataclass(frozen=True)
@@ -105,8 +106,12 @@ class Recipe:
         return [[int(layer) for layer in block] for block in blocks]
 
     def key(self, *parts: str) -> str:
-        """A hash of this recipe and ``parts``, for naming what one run leaves behind."""
-        return _hash({"recipe": self.to_json(), "parts": parts})
+        """A hash of ``parts`` and of every setting that the student's tensors depend on."""
+        settings = self.to_json()
+        for name in _WITHOUT_EFFECT_ON_TENSORS:
+            del settings[name]
+        text = json.dumps([settings, parts], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def to_json(self) -> dict[str, Any]:
         """Every field, by name."""
@@ -145,10 +150,6 @@ def pairs(num_layers: int, shared: tuple[int, ...]) -> list[list[int]]:
         else:
             blocks.append([layer])
     return blocks
-
-
-def _hash(value: object) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _choose(name: str, value: str, choices: object) -> None:

@@ -46,7 +46,8 @@ class SizeAdmission(LogitsProcessor):  # type: ignore[misc]  # vLLM is untyped h
 
 @cache
 def _admission_class(teacher_size: int) -> type[SizeAdmission]:
-    return type(f"{_PREFIX}{teacher_size}", (SizeAdmission,), {"teacher_size": teacher_size})
+    members = {"teacher_size": teacher_size, "__module__": __name__}
+    return type(f"{_PREFIX}{teacher_size}", (SizeAdmission,), members)
 
 
 def admission_name(teacher_size: int) -> str:

@@ -78,9 +78,19 @@ class SizedEngineClient:
             return False
         return True
 
+    def shutdown(self, timeout: float | None = None) -> None:
+        """Stop the engine's processes; `timeout` in seconds for what still runs."""
+        self._inner.shutdown(timeout=timeout)
+        # vLLM's finaliser shuts down once more, when the interpreter is half gone, and complains.
+        self._inner.shutdown = _already_stopped
+
     async def resident_bytes(self) -> int:
         """Bytes of weights held, summed over the workers."""
         return sum(await self._inner.collective_rpc("resident_bytes"))
+
+
+def _already_stopped(timeout: float | None = None) -> None:
+    """Nothing is left to stop."""
 
 
 def start_engine(family: Family, teacher_dir: Path, **limits: Any) -> SizedEngineClient:

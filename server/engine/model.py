@@ -7,7 +7,7 @@ row is the teacher's.
 """
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ class Party(nn.Module):
         """Give the party an embedding, a final norm and a head; `tied`: head = embedding."""
         self.tied = tied
         self.embedding = VocabParallelEmbedding(config.vocab_size, config.hidden_size)
-        if row.positions:
+        if row.names.positions:
             self.positions = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         self.norm = row.make_norm(config)
         head = ParallelLMHead(config.vocab_size, config.hidden_size, prefix=f"{prefix}.head")
@@ -54,12 +54,15 @@ class Party(nn.Module):
     def embed(self, ids_T: torch.Tensor, positions_T: torch.Tensor) -> torch.Tensor:
         """(T,) → (T, hidden)."""
         hidden: torch.Tensor = self.embedding(ids_T)
-        return hidden + self.positions(positions_T) if hasattr(self, "positions") else hidden
+        if hasattr(self, "positions"):
+            hidden = hidden + self.positions(positions_T)
+        return hidden
 
     def final_norm(self, state: State) -> torch.Tensor:
         """The last state → (T, hidden)."""
-        normed = self.norm(*state)
-        return normed[0] if len(state) > 1 else normed
+        normed: Any = self.norm(*state)
+        hidden: torch.Tensor = normed[0] if len(state) > 1 else normed
+        return hidden
 
 
 class BoomerangForCausalLM(nn.Module):
@@ -73,7 +76,7 @@ class BoomerangForCausalLM(nn.Module):
         self.design = design_of(self.config)
         self.ranks = Ranks.of(self.design)
         self.row = row_of(record["architecture"])
-        self.mapper = self.row.stacked_names()
+        self.mapper = self.row.mapper()
         self.plan: StepPlan | None = None
         self.resident_bytes = 0
         shapes = student_shapes(Path(record["student"]))
@@ -118,7 +121,9 @@ class BoomerangForCausalLM(nn.Module):
         }
         party = Party(layers)
         if self.design.own_embeddings:
-            party.add_ends(self.row, config, f"{self.row.head}.weight" not in shapes, "student")
+            party.add_ends(
+                self.row, config, f"{self.row.names.head}.weight" not in shapes, "student"
+            )
         return party
 
     def _lowrank_student(self, shapes: dict[str, tuple[int, ...]]) -> Party:
@@ -178,20 +183,17 @@ class BoomerangForCausalLM(nn.Module):
         plan = self.plan
         total = positions.shape[0]
         splits = [total] * len(self.blocks) if plan is None else [s.tokens for s in plan.blocks]
-        first = self._first(None if plan is None else plan.embedding, total)
-        hidden = _on_sides(
-            first,
+        hidden: torch.Tensor = self._on_sides(
+            self._first(None if plan is None else plan.embedding, total),
             (input_ids, positions),
             lambda party, parts: party.embed(*parts),
-            (self.teacher, self.student),
         )
         state: State = (hidden,)
         for block, tokens in zip(self.blocks, splits, strict=True):
             state = block.run(positions, state, self._first(tokens, total))
         first = self._first(None if plan is None else plan.head_tokens, total)
-        return _on_sides(
-            first, state, lambda party, parts: party.final_norm(parts), (self.teacher, self.student)
-        )
+        normed: torch.Tensor = self._on_sides(first, state, Party.final_norm)
+        return normed
 
     def _first(self, tokens: int | None, total: int) -> int:
         """The first row of the student; padding rows join the teacher when all rows are his."""
@@ -207,7 +209,26 @@ class BoomerangForCausalLM(nn.Module):
         def logits(party: Party, parts: tuple[torch.Tensor, ...]) -> Any:
             return self.logits_processor(party.head, *parts)
 
-        return _on_sides(first, (hidden_states,), logits, (self.teacher, self.student))
+        rows: torch.Tensor | None = self._on_sides(first, (hidden_states,), logits)
+        return rows
+
+    def _on_sides(
+        self,
+        first: int,
+        parts: tuple[torch.Tensor, ...],
+        apply: Callable[[Party, tuple[torch.Tensor, ...]], Any],
+    ) -> Any:
+        """Apply to the teacher's rows and to the student's, and put the results together.
+
+        None stays None: vLLM returns no logits on tensor-parallel ranks that do not sample.
+        """
+        if first >= parts[0].shape[0]:
+            return apply(self.teacher, parts)
+        if first == 0:
+            return apply(self.student, parts)
+        upper = apply(self.teacher, tuple(part[:first] for part in parts))
+        lower = apply(self.student, tuple(part[first:] for part in parts))
+        return None if upper is None else torch.cat([upper, lower])
 
     # ---- weights ----------------------------------------------------------------------------
 
@@ -263,20 +284,3 @@ def _student_config(config: Any, design: FamilyDesign) -> Any:
     extended = copy.copy(config)
     extended.layer_types = [*types, *(types[block.kept] for block in design.block_map)]
     return extended
-
-
-def _on_sides(
-    first: int,
-    parts: tuple[torch.Tensor, ...],
-    apply: Any,
-    parties: Sequence[Party],
-) -> Any:
-    """Apply to the teacher's rows and to the student's, and put the results together."""
-    teacher, student = parties
-    if first >= parts[0].shape[0]:
-        return apply(teacher, parts)
-    if first == 0:
-        return apply(student, parts)
-    upper = apply(teacher, tuple(part[:first] for part in parts))
-    lower = apply(student, tuple(part[first:] for part in parts))
-    return None if upper is None else torch.cat([upper, lower])

@@ -1,13 +1,15 @@
-"""One row per architecture: how vLLM builds its layers, and what its checkpoint calls them.
+"""One row per architecture that vLLM can route: how vLLM builds and calls its layers.
 
-A new architecture is a new row.  Names are those of the teacher's checkpoint; the routed model
-keeps teacher and student as two parties with the same parts, so a row serves both.
+What the checkpoint calls its modules is in `boomerang_core.architectures`; a new architecture is
+a row there and a row here.  The routed model keeps teacher and student as two parties with the
+same parts, so a row serves both.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from boomerang_core.architectures import ARCHITECTURES, Architecture
 from boomerang_core.errors import ArchitectureError
 from server.engine import compat
 
@@ -19,34 +21,34 @@ LayerMaker = Callable[[Any, Any, str], Any]
 class EngineRow:
     """An architecture in vLLM.
 
-    `residual`: layers are called with (positions, hidden, residual) and return both; otherwise
-    with (hidden).  `positions`: the learned position embedding, where there is one.
-    `optional_prefix`: what some checkpoints leave out of every name.  `transposed`: linear maps
-    whose weights the checkpoint stores as (in, out).
+    `make_norm`: Hugging Face config → the final norm.  `stacked_names`: the model class whose
+    table says which of the checkpoint's linear maps vLLM fuses.  `residual`: layers are called
+    with (positions, hidden, residual) and return (hidden, residual); otherwise with (hidden).
+    `optional_prefix`: what some checkpoints leave out of every name.
     """
 
+    names: Architecture
     make_layer: LayerMaker
     make_norm: Callable[[Any], Any]
-    stacked_names: Callable[[], Any]
-    layers: str = "model.layers"
-    embedding: str = "model.embed_tokens"
-    norm: str = "model.norm"
-    head: str = "lm_head"
-    positions: str | None = None
+    stacked_names: str
     residual: bool = True
     optional_prefix: str = ""
-    transposed: tuple[str, ...] = ()
+
+    def mapper(self) -> Any:
+        """vLLM's map of checkpoint names, for fused linear maps."""
+        return getattr(compat, self.stacked_names).hf_to_vllm_mapper
 
     def local_name(self, name: str) -> str:
         """A checkpoint's tensor name → its name within a party (`layers.3.…`, `head.weight`)."""
-        if self.optional_prefix and not name.startswith((self.optional_prefix, f"{self.head}.")):
+        names = self.names
+        if self.optional_prefix and not name.startswith((self.optional_prefix, f"{names.head}.")):
             name = self.optional_prefix + name
         parts = {
-            self.layers: "layers",
-            self.embedding: "embedding",
-            self.norm: "norm",
-            self.head: "head",
-            **({self.positions: "positions"} if self.positions else {}),
+            names.layers: "layers",
+            names.embedding: "embedding",
+            names.norm: "norm",
+            names.head: "head",
+            **({names.positions: "positions"} if names.positions else {}),
         }
         for theirs, ours in parts.items():
             if name.startswith(f"{theirs}."):
@@ -55,7 +57,8 @@ class EngineRow:
 
     def is_transposed(self, name: str) -> bool:
         """Whether the checkpoint stores this weight as (in, out)."""
-        return name.endswith(tuple(f"{linear}.weight" for linear in self.transposed))
+        linear_weights = tuple(f".{linear}.weight" for linear in self.names.linear_maps)
+        return self.names.conv1d and name.endswith(linear_weights)
 
 
 def _llama(vllm_config: Any, config: Any, prefix: str) -> Any:
@@ -87,30 +90,26 @@ def _gpt2_norm(config: Any) -> Any:
     return compat.LayerNorm(config.hidden_size, eps=config.layer_norm_epsilon)
 
 
-ROWS: Mapping[str, EngineRow] = {
-    "LlamaForCausalLM": EngineRow(_llama, _rms_norm, lambda: compat.LlamaModel.hf_to_vllm_mapper),
-    "MistralForCausalLM": EngineRow(
-        _mistral, _rms_norm, lambda: compat.LlamaModel.hf_to_vllm_mapper
+_ROWS = (
+    EngineRow(ARCHITECTURES["LlamaForCausalLM"], _llama, _rms_norm, "LlamaModel"),
+    EngineRow(ARCHITECTURES["MistralForCausalLM"], _mistral, _rms_norm, "LlamaModel"),
+    EngineRow(
+        ARCHITECTURES["Qwen2ForCausalLM"], _from_parts("Qwen2DecoderLayer"), _rms_norm, "Qwen2Model"
     ),
-    "Qwen2ForCausalLM": EngineRow(
-        _from_parts("Qwen2DecoderLayer"), _rms_norm, lambda: compat.Qwen2Model.hf_to_vllm_mapper
+    EngineRow(
+        ARCHITECTURES["Qwen3ForCausalLM"], _from_parts("Qwen3DecoderLayer"), _rms_norm, "Qwen2Model"
     ),
-    "Qwen3ForCausalLM": EngineRow(
-        _from_parts("Qwen3DecoderLayer"), _rms_norm, lambda: compat.Qwen2Model.hf_to_vllm_mapper
-    ),
-    "GPT2LMHeadModel": EngineRow(
+    EngineRow(
+        ARCHITECTURES["GPT2LMHeadModel"],
         _from_parts("GPT2Block"),
         _gpt2_norm,
-        lambda: compat.GPT2Model.hf_to_vllm_mapper,
-        layers="transformer.h",
-        embedding="transformer.wte",
-        norm="transformer.ln_f",
-        positions="transformer.wpe",
+        "GPT2Model",
         residual=False,
         optional_prefix="transformer.",
-        transposed=("c_attn", "c_proj", "c_fc"),
     ),
-}
+)
+
+ROWS: Mapping[str, EngineRow] = {row.names.name: row for row in _ROWS}
 """Hugging Face architecture → its row."""
 
 

@@ -4,18 +4,13 @@ Per step the runner orders the requests by size, plans the splits (`plan.py`), g
 attention layer the metadata and KV slots of its own rows, and hands the plan to the model.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from boomerang_core.errors import SettingsError
 from server.engine.compat import CPUModelRunner, GPUModelRunner, UBatchSlice
 from server.engine.model import BoomerangForCausalLM
 from server.engine.plan import Rows, StepPlan, build_plan, largest_first, swaps
 from server.engine.sizes import size_of
-
-if TYPE_CHECKING:
-    _Base = Any
-else:
-    _Base = object
 
 
 def refuse_runner_v2(worker: Any) -> None:
@@ -24,8 +19,10 @@ def refuse_runner_v2(worker: Any) -> None:
         raise SettingsError("serving a family needs vLLM's V1 runner: VLLM_USE_V2_MODEL_RUNNER=0")
 
 
-class _RoutedRunner(_Base):
-    """Mixin over vLLM's `GPUModelRunner`."""
+class _RoutedRunner(GPUModelRunner):  # type: ignore[misc]  # vLLM is untyped here
+    """What both runners share; vLLM's CPU runner derives from the GPU runner."""
+
+    num_prompt_logprobs: dict[str, int]
 
     _plan: StepPlan | None = None
 
@@ -172,5 +169,5 @@ class BoomerangCPUModelRunner(_RoutedRunner, CPUModelRunner):  # type: ignore[mi
     """On the CPU."""
 
 
-class BoomerangGPUModelRunner(_RoutedRunner, GPUModelRunner):  # type: ignore[misc]
+class BoomerangGPUModelRunner(_RoutedRunner):
     """On a GPU."""

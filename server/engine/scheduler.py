@@ -4,23 +4,20 @@ Keys and values of one prompt differ between sizes, so two sizes must never shar
 The size joins the request's cache salt here, inside the engine, where no caller can forget it.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from server.engine.compat import AsyncScheduler, Scheduler
 from server.engine.loader import design_of
 from server.engine.sizes import size_of
 
-if TYPE_CHECKING:
-    _Base = Any
-else:
-    _Base = object
 
-
-class _SizeInCacheKey(_Base):
+class _SizeInCacheKey:
     """Mixin over a vLLM scheduler."""
 
+    requests: dict[str, Any]
+
     def __init__(self, vllm_config: Any, *args: Any, **kwargs: Any) -> None:
-        super().__init__(vllm_config, *args, **kwargs)
+        super().__init__(vllm_config, *args, **kwargs)  # type: ignore[call-arg]
         design = design_of(vllm_config.model_config.hf_config)
         self._teacher_size = design.ladder.num_sizes - 1
 
@@ -31,12 +28,12 @@ class _SizeInCacheKey(_Base):
             request.cache_salt = f"size={size};{request.cache_salt or ''}"
             request.block_hashes.clear()
             request.update_block_hashes()
-        super().add_request(request)
+        super().add_request(request)  # type: ignore[misc]  # the scheduler's
 
 
-class BoomerangScheduler(_SizeInCacheKey, Scheduler):
+class BoomerangScheduler(_SizeInCacheKey, Scheduler):  # type: ignore[misc]
     """For engines that schedule a step once the last one is done."""
 
 
-class BoomerangAsyncScheduler(_SizeInCacheKey, AsyncScheduler):
+class BoomerangAsyncScheduler(_SizeInCacheKey, AsyncScheduler):  # type: ignore[misc]
     """For engines with asynchronous scheduling."""

@@ -11,7 +11,6 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 
 from boomerang_core.errors import SizeError
-from boomerang_core.sizes import SizeRow
 from server.engine.client import SizedEngineClient, published_sizes
 from server.engine.names_http import (
     ChatCompletionRequest,
@@ -90,7 +89,7 @@ class Sized:
             response = JSONResponse(refusal.model_dump(), refusal.error.code)
         if response is None:  # the client has gone; nobody reads this
             response = Response(status_code=499)
-        response.headers.update(self._headers(decision.row, decision))
+        response.headers.update(self._headers(decision))
         return response
 
     def _decide(self, request: Any) -> Decision:
@@ -99,10 +98,10 @@ class Sized:
             raise SizeError(f"{SIZE_KEY} is internal; use the field 'size'", "vllm_xargs")
         return decide(self._policy, Ask(request.model, request.size, request.memory_budget))
 
-    def _headers(self, row: SizeRow, decision: Decision) -> dict[str, str]:
-        footprint = row.footprint_bytes(self._policy.footprint_tokens)
+    def _headers(self, decision: Decision) -> dict[str, str]:
+        footprint = decision.row.footprint_bytes(self._policy.footprint_tokens)
         return {
-            "x-boomerang-size": row.id,
+            "x-boomerang-size": decision.row.id,
             "x-boomerang-reason": decision.reason.value,
             "x-boomerang-footprint-bytes": str(footprint),
         }

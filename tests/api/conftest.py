@@ -72,9 +72,13 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Family:
     """A tiny random low-rank family whose tokenizer knows bytes, with a chat template."""
     from boomerang_core.route import StudentKind
     from tests.api.tokenizer import byte_tokenizer
-    from tests.engine.families import make_family
+    from tests.engine import families
 
-    tiny = make_family(tmp_path_factory.mktemp("api"), StudentKind.LOWRANK, False, True)
+    folder = tmp_path_factory.mktemp("api")
+    with pytest.MonkeyPatch.context() as patch:
+        # With vLLM's default block size its CPU attention lacks a kernel for heads of 16.
+        patch.setattr(families, "HIDDEN", 128)
+        tiny = families.make_family(folder, StudentKind.LOWRANK, False, True)
     byte_tokenizer().save_pretrained(tiny.teacher_dir)
     return tiny.family
 
@@ -82,7 +86,7 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Family:
 @pytest.fixture(scope="session")
 def loading(family: Family, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """The server, as soon as it listens."""
-    running = start(family, tmp_path_factory.mktemp("log") / "stderr", BOOMERANG_LINGER_SECONDS="1")
+    running = start(family, tmp_path_factory.mktemp("log") / "stderr", BOOMERANG_LINGER_SECONDS="2")
     yield running
     running.process.terminate()
     assert running.process.wait(60) == 0, running.log.read_text()

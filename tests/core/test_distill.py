@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from boomerang_core.blocks import BlockMap
 from boomerang_core.distill.blockwise import BlockTrainer, Task
 from boomerang_core.distill.closed_form import Moments, fit_down_map
 from boomerang_core.distill.data import pack, split_rows
@@ -21,7 +22,8 @@ from boomerang_core.distill.stream import LayerRunner
 from boomerang_core.errors import DataError, SettingsError
 from boomerang_core.evaluate.perplexity import detokenise, evaluate_routes, lanes, naive_route
 from boomerang_core.family import Family, load_family
-from boomerang_core.route import LayerRef, Owner, Route, build_route
+from boomerang_core.route import LayerRef, Owner, Route, StudentKind, build_route
+from boomerang_core.student import initial_student
 
 VOCAB = 64
 LENGTH = 32
@@ -118,10 +120,13 @@ class TestClosedForm:
 
     @pytest.mark.parametrize("kind", ["full", "lowrank"])
     def test_every_stage_lowers_the_block_error(self, kind: str, recipe: Recipe) -> None:
-        runner = LayerRunner(tiny_llama(), LENGTH)
+        model = tiny_llama()
+        runner = LayerRunner(model, LENGTH)
         hidden = runner.embed(torch.randint(3, VOCAB, (96, LENGTH)))
         target = runner.run(runner.layers[2], 2, runner.run(runner.layers[1], 1, hidden))
-        parameters = start_of(runner, 1, kind, rank=4)
+        block_map = BlockMap.from_layers([[0], [1, 2], [3], [4], [5]])
+        student = initial_student(model, block_map, StudentKind(kind), 4, False)
+        parameters = student.layer(1)
         task = Task(hidden[:80], target[:80], hidden[80:], target[80:])
         fit = BlockTrainer(runner, 1, replace(recipe, kind=kind, steps=20, step_rows=16)).fit(
             parameters, task, 0
@@ -151,18 +156,6 @@ class TestClosedForm:
         torch.testing.assert_close(reduce_rank(solution, cross, 5), solution)
 
 
-def start_of(runner: LayerRunner, layer: int, kind: str, rank: int) -> dict[str, torch.Tensor]:
-    weights = {n: v.clone() for n, v in runner.layers[layer].state_dict().items()}
-    if kind == "full":
-        return weights
-    down = weights["mlp.down_proj.weight"]
-    return {
-        "mlp.down_proj.lora_A": torch.randn(rank, down.shape[1]) / 8,
-        "mlp.down_proj.lora_B": torch.zeros(down.shape[0], rank),
-        "input_layernorm.weight": weights["input_layernorm.weight"],
-    }
-
-
 class TestKinds:
     @pytest.mark.parametrize("transposed", [False, True])
     def test_a_delta_is_the_same_weight_for_both_kinds(self, transposed: bool) -> None:
@@ -175,9 +168,12 @@ class TestKinds:
         torch.testing.assert_close(full["down.weight"], low["down.weight"])
 
     def test_an_untouched_lowrank_layer_is_the_teachers(self) -> None:
-        runner = LayerRunner(tiny_llama(), LENGTH)
-        base = dict(runner.layers[1].state_dict())
-        weights = dense_weights(base, start_of(runner, 1, "lowrank", 4), transposed=False)
+        model = tiny_llama()
+        block_map = BlockMap.from_layers([[0], [1, 2], [3], [4], [5]])
+        student = initial_student(model, block_map, StudentKind.LOWRANK, 4, False)
+        base = model.model.layers[1].state_dict()
+        weights = dense_weights(base, student.layer(1), transposed=False)
+        assert weights.keys() == base.keys()
         assert all(torch.equal(weights[name], base[name]) for name in weights)
 
 

@@ -75,6 +75,19 @@ def plain() -> Callable[[Path], Any]:
     return make
 
 
+@pytest.fixture(scope="session")
+def keep() -> Callable[[Any], Any]:
+    """Keep an engine until the session ends: deleting one tears down the others' groups."""
+    register()
+    engines: list[Any] = []
+
+    def hold(engine: Any) -> Any:
+        engines.append(engine)
+        return engine
+
+    return hold
+
+
 @pytest.fixture(scope="session", params=KINDS)
 def tiny(request: pytest.FixtureRequest, build: Callable[[str], TinyFamily]) -> TinyFamily:
     """Each kind of family in turn."""

@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 from vllm import SamplingParams
+from vllm.exceptions import VLLMValidationError
 
 from server.engine.sizes import SIZE_KEY
 from tests.engine.conftest import token_prompts
@@ -53,8 +54,12 @@ def greedy(
 
 
 def reference(folder: Path, batch: Sequence[Sequence[int]]) -> list[list[int]]:
-    """Greedy tokens of a plain checkpoint in transformers, one prompt at a time."""
-    model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    """Greedy tokens of a plain checkpoint in transformers."""
+    return greedy_reference(LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32), batch)
+
+
+def greedy_reference(model: Any, batch: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Greedy tokens of a transformers model, one prompt at a time."""
     answers = []
     for prompt in batch:
         ids = torch.tensor([prompt])
@@ -181,7 +186,7 @@ def test_a_bad_size_is_refused_and_the_engine_lives(
     tiny: TinyFamily, engine: Any, size: object
 ) -> None:
     bad = SamplingParams(max_tokens=1, extra_args={SIZE_KEY: size})
-    with pytest.raises(ValueError, match="must be an integer from 0 to 3"):
+    with pytest.raises(VLLMValidationError, match="must be an integer from 0 to 3"):
         engine.generate(token_prompts([[1, 2, 3]]), bad, use_tqdm=False)
     assert greedy(engine, [BATCH[0]], [1]) == [expected(tiny, 1)[0]]
 
@@ -207,8 +212,8 @@ def test_memory_each_tensor_once_and_no_kv_for_the_student(
         + shape.norm_params
     )
     (resident,) = engine.collective_rpc("resident_bytes")
-    student = 4 * family.student_params
-    assert 4 * teacher + student <= resident <= 4 * teacher + student * 1.05
+    student = 4 * family.student_params  # and the padding of unequal ranks in a fused map
+    assert 4 * teacher + student <= resident <= 4 * teacher + student * 1.1
     blocks = engine.llm_engine.vllm_config.cache_config.num_gpu_blocks
     other = plain(tiny.export_dir(tiny.sizes[-1]))
     assert blocks == other.llm_engine.vllm_config.cache_config.num_gpu_blocks

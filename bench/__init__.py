@@ -1,0 +1,1 @@
+"""Benchmarks; each prints JSON and names what it measures in its docstring."""

@@ -1,0 +1,142 @@
+"""Tiny random teachers of every architecture row, and students of both kinds."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    MistralConfig,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+from boomerang_core.architectures import architecture_of, model_shape
+from boomerang_core.blocks import BlockMap
+from boomerang_core.family import Family, TeacherRef, build_rows, load_family, write_family
+from boomerang_core.ladder import Ladder
+from boomerang_core.route import FamilyDesign, StudentKind
+from boomerang_core.student import Student, initial_student, save_student
+
+VOCABULARY, HIDDEN, LAYERS, RANK = 64, 32, 6, 3
+# A kept layer that is not its block's first, a shared block, steps of two blocks each.
+BLOCKS = BlockMap.from_layers([[0, 1], [2], [3], [4, 5]], kept=[1, 2, 3, 4], shared=[2])
+LADDER = Ladder(4, ((3, 2), (1, 0)))
+
+_SMALL = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": HIDDEN,
+    "intermediate_size": 48,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+    "initializer_range": 0.2,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+_GROUPED = {**_SMALL, "num_key_value_heads": 2}
+# Layers of both kinds, so that a wrong place shows: 8 tokens of attention, then all.
+_MIXED = {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 3}
+
+CONFIGS: dict[str, Callable[[bool], Any]] = {
+    "llama": lambda tied: LlamaConfig(**_GROUPED, tie_word_embeddings=tied),
+    "mistral": lambda tied: MistralConfig(**_GROUPED, sliding_window=4, tie_word_embeddings=tied),
+    "qwen2": lambda tied: Qwen2Config(**_GROUPED, **_MIXED, tie_word_embeddings=tied),
+    "qwen3": lambda tied: Qwen3Config(**_GROUPED, **_MIXED, head_dim=8, tie_word_embeddings=tied),
+    "gpt_neox": lambda tied: GPTNeoXConfig(**_SMALL, tie_word_embeddings=tied),
+    "gpt2": lambda tied: GPT2Config(
+        vocab_size=VOCABULARY,
+        n_embd=HIDDEN,
+        n_layer=LAYERS,
+        n_head=4,
+        n_positions=64,
+        initializer_range=0.2,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+        tie_word_embeddings=tied,
+    ),
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tiny matrices are slower on several threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def tiny_teacher(architecture: str, tied: bool) -> Any:
+    """A random teacher whose norms and biases are random too, so that a mix-up shows."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(CONFIGS[architecture](tied))
+    for name, parameter in model.named_parameters():
+        if parameter.dim() == 1:
+            noise = 0.2 * torch.randn_like(parameter)
+            parameter.data = noise if name.endswith("bias") else 1 + noise
+    return model.eval().requires_grad_(False)
+
+
+def tiny_student(teacher: Any, kind: StudentKind, own_embeddings: bool = False) -> Student:
+    """A student moved away from where it starts."""
+    torch.manual_seed(1)
+    start = initial_student(teacher, BLOCKS, kind, RANK, own_embeddings)
+    return start.with_tensors(
+        {name: tensor + 0.1 * torch.randn_like(tensor) for name, tensor in start.tensors.items()}
+    )
+
+
+def tiny_design(kind: StudentKind, own_embeddings: bool = False) -> FamilyDesign:
+    return FamilyDesign(BLOCKS, LADDER, kind, own_embeddings)
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    words = {"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3}
+    words |= {f"w{i}": i for i in range(4, VOCABULARY)}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
+        chat_template="{% for m in messages %}{{ m['content'] }}{% endfor %}",
+    )
+
+
+def write_tiny_family(
+    folder: Path, teacher: Any, student: Student, design: FamilyDesign, relative: bool = False
+) -> Family:
+    """A family folder with its teacher inside, written and read back."""
+    teacher_dir = folder / "teacher" if relative else folder.parent / f"{folder.name}-teacher"
+    teacher.save_pretrained(teacher_dir)
+    tiny_tokenizer().save_pretrained(teacher_dir)
+    save_student(student, folder / "student")
+    shape = model_shape(teacher)
+    rows = build_rows(design, shape)
+    write_family(
+        Family(
+            name="tiny",
+            architecture=architecture_of(teacher.config).name,
+            design=design,
+            shape=shape,
+            teacher=TeacherRef("folder", "teacher" if relative else str(teacher_dir)),
+            rows=rows,
+            student_params=student.num_params,
+            footprint_tokens=64,
+            default_size=len(rows) - 1,
+            provenance={"seed": 0},
+        ),
+        folder,
+    )
+    return load_family(folder)

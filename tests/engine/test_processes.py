@@ -1,0 +1,51 @@
+"""The engine and its worker in processes of their own, as the server runs them."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from vllm import AsyncEngineArgs, SamplingParams
+from vllm.exceptions import VLLMValidationError
+from vllm.sampling_params import RequestOutputKind
+from vllm.v1.engine.async_llm import AsyncLLM
+
+from server.engine.loader import engine_arguments
+from server.engine.sizes import SIZE_KEY
+from tests.engine.conftest import LIMITS, token_prompts
+from tests.engine.families import TinyFamily
+from tests.engine.test_equality import BATCH, expected, parameters
+
+pytestmark = pytest.mark.engine
+
+
+async def answer(engine: AsyncLLM, index: int, size: int) -> list[int]:
+    params = parameters(size)
+    params.output_kind = RequestOutputKind.FINAL_ONLY
+    prompt: Any = token_prompts([BATCH[index]])[0]
+    tokens: list[int] = []
+    async for output in engine.generate(prompt, params, f"request-{index}"):
+        tokens = list(output.outputs[0].token_ids)
+    return tokens
+
+
+def test_spawned_processes_serve_mixed_sizes_and_survive_a_bad_one(
+    build: Callable[[str], TinyFamily],
+) -> None:
+    """Needs the package installed: spawned processes find the plugin by its entry point."""
+    tiny = build("full-own-ends")
+    sizes = [index % len(tiny.sizes) for index in range(8)]
+
+    async def session() -> list[list[int]]:
+        arguments = engine_arguments(tiny.family, tiny.teacher_dir, **LIMITS)
+        engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+        try:
+            bad: Any = SamplingParams(extra_args={SIZE_KEY: 99})
+            with pytest.raises(VLLMValidationError, match="from 0 to 3"):
+                await anext(engine.generate({"prompt_token_ids": [1, 2]}, bad, "bad"))
+            return list(await asyncio.gather(*(answer(engine, i, s) for i, s in enumerate(sizes))))
+        finally:
+            engine.shutdown()
+
+    got = asyncio.run(session())
+    assert got == [expected(tiny, size)[index] for index, size in enumerate(sizes)]
