@@ -98,7 +98,8 @@ def _text(recipe: Recipe, teacher: _Teacher, stage: Path) -> Rows:
         save_documents(sampled, path)
     if recipe.sample_tokens:
         documents += load_documents(path)
-    return split_rows(documents, recipe.row_length, recipe.heldout_every, recipe.seed)
+    rows = split_rows(documents, recipe.row_length, recipe.heldout_every, recipe.seed)
+    return Rows(rows.train[: math.ceil(recipe.train_tokens / recipe.row_length)], rows.heldout)
 
 
 def _blocks(recipe: Recipe, runner: LayerRunner, rows: Rows, stage: Path) -> BlockMap:

@@ -41,6 +41,7 @@ class Recipe:
     text: tuple[str, ...] = ()
     text_tokens: int = 48_000
     sample_tokens: int = 48_000
+    train_tokens: int = 1_000_000
     row_length: int = 512
     batch_rows: int = 4
     heldout_every: int = 20
@@ -60,6 +61,7 @@ class Recipe:
             _choose("layout", self.layout, LAYOUTS)
         for field in (
             "rank",
+            "train_tokens",
             "row_length",
             "batch_rows",
             "step_rows",

@@ -57,8 +57,8 @@ def evaluate_design(
 
 def evaluate_family(family: Family, text: Path, row_length: int, tokens: int) -> Measured:
     """Measure a family on a file of text.  Raises CheckpointError, DataError."""
-    ids_RL = evaluation_rows(text, load_tokenizer(family.teacher), row_length, tokens)
-    model = load_teacher(family.teacher, torch.float32).eval().requires_grad_(False)
+    ids_RL = evaluation_rows(text, load_tokenizer(family), row_length, tokens)
+    model = load_teacher(family, torch.float32).eval().requires_grad_(False)
     return evaluate_design(model, load_student(family.student_dir), family.design, ids_RL)
 
 

@@ -9,8 +9,8 @@ ARCHITECTURE = "BoomerangForCausalLM"
 def register() -> None:
     """Entry point of the group `vllm.general_plugins`; vLLM calls it in each of its processes.
 
-    Registers the model by string, so that vLLM imports it only where a model is loaded.  vLLM
-    logs and drops what a plugin raises in some versions, so it is logged here first.
+    Registers the model by string, so that vLLM imports it only where a model is loaded.  What
+    fails is logged and raised again: a worker without the model must not start.
     """
     from server.engine import compat
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from boomerang_core.family import Family
 from boomerang_core.sizes import SizeTable
+from server.engine.compat import AsyncEngineArgs, AsyncLLM, LoRARequest, VLLMError
 from server.engine.loader import engine_arguments
-from server.engine.names_http import AsyncEngineArgs, AsyncLLM, LoRARequest, VLLMError
 from server.engine.sizes import SIZE_KEY
 
 

@@ -18,22 +18,39 @@ VERSION = "0.32"
 """The minor version of vLLM that the tables below describe."""
 
 NAMES: Mapping[str, str] = {
+    "AsyncEngineArgs": "vllm.engine.arg_utils:AsyncEngineArgs",
+    "AsyncLLM": "vllm.v1.engine.async_llm:AsyncLLM",
     "AsyncScheduler": "vllm.v1.core.sched.async_scheduler:AsyncScheduler",
-    "AttentionLayerBase": ("vllm.model_executor.layers.attention_layer_base:AttentionLayerBase"),
+    "AttentionLayerBase": "vllm.model_executor.layers.attention_layer_base:AttentionLayerBase",
     "AutoWeightsLoader": "vllm.model_executor.models.utils:AutoWeightsLoader",
+    "ChatCompletionRequest": (
+        "vllm.entrypoints.openai.chat_completion.protocol:ChatCompletionRequest"
+    ),
+    "CompletionRequest": "vllm.entrypoints.openai.completion.protocol:CompletionRequest",
     "CPUModelRunner": "vllm.v1.worker.cpu_model_runner:CPUModelRunner",
     "CPUWorker": "vllm.v1.worker.cpu_worker:CPUWorker",
+    "create_chat_completion": (
+        "vllm.entrypoints.openai.chat_completion.api_router:create_chat_completion"
+    ),
+    "create_completion": "vllm.entrypoints.openai.completion.api_router:create_completion",
+    "create_error_response": "vllm.entrypoints.serve:create_error_response",
+    "current_platform": "vllm.platforms:current_platform",
     "DefaultModelLoader": "vllm.model_executor.model_loader.default_loader:DefaultModelLoader",
+    "EngineClient": "vllm.engine.protocol:EngineClient",
+    "FlexibleArgumentParser": "vllm.utils.argparse_utils:FlexibleArgumentParser",
     "GPT2Block": "vllm.model_executor.models.gpt2:GPT2Block",
     "GPT2Model": "vllm.model_executor.models.gpt2:GPT2Model",
     "GPUModelRunner": "vllm.v1.worker.gpu_model_runner:GPUModelRunner",
     "GPUWorker": "vllm.v1.worker.gpu_worker:Worker",
+    "init_app_state": "vllm.entrypoints.launchers.api_server.app_state:init_app_state",
     "LayerNorm": "vllm.model_executor.layers.layernorm:LayerNorm",
     "LinearMethodBase": "vllm.model_executor.layers.linear:LinearMethodBase",
     "LlamaDecoderLayer": "vllm.model_executor.models.llama:LlamaDecoderLayer",
     "LlamaModel": "vllm.model_executor.models.llama:LlamaModel",
-    "LogitsProcessor": "vllm.v1.sample.logits_processor:LogitsProcessor",
     "LogitsComputer": "vllm.model_executor.layers.logits_processor:LogitsProcessor",
+    "LogitsProcessor": "vllm.v1.sample.logits_processor:LogitsProcessor",
+    "LoRARequest": "vllm.lora.request:LoRARequest",
+    "make_arg_parser": "vllm.entrypoints.launchers.cli_args:make_arg_parser",
     "MistralDecoderLayer": "vllm.model_executor.models.mistral:MistralDecoderLayer",
     "ModelRegistry": "vllm:ModelRegistry",
     "ParallelLMHead": "vllm.model_executor.layers.vocab_parallel_embedding:ParallelLMHead",
@@ -44,10 +61,10 @@ NAMES: Mapping[str, str] = {
     "RowParallelLinear": "vllm.model_executor.layers.linear:RowParallelLinear",
     "Scheduler": "vllm.v1.core.sched.scheduler:Scheduler",
     "UBatchSlice": "vllm.v1.worker.ubatch_utils:UBatchSlice",
+    "VLLMError": "vllm.exceptions:VLLMError",
     "VocabParallelEmbedding": (
         "vllm.model_executor.layers.vocab_parallel_embedding:VocabParallelEmbedding"
     ),
-    "current_platform": "vllm.platforms:current_platform",
 }
 """Name in this module → ``module:attribute`` (or a module) in vLLM."""
 

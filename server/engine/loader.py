@@ -25,7 +25,7 @@ CONFIG_KEY = "boomerang"
 _OURS = frozenset(
     {"model", "hf_overrides", "worker_cls", "scheduler_cls", "logits_processors", "enforce_eager"}
 )
-_UNSUPPORTED = frozenset({"speculative_config", "enable_lora", "pipeline_parallel_size"})
+_UNSUPPORTED = frozenset({"speculative_config", "enable_lora", "enable_prompt_embeds"})
 
 
 def engine_arguments(family: Family, teacher_dir: Path, **limits: Any) -> dict[str, Any]:
@@ -45,6 +45,8 @@ def engine_arguments(family: Family, teacher_dir: Path, **limits: Any) -> dict[s
         raise SettingsError(f"{clash[0]} is set by the family and cannot be given")
     if refused := sorted(name for name in limits.keys() & _UNSUPPORTED if limits[name]):
         raise SettingsError(f"{refused[0]} is not supported with a family of sizes")
+    if limits.get("pipeline_parallel_size", 1) != 1:
+        raise SettingsError("pipeline parallel is not supported with a family of sizes")
     scheduling = "BoomerangAsyncScheduler" if limits.get("async_scheduling") else None
     return {
         "async_scheduling": False,

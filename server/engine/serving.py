@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 
 from boomerang_core.errors import SizeError
 from server.engine.client import SizedEngineClient, published_sizes
-from server.engine.names_http import (
+from server.engine.compat import (
     ChatCompletionRequest,
     CompletionRequest,
     FlexibleArgumentParser,

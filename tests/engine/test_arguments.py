@@ -1,0 +1,58 @@
+"""What a caller may and may not ask of the engine."""
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from boomerang_core.errors import ArchitectureError, SettingsError
+from server.engine.loader import engine_arguments
+from server.engine.sizes import SIZE_KEY, size_of
+from tests.engine.families import TinyFamily
+
+assert os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"  # set by conftest, before vLLM
+
+
+@pytest.fixture
+def family(build: Callable[[str], TinyFamily]) -> TinyFamily:
+    return build("lowrank")
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ({"enforce_eager": False}, "enforce_eager is set by the family"),
+        ({"worker_cls": "other"}, "worker_cls is set by the family"),
+        ({"speculative_config": {"model": "x"}}, "speculative_config is not supported"),
+        ({"enable_prompt_embeds": True}, "enable_prompt_embeds is not supported"),
+        ({"pipeline_parallel_size": 2}, "pipeline parallel is not supported"),
+    ],
+)
+def test_arguments_that_cannot_be_are_refused(
+    family: TinyFamily, limits: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(SettingsError, match=message):
+        engine_arguments(family.family, family.teacher_dir, **limits)
+
+
+def test_limits_pass_through(family: TinyFamily) -> None:
+    arguments = engine_arguments(family.family, family.teacher_dir, max_model_len=99)
+    assert arguments["max_model_len"] == 99
+    assert arguments["served_model_name"] == "tiny"
+
+
+def test_an_architecture_without_a_vllm_model_is_refused(family: TinyFamily) -> None:
+    other = replace(family.family, architecture="GPTNeoXForCausalLM")
+    with pytest.raises(ArchitectureError, match="GPTNeoXForCausalLM cannot be served"):
+        engine_arguments(other, family.teacher_dir)
+
+
+@pytest.mark.parametrize("value", [-1, 4, "1", 1.0, True, None])
+def test_what_is_not_a_size_runs_as_the_teacher(value: object) -> None:
+    from vllm import SamplingParams
+
+    bad: Any = {SIZE_KEY: value}
+    assert size_of(SamplingParams(extra_args=bad), 3) == 3
+    assert size_of(None, 3) == 3
