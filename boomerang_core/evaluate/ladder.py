@@ -36,10 +36,9 @@ class Measured:
 def evaluate_design(
     model: Any, student: Student, design: FamilyDesign, ids_RL: torch.Tensor
 ) -> Measured:
-    """Measure every size on rows of tokens (R, L), and naive pruning on the first quarter of them.
+    """Measure every size, and naive pruning, on the same rows of tokens (R, L).
 
-    Naive pruning runs the same routes with the layers as they were before distillation.  It is
-    two to four times as far from the teacher, so fewer tokens tell the two apart.
+    Naive pruning runs the same routes with the layers as they were before distillation.
     """
     row_length = ids_RL.shape[1]
     smallest = assemble(model, student, build_route(design, 0))
@@ -51,7 +50,7 @@ def evaluate_design(
     whole = naive[-1]
     return Measured(
         evaluate_routes(both, whole, routes, ids_RL, "sizes"),
-        evaluate_routes(both, whole, naive, ids_RL[: -(-len(ids_RL) // 4)], "naive pruning"),
+        evaluate_routes(both, whole, naive, ids_RL, "naive pruning"),
     )
 
 
