@@ -14,6 +14,7 @@ import typer
 
 from boomerang_core.errors import BoomerangError, SettingsError
 from boomerang_core.family import Family, load_family
+from boomerang_core.footprint import resident_params, teacher_params
 from boomerang_core.sizes import SizeRow, format_bytes
 
 if TYPE_CHECKING:
@@ -222,6 +223,9 @@ def _print_sizes(family: Family) -> None:
     for row in family.rows:
         typer.echo(_line(row, family.footprint_tokens))
     typer.echo(f"footprint: weights and KV cache of {family.footprint_tokens} tokens")
+    resident = resident_params(family.shape, family.student_params)
+    ratio = resident / teacher_params(family.shape)
+    typer.echo(f"resident for all sizes: {resident:,} parameters, {ratio:.3f} of the teacher")
 
 
 def _line(row: SizeRow, tokens: int) -> str:

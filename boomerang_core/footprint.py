@@ -7,7 +7,7 @@ vocabulary matrices when they are untied, and the KV cache of a stated number of
 
 from dataclasses import dataclass
 
-from boomerang_core.route import FamilyDesign, Route
+from boomerang_core.route import Route
 
 
 @dataclass(frozen=True)
@@ -60,15 +60,6 @@ def teacher_params(shape: ModelShape) -> int:
     """Parameters of the teacher alone."""
     vocabulary = shape.embedding_params + (0 if shape.tied else shape.head_params)
     return shape.num_layers * shape.layer_params + vocabulary + shape.norm_params
-
-
-def full_student_params(shape: ModelShape, design: FamilyDesign) -> int:
-    """Parameters that a `full` student adds to the teacher, from shapes alone."""
-    own_layers = sum(not block.shared for block in design.block_map)
-    if not design.own_embeddings:
-        return own_layers * shape.layer_params
-    vocabulary = shape.embedding_params + (0 if shape.tied else shape.head_params)
-    return own_layers * shape.layer_params + vocabulary + shape.norm_params
 
 
 def resident_params(shape: ModelShape, student_params: int) -> int:
