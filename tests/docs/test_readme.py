@@ -1,0 +1,69 @@
+"""What the README says is what the project has."""
+
+import json
+import re
+from itertools import pairwise
+from pathlib import Path
+
+from typer.testing import CliRunner
+
+from boomerang_core.family import load_family
+from boomerang_core.sizes import format_bytes
+from server.cli import app
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+FAMILY = ROOT / "boomerang_core" / "families" / "smollm2-135m"
+
+
+def table() -> list[str]:
+    """The rows of the README's table of sizes, from the shipped family."""
+    family = load_family(FAMILY)
+    naive = json.loads((FAMILY / "report" / "naive.json").read_text())
+    rows = []
+    for row, pruned in zip(family.rows, naive, strict=True):
+        quality = row.quality
+        assert quality is not None
+        footprint = format_bytes(row.footprint_bytes(family.footprint_tokens))
+        cells = [f"`{row.id}`", str(row.layers), f"{row.params:,}", footprint]
+        cells += [f"{quality.kl:.3f}", f"{pruned['kl']:.3f}"]
+        cells += [f"{quality.top1:.3f}", f"{quality.perplexity:.1f}"]
+        rows.append("| " + " | ".join(cells) + " |")
+    return rows
+
+
+def test_the_table_of_sizes_is_the_familys() -> None:
+    for row in table():
+        assert row in README
+
+
+def test_the_table_says_how_many_tokens_were_scored() -> None:
+    quality = load_family(FAMILY).rows[0].quality
+    assert quality is not None
+    assert f"n = {quality.n:,} tokens" in README
+
+
+def test_every_command_of_the_readme_exists() -> None:
+    help_text = CliRunner().invoke(app, ["--help"]).output
+    for command in set(re.findall(r"^boomerang (\w+)", README, re.MULTILINE)):
+        assert re.search(rf"\b{command}\b", help_text), command
+
+
+def test_every_make_target_of_the_readme_exists() -> None:
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"`make (\w+)`", README)) <= targets
+    assert set(re.findall(r"^make (\w+)", README, re.MULTILINE)) <= targets
+
+
+def test_every_file_that_the_architecture_names_exists() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    for name in re.findall(r"`((?:server|boomerang_core)/[\w/]+(?:\.py|/))`", text):
+        assert (ROOT / name).exists(), name
+
+
+def test_the_shipped_ladder_is_smooth() -> None:
+    """KL to the teacher falls with every step, and the teacher's is zero."""
+    kl = [row.quality.kl for row in load_family(FAMILY).rows if row.quality is not None]
+    assert len(kl) == len(load_family(FAMILY).rows)
+    assert all(later < earlier for earlier, later in pairwise(kl))
+    assert kl[-1] == 0
