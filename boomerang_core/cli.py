@@ -175,6 +175,7 @@ def evaluate(
     text: Annotated[Path, typer.Option(help="Held-out text.")],
     tokens: Annotated[int, typer.Option(min=1, help="Tokens to score.")] = 8192,
     row_length: Annotated[int, typer.Option(min=2, help="Tokens of a row.")] = 512,
+    save: Annotated[bool, typer.Option(help="Make it the family's table of sizes.")] = False,
     threads: Threads = None,
 ) -> None:
     """Measure every size of a family, and naive pruning, on a text of yours."""
@@ -184,6 +185,10 @@ def evaluate(
         from boomerang_core.evaluate.ladder import evaluate_family
 
         measured = evaluate_family(loaded, text, row_length, tokens)
+        if save:
+            from boomerang_core.evaluate.record import save_measured
+
+            save_measured(loaded, measured, text)
         typer.echo(f"{'size':>8} {'layers':>6} {'KL':>8} {'top-1':>6} {'ppl':>9} {'naive KL':>9}")
         for row, ours, naive in zip(loaded.rows, measured.family, measured.naive, strict=True):
             typer.echo(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +32,10 @@ from boomerang_core.evaluate.perplexity import (
     lanes,
     leading_rows,
 )
+from boomerang_core.evaluate.record import evaluation_note, rounded, write_reports
 from boomerang_core.family import INDEX, Family, TeacherRef, build_rows, sha256_of, write_family
 from boomerang_core.provenance import provenance, save_json
-from boomerang_core.route import FamilyDesign, LayerRef, Owner, Route, StudentKind, build_route
-from boomerang_core.sizes import Quality
+from boomerang_core.route import FamilyDesign, LayerRef, Owner, Route, StudentKind
 from boomerang_core.student import Student, initial_student, save_student
 
 RECIPE = "recipe.json"
@@ -177,8 +177,9 @@ def _write(
     (out / INDEX).unlink(missing_ok=True)
     save_student(student, out / "student")
     save_json(recipe.to_json(), out / RECIPE)
-    _write_reports(out / "report", design, fits, measured)
-    quality = {size: _rounded(value) for size, value in enumerate(measured.family)}
+    write_reports(out / "report", design, measured)
+    _write_errors(out / "report", design, fits)
+    quality = {size: rounded(value) for size, value in enumerate(measured.family)}
     shape = model_shape(teacher.model)
     family = Family(
         name=recipe.name,
@@ -190,50 +191,22 @@ def _write(
         student_params=student.num_params,
         footprint_tokens=recipe.footprint_tokens,
         default_size=design.ladder.teacher_size,
-        provenance=provenance(recipe.seed, evaluation=_evaluation_note(measured, eval_text)),
+        provenance=provenance(recipe.seed, evaluation=evaluation_note(measured, eval_text)),
         root=out,
     )
     write_family(family, out)
     return family
 
 
-def _evaluation_note(measured: Measured, eval_text: Path | None) -> dict[str, Any]:
-    scored = {"n": measured.family[0].n, "against": "the teacher in float32, student in bfloat16"}
-    if eval_text is None:
-        return {"text": "held-out documents of the recipe's own text", **scored}
-    note = "detokenised, sentences with <unk> dropped: not comparable with published perplexities"
-    return {"text": eval_text.name, "sha256": sha256_of(eval_text), "note": note, **scored}
-
-
-def _write_reports(
-    folder: Path, design: FamilyDesign, fits: Mapping[int, Fit], measured: Measured
-) -> None:
-    layers = [len(build_route(design, size).layers) for size in range(design.ladder.num_sizes)]
-    for name, qualities in (("sizes", measured.family), ("naive", measured.naive)):
-        rows = [
-            {"layers": count, **asdict(_rounded(quality))}
-            for count, quality in zip(layers, qualities, strict=True)
-        ]
-        save_json(rows, folder / f"{name}.json")
+def _write_errors(folder: Path, design: FamilyDesign, fits: Mapping[int, Fit]) -> None:
+    """`blocks.json`: each block's held-out error at the start and after both stages."""
+    stages = ("start", "closed_form", "gradient_steps")
     errors = [
         {
             "block": list(design.block_map[index].layers),
             "kept": design.block_map[index].kept,
-            **dict(
-                zip(
-                    ("start", "closed_form", "gradient_steps"),
-                    (round(error, 5) for error in fit.errors),
-                    strict=True,
-                )
-            ),
+            **{name: round(error, 5) for name, error in zip(stages, fit.errors, strict=True)},
         }
         for index, fit in fits.items()
     ]
     save_json(errors, folder / "blocks.json")
-
-
-def _rounded(quality: Quality) -> Quality:
-    """Figures to the digits that the number of tokens can bear."""
-    return Quality(
-        round(quality.kl, 4), round(quality.top1, 4), round(quality.perplexity, 2), quality.n
-    )

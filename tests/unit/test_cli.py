@@ -54,7 +54,7 @@ def test_sizes_prints_one_line_a_size(family_dir: Path) -> None:
     result = runner.invoke(cli.app, ["sizes", str(family_dir)])
     assert result.exit_code == 0
     lines = result.output.splitlines()
-    assert len(lines) == 1 + 3 + 1
+    assert len(lines) == 1 + 3 + 2  # a heading, the sizes, two notes
     assert "0.5000" in lines[1]
     assert "not offered" in lines[2]
 

@@ -1,0 +1,63 @@
+"""Write what was measured: the reports of a family folder, and its table of sizes."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from boomerang_core.evaluate.ladder import Measured, pareto
+from boomerang_core.family import Family, build_rows, sha256_of, write_family
+from boomerang_core.provenance import provenance, save_json
+from boomerang_core.route import FamilyDesign, build_route
+from boomerang_core.sizes import Quality, SizeRow
+
+
+def save_measured(family: Family, measured: Measured, text: Path) -> Family:
+    """Put a new measurement into a family folder: reports, qualities, offered sizes, provenance.
+
+    How the student was made stays in the provenance; how it was measured is replaced.
+    """
+    write_reports(family.root / "report", family.design, measured)
+    seed = int(family.provenance.get("seed", 0))
+    note = provenance(seed, **evaluation_note(measured, text))
+    updated = replace(
+        family,
+        rows=measured_rows(family, measured),
+        provenance={**family.provenance, "evaluation": note},
+    )
+    write_family(updated, family.root)
+    return updated
+
+
+def measured_rows(family: Family, measured: Measured) -> tuple[SizeRow, ...]:
+    """The family's table with measured qualities; sizes on the Pareto front are offered."""
+    quality = {size: rounded(value) for size, value in enumerate(measured.family)}
+    return build_rows(family.design, family.shape, quality, pareto(measured.family))
+
+
+def evaluation_note(measured: Measured, text: Path | None) -> dict[str, Any]:
+    """What the sizes were measured on; None is the recipe's own held-out documents."""
+    scored = {"n": measured.family[0].n, "against": "the teacher in float32, student in bfloat16"}
+    if text is None:
+        return {"text": "held-out documents of the recipe's own text", **scored}
+    note = "detokenised, sentences with <unk> dropped: not comparable with published perplexities"
+    return {"text": text.name, "sha256": sha256_of(text), "note": note, **scored}
+
+
+def write_reports(folder: Path, design: FamilyDesign, measured: Measured) -> None:
+    """`sizes.json` and `naive.json`: one row a size, on the same rows of text."""
+    layers = [len(build_route(design, size).layers) for size in range(design.ladder.num_sizes)]
+    for name, qualities in (("sizes", measured.family), ("naive", measured.naive)):
+        rows = [
+            {"layers": count, **asdict(rounded(quality))}
+            for count, quality in zip(layers, qualities, strict=True)
+        ]
+        save_json(rows, folder / f"{name}.json")
+
+
+def rounded(quality: Quality) -> Quality:
+    """Figures to the digits that the number of tokens can bear."""
+    return Quality(
+        round(quality.kl, 4), round(quality.top1, 4), round(quality.perplexity, 2), quality.n
+    )
