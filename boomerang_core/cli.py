@@ -86,6 +86,15 @@ def make(
     ] = None,
     row_length: Annotated[int | None, typer.Option(help="Tokens of a training row.")] = None,
     steps: Annotated[int | None, typer.Option(help="Gradient steps a block.")] = None,
+    block_tokens: Annotated[
+        int | None, typer.Option(help="Tokens that each block learns on alone.")
+    ] = None,
+    tokens: Annotated[
+        int | None, typer.Option(help="Tokens to distil the whole student on; 0 leaves it out.")
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="Matrix products of that stage: fp32 or bf16.")
+    ] = None,
     eval_tokens: Annotated[int | None, typer.Option(help="Tokens to score each size on.")] = None,
     seed: Annotated[int | None, typer.Option(help="Decides everything random.")] = None,
     eval_text: Annotated[
@@ -93,6 +102,9 @@ def make(
     ] = None,
     work: Annotated[
         Path | None, typer.Option(help="Where finished stages are kept; default: OUT.work.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1; default: a GPU where there is one.")
     ] = None,
     threads: Threads = None,
 ) -> None:
@@ -111,18 +123,27 @@ def make(
         "sample_tokens": sample_tokens,
         "row_length": row_length,
         "steps": steps,
+        "block_tokens": block_tokens,
         "eval_tokens": eval_tokens,
         "seed": seed,
     }
     with _plain_errors():
-        chosen = _recipe(preset, recipe, out, given)
+        training = {"tokens": tokens, "precision": precision}
+        chosen = _recipe(preset, recipe, out, given, training)
         _limit_threads(threads)
         from boomerang_core.distill.pipeline import make as make_family
 
-        _print_sizes(make_family(chosen, out, work or Path(f"{out}.work"), eval_text))
+        folder = work or Path(f"{out}.work")
+        _print_sizes(make_family(chosen, out, folder, eval_text, device))
 
 
-def _recipe(preset: str | None, path: Path | None, out: Path, given: dict[str, Any]) -> Recipe:
+def _recipe(
+    preset: str | None,
+    path: Path | None,
+    out: Path,
+    given: dict[str, Any],
+    training: dict[str, Any],
+) -> Recipe:
     """A preset or recipe file with the options that were given on top."""
     from boomerang_core.distill.recipe import Recipe
 
@@ -134,6 +155,8 @@ def _recipe(preset: str | None, path: Path | None, out: Path, given: dict[str, A
         path = FAMILIES / preset / "recipe.json"
     values = {} if path is None else Recipe.read(path).to_json()
     values |= {option: value for option, value in given.items() if value is not None}
+    stage = {option: value for option, value in training.items() if value is not None}
+    values["end_to_end"] = {**values.get("end_to_end", {}), **stage}
     values.setdefault("name", out.name)
     if "teacher" not in values:
         raise SettingsError("give --teacher, --preset or --recipe")

@@ -10,6 +10,7 @@ BoomerangError
 ├── CheckpointError     a checkpoint cannot be read or written
 ├── ArchitectureError   an architecture that has no row yet
 ├── DataError           text to train or measure on is missing or unusable
+├── TrainingError       a training run cannot go on
 └── SettingsError       a setting is unknown or out of range
 """
 
@@ -59,6 +60,10 @@ class ArchitectureError(BoomerangError):
 
 class DataError(BoomerangError):
     """Text to train or to measure on is missing, empty or unreadable."""
+
+
+class TrainingError(BoomerangError):
+    """A training run cannot go on, because its loss is no longer a number."""
 
 
 class SettingsError(BoomerangError):

@@ -26,7 +26,7 @@ def provenance(seed: int, **more: Any) -> dict[str, Any]:
         "command": command_line(),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "git": git_commit(),
-        "hardware": f"{platform.machine()}, {os.cpu_count()} logical CPUs",
+        "hardware": hardware(),
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in _PACKAGES},
         "seed": seed,
@@ -34,10 +34,20 @@ def provenance(seed: int, **more: Any) -> dict[str, Any]:
     }
 
 
+def hardware() -> str:
+    """The processor, and the GPU where a program has used one."""
+    used = f"{platform.machine()}, {os.cpu_count()} logical CPUs"
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+        used += f", {torch.cuda.get_device_name()}"
+    return used
+
+
 def command_line() -> str:
     """The command that was typed, without the folders of this machine."""
     words = [Path(word).name if os.path.isabs(word) else word for word in sys.argv[1:]]
-    return " ".join([Path(sys.argv[0]).name, *words])
+    program = Path(sys.argv[0]).name.replace("__main__.py", "boomerang")
+    return " ".join([program, *words])
 
 
 def git_commit() -> str | None:

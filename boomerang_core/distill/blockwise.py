@@ -22,6 +22,7 @@ from boomerang_core.blocks import Block
 from boomerang_core.distill.closed_form import fit_down_map
 from boomerang_core.distill.data import Rows
 from boomerang_core.distill.lowrank import add_delta, dense_weights
+from boomerang_core.distill.objective import relative_error
 from boomerang_core.distill.recipe import Recipe
 from boomerang_core.distill.stream import LayerRunner, batches
 from boomerang_core.provenance import save_tensors
@@ -132,15 +133,6 @@ class BlockTrainer:
         return self._recipe.learning_rate * (0.55 + 0.45 * math.cos(math.pi * progress))
 
 
-def relative_error(output_BLD: torch.Tensor, target_BLD: torch.Tensor) -> torch.Tensor:
-    """‖output - target‖² / ‖target‖² of every token (B, L).
-
-    Relative, because a few tokens have states a thousand times larger than the rest.
-    """
-    difference_BL = (output_BLD - target_BLD).square().sum(-1)
-    return difference_BL / target_BLD.square().sum(-1).clamp_min(1e-12)
-
-
 class Streams:
     """The teacher's and the student's hidden states, at the same block boundary."""
 
@@ -195,7 +187,7 @@ def distill_blocks(
     A finished block is left in ``work``; a later call with the same folder reads it instead.
     """
     own = [index for index, block in blocks.items() if not block.shared]
-    stored = {index: _stored(work, index) for index in own}
+    stored = {index: _stored(work, index, runner.device) for index in own}
     if all(stored.values()):
         return {index: fit for index, fit in stored.items() if fit is not None}
     train = Streams(runner, rows.train, recipe.batch_rows)
@@ -229,11 +221,11 @@ def _task(train: Streams, heldout: Streams, block: Block, student_stream: bool) 
     )
 
 
-def _stored(work: Path, index: int) -> Fit | None:
+def _stored(work: Path, index: int, device: torch.device) -> Fit | None:
     path = _block_file(work, index)
     if not path.exists():
         return None
-    parameters = load_file(path)
+    parameters = load_file(path, device=str(device))
     start, closed, trained = parameters.pop("errors").tolist()
     return Fit(parameters, (start, closed, trained))
 

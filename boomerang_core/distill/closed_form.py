@@ -32,10 +32,12 @@ class Moments:
     cross: torch.Tensor
 
     @classmethod
-    def zeros(cls, inner: int, hidden: int) -> Moments:
+    def zeros(cls, inner_NI: torch.Tensor, hidden: int) -> Moments:
+        """Of no token yet, on the device of ``inner_NI``."""
+        inner = inner_NI.shape[1]
         return cls(
-            torch.zeros(inner, inner, dtype=torch.float64),
-            torch.zeros(inner, hidden, dtype=torch.float64),
+            inner_NI.new_zeros(inner, inner, dtype=torch.float64),
+            inner_NI.new_zeros(inner, hidden, dtype=torch.float64),
         )
 
     def add(self, inner_NI: torch.Tensor, output_ND: torch.Tensor, target_ND: torch.Tensor) -> None:
@@ -48,7 +50,7 @@ class Moments:
     def solve(self, ridge: float, rank: int | None) -> torch.Tensor:
         """The change of the down map (D, I); ``ridge`` is relative to G's mean diagonal."""
         strength = ridge * self.gram.diagonal().mean().clamp_min(1e-12)
-        regular_II = self.gram + strength * torch.eye(len(self.gram), dtype=torch.float64)
+        regular_II = self.gram + strength * torch.eye(len(self.gram)).to(self.gram)
         solution_ID = torch.cholesky_solve(self.cross, torch.linalg.cholesky(regular_II))
         if rank is not None:
             solution_ID = reduce_rank(solution_ID, self.cross, rank)
@@ -78,7 +80,7 @@ def fit_down_map(
         for hidden_BLD, target_BLD in pairs:
             output_ND = layer(hidden_BLD).flatten(0, 1)
             inner_NI = seen.pop().reshape(len(output_ND), -1)
-            moments = moments or Moments.zeros(inner_NI.shape[1], output_ND.shape[1])
+            moments = moments or Moments.zeros(inner_NI, output_ND.shape[1])
             moments.add(inner_NI, output_ND, target_BLD.flatten(0, 1))
     finally:
         handle.remove()

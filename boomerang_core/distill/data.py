@@ -6,6 +6,7 @@ Shapes: R rows, L tokens a row.  A document is a 1-D int64 tensor of token ids.
 from __future__ import annotations
 
 import html
+import itertools
 import random
 import re
 from collections.abc import Iterator, Sequence
@@ -58,6 +59,16 @@ QUESTIONS = (
     "What should I know before adopting a dog?",
     "How does a bill become law?",
     "Explain compound interest with an example.",
+)
+REQUESTS = (
+    "Summarise this passage in one paragraph:\n\n{}",
+    "Continue this text:\n\n{}",
+    "Explain this to a beginner:\n\n{}",
+    "What questions does this passage leave open?\n\n{}",
+    "Rewrite this in plain words:\n\n{}",
+    "Tell me more about the subject of this text:\n\n{}",
+    "{}\n\nWhat does that mean?",
+    "Write a short article that begins with these words: {}",
 )
 PYTHON_REFERENCE = "python-reference"
 """The language reference that comes with every Python: prose that needs no network."""
@@ -121,31 +132,52 @@ def _passages(text: str, characters: int = 2000) -> Iterator[str]:
 
 
 def sample_documents(
-    model: Any, tokenizer: Any, num_tokens: int, seed: int, length: int = 192, batch: int = 64
+    model: Any,
+    tokenizer: Any,
+    prompts: Iterator[torch.Tensor],
+    num_tokens: int,
+    seed: int,
+    length: int = 192,
+    rows: int = 64,
 ) -> list[torch.Tensor]:
-    """Let the teacher write documents at temperature 1 until they hold ``num_tokens``.
+    """Let the teacher continue ``prompts`` at temperature 1 until there are ``num_tokens``.
 
-    A third each starts from a prose opening, a chat question and the bare begin token.
+    ``length`` is the most that it adds to a prompt; ``rows`` prompts run at once.
     """
-    prompts = _prompts(tokenizer)
     torch.manual_seed(seed)
     documents: list[torch.Tensor] = []
     with tqdm(total=num_tokens, desc="teacher writes text", unit="tok") as bar:
         while bar.n < num_tokens:
-            chosen = [prompts[(len(documents) + i) % len(prompts)] for i in range(batch)]
-            new = _generate(model, tokenizer, chosen, length)
+            new = _generate(model, tokenizer, list(itertools.islice(prompts, rows)), length)
             documents += new
             bar.update(sum(len(document) for document in new))
     return documents
 
 
-def _prompts(tokenizer: Any) -> list[torch.Tensor]:
+def prompts(tokenizer: Any, documents: Sequence[torch.Tensor], seed: int) -> Iterator[torch.Tensor]:
+    """Endless prompts for the teacher: beginnings of documents and chat requests in turn.
+
+    Without ``documents`` a few fixed openings and questions, and the bare begin token, repeat.
+    """
+    fixed = itertools.cycle(_fixed_prompts(tokenizer))
+    if not documents:
+        yield from fixed
+    draw = random.Random(seed)
+    while True:
+        yield next(fixed)
+        for _ in range(8):
+            yield draw.choice(documents)[: draw.randrange(8, 33)]
+            passage = tokenizer.decode(draw.choice(documents)[: draw.randrange(32, 97)])
+            yield _chat(tokenizer, draw.choice(REQUESTS).format(passage))
+
+
+def _fixed_prompts(tokenizer: Any) -> list[torch.Tensor]:
     """Token prompts, the three kinds in turn."""
     begin = torch.tensor([_begin_token(tokenizer)])
-    prompts = []
+    found = []
     for opening, question in zip(PROSE_OPENINGS, QUESTIONS, strict=True):
-        prompts += [_encode(tokenizer, opening), _chat(tokenizer, question), begin]
-    return prompts
+        found += [_encode(tokenizer, opening), _chat(tokenizer, question), begin]
+    return found
 
 
 def _begin_token(tokenizer: Any) -> int:
@@ -177,15 +209,15 @@ def _generate(
         ids_RL[row, longest - len(prompt) :] = prompt
         mask_RL[row, longest - len(prompt) :] = 1
     out_RL = model.generate(
-        input_ids=ids_RL,
-        attention_mask=mask_RL,
+        input_ids=ids_RL.to(model.device),
+        attention_mask=mask_RL.to(model.device),
         do_sample=True,
         temperature=1.0,
         top_k=0,
         top_p=1.0,
         max_new_tokens=length,
         pad_token_id=pad,
-    )
+    ).cpu()
     return [
         torch.cat([prompt, _until_end(out_RL[row, longest:], end)])
         for row, prompt in enumerate(prompts)

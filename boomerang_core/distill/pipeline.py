@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 
@@ -18,13 +19,16 @@ from boomerang_core.distill.blockwise import Fit, Parameters, distill_blocks
 from boomerang_core.distill.data import (
     Rows,
     load_documents,
+    prompts,
     read_documents,
     sample_documents,
     save_documents,
     split_rows,
 )
+from boomerang_core.distill.endtoend import distill
 from boomerang_core.distill.recipe import LADDERS, Recipe
 from boomerang_core.distill.stream import LayerRunner
+from boomerang_core.errors import SettingsError
 from boomerang_core.evaluate.ladder import Measured, evaluate_design, pareto
 from boomerang_core.evaluate.perplexity import (
     evaluate_routes,
@@ -51,39 +55,75 @@ class _Teacher:
     runner: LayerRunner
 
 
-def make(recipe: Recipe, out: Path, work: Path, eval_text: Path | None = None) -> Family:
+@dataclass(frozen=True)
+class _Work:
+    """One folder for each finished stage, named by everything that the stage depends on."""
+
+    text: Path
+    blocks: Path
+    training: Path
+
+    @classmethod
+    def of(cls, recipe: Recipe, folder: Path) -> Self:
+        files = [sha256_of(path) for path in map(Path, recipe.text) if path.is_file()]
+        stages = {
+            "text": recipe.text_key(*files),
+            "blocks": recipe.blocks_key(*files),
+            "training": recipe.key(*files),
+        }
+        paths = {stage: folder / f"{stage}-{key}" for stage, key in stages.items()}
+        for path in paths.values():
+            path.mkdir(parents=True, exist_ok=True)
+        return cls(**paths)
+
+
+def make(
+    recipe: Recipe,
+    out: Path,
+    work: Path,
+    eval_text: Path | None = None,
+    device: str | None = None,
+) -> Family:
     """Make a family folder; the same recipe and machine give the same bytes.
 
     ``work`` keeps finished stages under a hash of the recipe, so that a run that was stopped goes
     on where it was.  Without ``eval_text`` the sizes are measured on the held-out documents.
-    Raises the errors of its stages: CheckpointError, ArchitectureError, DataError, SettingsError.
+    ``device`` None is a GPU where there is one.  Raises the errors of its stages: CheckpointError,
+    ArchitectureError, DataError, SettingsError, TrainingError.
     """
-    teacher = _load(recipe)
-    stage = work / recipe.key(*(sha256_of(p) for p in map(Path, recipe.text) if p.is_file()))
-    stage.mkdir(parents=True, exist_ok=True)
-    rows = _text(recipe, teacher, stage)
-    block_map = _blocks(recipe, teacher.runner, rows, stage)
+    stages = _Work.of(recipe, work)
+    teacher = _load(recipe, usable_device(device))
+    rows = _text(recipe, teacher, stages.text)
+    block_map = _blocks(recipe, teacher.runner, rows, stages.blocks)
     ladder = LADDERS[recipe.ladder](block_map)
     design = FamilyDesign(block_map, ladder, StudentKind(recipe.kind))
-    torch.manual_seed(recipe.seed)
-    initial = initial_student(teacher.model, block_map, design.kind, recipe.rank, False)
-    fits = distill_blocks(
-        teacher.runner,
-        dict(enumerate(block_map)),
-        _by_block(initial, teacher.runner.architecture.layers),
-        rows,
-        recipe,
-        stage,
-    )
-    student = _with_parameters(initial, fits, teacher.runner.architecture.layers)
+    student, fits = _blockwise(recipe, teacher, design, rows, stages.blocks)
+    if recipe.end_to_end.tokens:
+        settings = recipe.end_to_end
+        student = distill(
+            teacher.model, student, design, rows.train, settings, recipe.seed, stages.training
+        )
+    student = student.with_tensors({n: t.to(torch.bfloat16) for n, t in student.tensors.items()})
     ids_RL = _evaluation_text(recipe, teacher, rows, eval_text)
     measured = evaluate_design(teacher.model, student, design, ids_RL)
     return _write(recipe, teacher, design, student, fits, measured, out, eval_text)
 
 
-def _load(recipe: Recipe) -> _Teacher:
+def usable_device(name: str | None) -> torch.device:
+    """The named device, or the best there is.  Raises SettingsError."""
+    found = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name or found)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise SettingsError(f"cannot use device {name!r}: {reason}; there is {found!r}") from error
+    return device
+
+
+def _load(recipe: Recipe, device: torch.device) -> _Teacher:
     ref = parse_teacher(recipe.teacher)
-    model = load_teacher(ref, torch.float32).eval().requires_grad_(False)
+    model = load_teacher(ref, torch.float32).to(device).eval().requires_grad_(False)
     return _Teacher(ref, model, load_tokenizer(ref), LayerRunner(model, recipe.row_length))
 
 
@@ -92,14 +132,46 @@ def _text(recipe: Recipe, teacher: _Teacher, stage: Path) -> Rows:
     documents = read_documents(recipe.text, teacher.tokenizer, recipe.text_tokens, recipe.seed)
     path = stage / "samples.safetensors"
     if recipe.sample_tokens and not path.exists():
-        sampled = sample_documents(
-            teacher.model, teacher.tokenizer, recipe.sample_tokens, recipe.seed
-        )
-        save_documents(sampled, path)
+        save_documents(_samples(recipe, teacher, documents), path)
     if recipe.sample_tokens:
         documents += load_documents(path)
-    rows = split_rows(documents, recipe.row_length, recipe.heldout_every, recipe.seed)
-    return Rows(rows.train[: math.ceil(recipe.train_tokens / recipe.row_length)], rows.heldout)
+    return split_rows(documents, recipe.row_length, recipe.heldout_every, recipe.seed)
+
+
+def _samples(
+    recipe: Recipe, teacher: _Teacher, documents: list[torch.Tensor]
+) -> list[torch.Tensor]:
+    model = teacher.model
+    if model.device.type == "cuda":  # what is sampled need not be exact, and this is twice as fast
+        model = copy.deepcopy(model).to(torch.bfloat16)
+    return sample_documents(
+        model,
+        teacher.tokenizer,
+        prompts(teacher.tokenizer, documents, recipe.seed),
+        recipe.sample_tokens,
+        recipe.seed,
+        recipe.sample_length,
+        recipe.sample_rows,
+    )
+
+
+def _blockwise(
+    recipe: Recipe, teacher: _Teacher, design: FamilyDesign, rows: Rows, stage: Path
+) -> tuple[Student, dict[int, Fit]]:
+    """A student distilled block after block, in float32."""
+    torch.manual_seed(recipe.seed)
+    initial = initial_student(teacher.model, design.block_map, design.kind, recipe.rank, False)
+    layers = teacher.runner.architecture.layers
+    count = math.ceil(recipe.block_tokens / recipe.row_length)
+    fits = distill_blocks(
+        teacher.runner,
+        dict(enumerate(design.block_map)),
+        _by_block(initial, layers),
+        Rows(rows.train[:count], rows.heldout[: max(1, count // recipe.heldout_every)]),
+        recipe,
+        stage,
+    )
+    return _with_parameters(initial, fits, layers), fits
 
 
 def _blocks(recipe: Recipe, runner: LayerRunner, rows: Rows, stage: Path) -> BlockMap:
@@ -144,13 +216,14 @@ def _by_block(student: Student, prefix: str) -> dict[int, Parameters]:
 
 
 def _with_parameters(student: Student, fits: Mapping[int, Fit], prefix: str) -> Student:
-    """The student with trained tensors, in bfloat16 as they are stored and evaluated."""
-    tensors = {
-        f"{prefix}.{index}.{name}": tensor.to(torch.bfloat16).contiguous()
-        for index, fit in fits.items()
-        for name, tensor in fit.parameters.items()
-    }
-    return student.with_tensors(tensors)
+    """The student with trained tensors."""
+    return student.with_tensors(
+        {
+            f"{prefix}.{index}.{name}": tensor.contiguous()
+            for index, fit in fits.items()
+            for name, tensor in fit.parameters.items()
+        }
+    )
 
 
 def _evaluation_text(

@@ -5,19 +5,24 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from boomerang_core.blocks import BlockMap
+from boomerang_core.distill.objective import Objective
+from boomerang_core.distill.schedule import EndToEnd
 from boomerang_core.errors import SettingsError
 from boomerang_core.ladder import Ladder
 from boomerang_core.route import StudentKind
 
+_T = TypeVar("_T")
 LADDERS = {"last-to-first": Ladder.last_to_first, "first-to-last": Ladder.first_to_last}
 LAYOUTS = ("pairs", "every-second-and-last", "first-two-then-every-second")
 KEPT = ("measured", "first")
-_WITHOUT_EFFECT_ON_TENSORS = ("name", "footprint_tokens", "eval_tokens")
+_TEXT = ("teacher", "text", "text_tokens", "sample_tokens", "sample_rows", "sample_length", "seed")
+_AFTER_BLOCKS = ("name", "footprint_tokens", "eval_tokens", "end_to_end")
+_AFTER_TRAINING = ("name", "footprint_tokens", "eval_tokens")
 
 
 @dataclass(frozen=True)
@@ -41,14 +46,17 @@ class Recipe:
     text: tuple[str, ...] = ()
     text_tokens: int = 48_000
     sample_tokens: int = 48_000
-    train_tokens: int = 1_000_000
+    sample_rows: int = 64
+    sample_length: int = 192
     row_length: int = 512
+    block_tokens: int = 98_304
     batch_rows: int = 4
     heldout_every: int = 20
     ridge: float = 1e-3
     steps: int = 60
     step_rows: int = 2
     learning_rate: float = 1e-3
+    end_to_end: EndToEnd = field(default_factory=EndToEnd)
     seed: int = 0
     footprint_tokens: int = 2048
     eval_tokens: int = 8192
@@ -59,18 +67,20 @@ class Recipe:
         _choose("kept", self.kept, KEPT)
         if not self.layout.startswith("["):
             _choose("layout", self.layout, LAYOUTS)
-        for field in (
+        for name in (
             "rank",
-            "train_tokens",
+            "block_tokens",
+            "sample_rows",
+            "sample_length",
             "row_length",
             "batch_rows",
             "step_rows",
             "eval_tokens",
             "kept_tokens",
         ):
-            _at_least(field, getattr(self, field), 1)
-        for field in ("steps", "sample_tokens", "text_tokens", "ridge", "learning_rate"):
-            _at_least(field, getattr(self, field), 0)
+            _at_least(name, getattr(self, name), 1)
+        for name in ("steps", "sample_tokens", "text_tokens", "ridge", "learning_rate"):
+            _at_least(name, getattr(self, name), 0)
         _at_least("heldout_every", self.heldout_every, 2)
         if not self.text and not self.sample_tokens:
             raise SettingsError("a recipe needs text: files, or tokens sampled from the teacher")
@@ -107,13 +117,19 @@ class Recipe:
             raise SettingsError("layout must be a list of lists of layers")
         return [[int(layer) for layer in block] for block in blocks]
 
+    def text_key(self, *parts: str) -> str:
+        """A hash of ``parts`` and of every setting that the teacher's samples depend on."""
+        return _hash(
+            {name: value for name, value in self.to_json().items() if name in _TEXT}, parts
+        )
+
+    def blocks_key(self, *parts: str) -> str:
+        """The same for the students of single blocks."""
+        return _hash(_without(self.to_json(), _AFTER_BLOCKS), parts)
+
     def key(self, *parts: str) -> str:
-        """A hash of ``parts`` and of every setting that the student's tensors depend on."""
-        settings = self.to_json()
-        for name in _WITHOUT_EFFECT_ON_TENSORS:
-            del settings[name]
-        text = json.dumps([settings, parts], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        """The same for the finished student."""
+        return _hash(_without(self.to_json(), _AFTER_TRAINING), parts)
 
     def to_json(self) -> dict[str, Any]:
         """Every field, by name."""
@@ -122,16 +138,16 @@ class Recipe:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """The inverse of ``to_json``.  Raises SettingsError for a name it does not know."""
-        if unknown := sorted(set(values) - {field.name for field in fields(cls)}):
-            raise SettingsError(f"a recipe has no setting {unknown[0]!r}")
-        try:
-            settings: dict[str, Any] = {
-                name: tuple(value) if isinstance(value, list) else value
-                for name, value in values.items()
-            }
-            return cls(**settings)
-        except TypeError as error:
-            raise SettingsError(f"the recipe is malformed: {error}") from error
+        settings = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in values.items()
+        }
+        if (stage := settings.get("end_to_end")) is not None:
+            stage = dict(_object(stage, "end_to_end"))
+            if (objective := stage.get("objective")) is not None:
+                stage["objective"] = _build(Objective, _object(objective, "objective"))
+            settings["end_to_end"] = _build(EndToEnd, stage)
+        return _build(cls, settings)
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -140,6 +156,32 @@ class Recipe:
             return cls.from_json(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError) as error:
             raise SettingsError(f"cannot read a recipe from {path}: {error}") from error
+
+
+def _object(value: Any, name: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise SettingsError(f"{name} must be an object of settings, got {value!r}")
+    return value
+
+
+def _build(cls: type[_T], values: Mapping[str, Any]) -> _T:
+    """A record from its fields by name."""
+    known = {field.name for field in fields(cls)}  # type: ignore[arg-type]
+    if unknown := sorted(set(values) - known):
+        raise SettingsError(f"a recipe has no setting {unknown[0]!r}")
+    try:
+        return cls(**values)
+    except TypeError as error:
+        raise SettingsError(f"the recipe is malformed: {error}") from error
+
+
+def _without(settings: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name not in names}
+
+
+def _hash(settings: Mapping[str, Any], parts: tuple[str, ...]) -> str:
+    text = json.dumps([settings, parts], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def pairs(num_layers: int, shared: tuple[int, ...]) -> list[list[int]]:

@@ -40,6 +40,11 @@ class LayerRunner:
         self._model = model
         self._calls = self._record(row_length)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model is; hidden states live there too."""
+        return next(self.norm.parameters()).device
+
     def _record(self, row_length: int) -> list[_Call]:
         calls: list[_Call] = []
 
@@ -48,12 +53,12 @@ class LayerRunner:
 
         handles = [layer.register_forward_pre_hook(keep, with_kwargs=True) for layer in self.layers]
         with torch.no_grad():
-            self._model.base_model(torch.zeros(1, row_length, dtype=torch.int64), use_cache=False)
+            ids_BL = torch.zeros(1, row_length, dtype=torch.int64, device=self.device)
+            self._model.base_model(ids_BL, use_cache=False)
         for handle in handles:
             handle.remove()
         return calls
 
-    @torch.no_grad()
     def embed(self, ids_BL: torch.Tensor) -> torch.Tensor:
         """What enters the first layer (B, L, D), position embeddings included."""
         entered: list[torch.Tensor] = []
@@ -67,7 +72,7 @@ class LayerRunner:
 
         handle = self.layers[0].register_forward_pre_hook(stop)
         try:
-            self._model.base_model(ids_BL, use_cache=False)
+            self._model.base_model(ids_BL.to(self.device), use_cache=False)
         except _StopForwardError:
             pass
         finally:
@@ -86,9 +91,11 @@ class LayerRunner:
         ``weights`` replace the layer's own by name for this call.
         """
         call = self._calls[place]
-        out = torch.func.functional_call(
-            layer, weights or {}, (hidden_BLD, *call.args), call.kwargs, strict=False
-        )
+        args = (hidden_BLD, *call.args)
+        if weights is None:
+            out = layer(*args, **call.kwargs)
+        else:
+            out = torch.func.functional_call(layer, weights, args, call.kwargs, strict=False)
         output_BLD: torch.Tensor = out[0] if isinstance(out, tuple) else out
         return output_BLD
 

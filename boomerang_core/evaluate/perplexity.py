@@ -194,7 +194,7 @@ def evaluate_routes(
         for part in batches(len(ids_RL), 1):
             ids_BL = ids_RL[part]
             prefix = _Prefix(lanes, ids_BL)
-            next_T = ids_BL[:, 1:].flatten()
+            next_T = ids_BL[:, 1:].flatten().to(lanes.teacher.device)
             teacher = _TeacherLogits(prefix.logits(teacher_route)[:, :-1].flatten(0, 1))
             for score, route in zip(scores, routes, strict=True):
                 score.add(teacher, prefix.logits(route)[:, :-1].flatten(0, 1), next_T)
