@@ -26,7 +26,7 @@ from torch import nn
 from tqdm import tqdm
 
 from boomerang_core.assemble import assemble
-from boomerang_core.distill.objective import HeadInput, Objective, distance, head_terms
+from boomerang_core.distill.objective import HeadInput, HeadTerms, Objective, distance
 from boomerang_core.distill.schedule import PRECISIONS, EndToEnd, Schedule
 from boomerang_core.distill.stream import LayerRunner, batches
 from boomerang_core.errors import SettingsError, TrainingError
@@ -36,7 +36,7 @@ from boomerang_core.route import FamilyDesign, Owner, Route, build_route
 from boomerang_core.student import Student
 
 Terms = dict[str, torch.Tensor]
-STATES, RECORDS = 20, 200
+STATES, RECORDS = 40, 200
 """How often a run keeps its state, and its metrics, over all its steps."""
 
 
@@ -50,14 +50,18 @@ class Distiller(nn.Module):
         design: FamilyDesign,
         objective: Objective,
         row_length: int,
+        compiled: bool = False,
     ) -> None:
         """``student``'s trainable tensors are parameters in float32 on the teacher's device."""
         super().__init__()
         self.teacher = teacher
         self.student = assemble(teacher, student, build_route(design, 0))
         self.objective = objective
-        self._runner = LayerRunner(teacher, row_length)
-        self._lanes = lanes(self._runner, LayerRunner(self.student, row_length), design.block_map)
+        self._terms = HeadTerms(objective.temperature, compiled)
+        self._runner = LayerRunner(teacher, row_length, compiled)
+        self._lanes = lanes(
+            self._runner, LayerRunner(self.student, row_length, compiled), design.block_map
+        )
         self._blocks = design.block_map
         self._routes = [build_route(design, size) for size in range(design.ladder.num_sizes)]
 
@@ -72,7 +76,7 @@ class Distiller(nn.Module):
         model = HeadInput(self._head(route.head), model_BLD[:, :-1].flatten(0, 1))
         teacher = HeadInput(self._head(Owner.TEACHER), teacher_BLD[:, :-1].flatten(0, 1))
         next_T = ids_BL[:, 1:].flatten()
-        cross_entropy, kl = head_terms(model, teacher, next_T, self.objective.temperature)
+        cross_entropy, kl = self._terms(model, teacher, next_T)
         distances = [
             distance(state, ends[block], self.objective.aligned_by)
             for block, state in states.items()
@@ -130,7 +134,9 @@ def distill(
         for name, t in student.tensors.items()
     }
     trained = student.with_tensors(own)
-    distiller = Distiller(teacher, trained, design, settings.objective, rows_RL.shape[1])
+    distiller = Distiller(
+        teacher, trained, design, settings.objective, rows_RL.shape[1], settings.compiled
+    )
     schedule = Schedule(settings, len(rows_RL), design.ladder.num_sizes, seed)
     _Run(distiller, own, rows_RL, settings, schedule, work).run()
     return student.with_tensors({name: tensor.detach().cpu() for name, tensor in own.items()})
@@ -155,7 +161,6 @@ class _Run:
             self._parameters, betas=(0.9, 0.95), weight_decay=settings.weight_decay
         )
         self._accelerator = Accelerator(
-            mixed_precision=PRECISIONS[settings.precision],
             cpu=self._parameters[0].device.type == "cpu",
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
         )
@@ -193,7 +198,8 @@ class _Run:
         for index, ids_BL in enumerate(batches):
             last = index + 1 == len(batches)
             with nullcontext() if last else self._accelerator.no_sync(self._model):
-                terms = self._model(ids_BL, self._schedule.size(step))
+                with self._autocast():
+                    terms = self._model(ids_BL, self._schedule.size(step))
                 self._accelerator.backward(terms["loss"] / len(batches))
             for name, term in terms.items():
                 sums[name] = sums.get(name, 0) + term.detach() / len(batches)
@@ -206,6 +212,12 @@ class _Run:
         self._optimiser.step()
         self._optimiser.zero_grad()
         return sums
+
+    def _autocast(self) -> torch.autocast:
+        # not accelerate's own: its precision is fixed for the life of a process
+        dtype = PRECISIONS[self._settings.precision]
+        enabled = dtype is not torch.float32
+        return torch.autocast(self._accelerator.device.type, dtype, enabled=enabled)
 
     def _micro_batches(self, step: int) -> Iterator[torch.Tensor]:
         """This process's share of the step's rows, ``micro_rows`` at a time (B, L)."""

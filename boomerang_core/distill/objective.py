@@ -89,47 +89,45 @@ class HeadInput:
     hidden: torch.Tensor
 
 
-def head_terms(
-    model: HeadInput, teacher: HeadInput, next_T: torch.Tensor, temperature: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean cross entropy with ``next_T`` and mean KL(teacher‖model), over T tokens.
+class HeadTerms:
+    """Cross entropy with the next tokens and KL(teacher‖model), from hidden states.
 
     Logits are made and thrown away ``HEAD_TOKENS`` tokens at a time, and made again for the
     gradient, so that no two copies of a batch's logits are ever held.
     """
-    count = len(next_T)
-    sums = model.hidden.new_zeros(2, dtype=torch.float32)
-    for start in range(0, count, HEAD_TOKENS):
-        part = slice(start, start + HEAD_TOKENS)
-        sums = sums + checkpoint(
-            _head_sums,
-            model.head,
-            model.hidden[part],
-            teacher.head,
-            teacher.hidden[part],
-            next_T[part],
-            temperature,
-            use_reentrant=False,
-        )
-    means = sums / count
-    return means[0], means[1]
+
+    def __init__(self, temperature: float, compiled: bool = False) -> None:
+        self._temperature = temperature
+        self._divergence = torch.compile(divergence, dynamic=False) if compiled else divergence
+
+    def __call__(
+        self, model: HeadInput, teacher: HeadInput, next_T: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Means over T tokens."""
+        sums = model.hidden.new_zeros(2, dtype=torch.float32)
+        for start in range(0, len(next_T), HEAD_TOKENS):
+            part = slice(start, start + HEAD_TOKENS)
+            given = HeadInput(model.head, model.hidden[part])
+            target = HeadInput(teacher.head, teacher.hidden[part])
+            sums = sums + checkpoint(self._sums, given, target, next_T[part], use_reentrant=False)
+        means = sums / len(next_T)
+        return means[0], means[1]
+
+    def _sums(self, model: HeadInput, teacher: HeadInput, next_T: torch.Tensor) -> torch.Tensor:
+        logits_TV = model.head(model.hidden)
+        with torch.no_grad():
+            teacher_TV = teacher.head(teacher.hidden)
+        return self._divergence(logits_TV, teacher_TV, next_T, self._temperature)
 
 
-def _head_sums(
-    model_head: Head,
-    model_TD: torch.Tensor,
-    teacher_head: Head,
-    teacher_TD: torch.Tensor,
-    next_T: torch.Tensor,
-    temperature: float,
+def divergence(
+    logits_TV: torch.Tensor, teacher_TV: torch.Tensor, next_T: torch.Tensor, temperature: float
 ) -> torch.Tensor:
-    """Sums of cross entropy and KL over some tokens (2,)."""
-    logits_TV = model_head(model_TD).float()
-    with torch.no_grad():
-        teacher_TV = (teacher_head(teacher_TD).float() / temperature).log_softmax(-1)
-    log_probs_TV = logits_TV.log_softmax(-1)
+    """Sums over tokens of cross entropy and of KL(teacher‖model) at a temperature (2,)."""
+    log_probs_TV = logits_TV.float().log_softmax(-1)
     cross_entropy = functional.nll_loss(log_probs_TV, next_T, reduction="sum")
     if temperature != 1:
-        log_probs_TV = (logits_TV / temperature).log_softmax(-1)
-    kl = functional.kl_div(log_probs_TV, teacher_TV, reduction="sum", log_target=True)
+        log_probs_TV = (logits_TV.float() / temperature).log_softmax(-1)
+    target_TV = (teacher_TV.float() / temperature).log_softmax(-1)
+    kl = functional.kl_div(log_probs_TV, target_TV, reduction="sum", log_target=True)
     return torch.stack([cross_entropy, kl])

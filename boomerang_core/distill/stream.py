@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -30,15 +30,17 @@ class _Call:
 class LayerRunner:
     """A model taken apart: ``embed``, ``run`` any one layer, ``head``.
 
-    ``row_length`` fixes L; the model is only referenced and must be in eval mode.
+    ``row_length`` fixes L; the model is only referenced and must be in eval mode.  ``compiled``
+    makes ``layers`` compiled ones around the same parameters: for many steps of one shape.
     """
 
-    def __init__(self, model: Any, row_length: int) -> None:
+    def __init__(self, model: Any, row_length: int, compiled: bool = False) -> None:
         self.architecture = architecture_of(model.config)
-        self.layers: nn.ModuleList = model.get_submodule(self.architecture.layers)
+        self._layers: nn.ModuleList = model.get_submodule(self.architecture.layers)
         self.norm: nn.Module = model.get_submodule(self.architecture.norm)
         self._model = model
         self._calls = self._record(row_length)
+        self.layers = compile_layers(self._layers) if compiled else self._layers
 
     @property
     def device(self) -> torch.device:
@@ -51,7 +53,9 @@ class LayerRunner:
         def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             calls.append(_Call(args[1:], kwargs))
 
-        handles = [layer.register_forward_pre_hook(keep, with_kwargs=True) for layer in self.layers]
+        handles = [
+            layer.register_forward_pre_hook(keep, with_kwargs=True) for layer in self._layers
+        ]
         with torch.no_grad():
             ids_BL = torch.zeros(1, row_length, dtype=torch.int64, device=self.device)
             self._model.base_model(ids_BL, use_cache=False)
@@ -70,7 +74,7 @@ class LayerRunner:
             entered.append(args[0])
             raise _StopForwardError
 
-        handle = self.layers[0].register_forward_pre_hook(stop)
+        handle = self._layers[0].register_forward_pre_hook(stop)
         try:
             self._model.base_model(ids_BL.to(self.device), use_cache=False)
         except _StopForwardError:
@@ -103,6 +107,13 @@ class LayerRunner:
         """Final norm and LM head: logits (B, L, V)."""
         logits: torch.Tensor = self._model.get_output_embeddings()(self.norm(hidden_BLD))
         return logits
+
+
+def compile_layers(layers: nn.ModuleList) -> nn.ModuleList:
+    """Compiled twins of layers, each specialised to the shapes that it meets."""
+    # all layers share one code object, and each is a specialisation of it; so is each grad mode
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 512)
+    return nn.ModuleList(cast(nn.Module, torch.compile(layer, dynamic=False)) for layer in layers)
 
 
 def batches(count: int, size: int) -> Iterator[slice]:

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from boomerang_core.assemble import assemble
 from boomerang_core.distill.endtoend import Distiller, distill
-from boomerang_core.distill.objective import HeadInput, Objective, distance, head_terms
+from boomerang_core.distill.objective import HeadInput, HeadTerms, Objective, distance
 from boomerang_core.distill.schedule import EndToEnd, Schedule
 from boomerang_core.errors import SettingsError, TrainingError
 from boomerang_core.route import FamilyDesign, StudentKind, build_route
@@ -58,11 +58,10 @@ class TestObjective:
         torch.manual_seed(0)
         head, model, teacher = (torch.randn(*shape).double() for shape in ((9, 5), (8, 5), (8, 5)))
         next_T = torch.randint(9, (8,))
-        found = head_terms(
+        found = HeadTerms(temperature)(
             HeadInput(lambda x: x.double() @ head.T, model),
             HeadInput(lambda x: x.double() @ head.T, teacher),
             next_T,
-            temperature,
         )
         probs = ((teacher @ head.T) / temperature).softmax(-1)
         kl = (probs * (probs / ((model @ head.T) / temperature).softmax(-1)).log()).sum(-1).mean()
@@ -192,6 +191,20 @@ class TestRun:
         parts = distill(teacher, student, design, rows, split, 0, tmp_path / "parts")
         for name, tensor in whole.tensors.items():
             torch.testing.assert_close(parts.tensors[name], tensor, atol=1e-3, rtol=0)
+
+    @pytest.mark.parametrize("change", [{"compiled": True}, {"precision": "bf16"}])
+    def test_faster_steps_learn_the_same(
+        self, change: dict[str, Any], teacher: Any, rows: torch.Tensor, tmp_path: Path
+    ) -> None:
+        student, design = start(teacher, StudentKind.LOWRANK)
+        few = replace(SETTINGS, tokens=4 * 4 * ROW)
+        plain = distill(teacher, student, design, rows, few, 0, tmp_path / "plain")
+        changed = replace(few, **change)
+        faster = distill(teacher, student, design, rows, changed, 0, tmp_path / "faster")
+        moved = {n: plain.tensors[n] - t for n, t in student.tensors.items()}
+        also = {n: faster.tensors[n] - t for n, t in student.tensors.items()}
+        one, other = (torch.cat([t.flatten() for t in ts.values()]) for ts in (moved, also))
+        assert functional.cosine_similarity(one, other, dim=0) > 0.95
 
     def test_a_loss_that_is_no_number_is_one_clear_error(
         self, teacher: Any, rows: torch.Tensor, tmp_path: Path
