@@ -18,9 +18,8 @@ class Architecture:
     `name` is the Hugging Face class; `positions` the learned position embedding, where there is
     one.  `down_map` is the layer's last linear map before the residual sum.  `conv1d`: linear
     weights are stored as (in, out).  `norms` hold the parameters that a low-rank student owns.
-    `per_layer` are config lists with one entry a layer.  `vllm_layer` is vLLM's decoder layer as
-    `module:Class`, None where vLLM 0.32 has no such model.  `refused`: config switches under which
-    a layer depends on its place or on a second model, with the reason.
+    `per_layer` are config lists with one entry a layer.  `refused`: config switches under which a
+    layer depends on its place or on a second model, with the reason.
     """
 
     name: str
@@ -31,7 +30,6 @@ class Architecture:
     linear_maps: tuple[str, ...]
     norms: tuple[str, ...]
     down_map: str
-    vllm_layer: str | None
     head: str = "lm_head"
     positions: str | None = None
     conv1d: bool = False
@@ -60,7 +58,6 @@ _NORMS = ("input_layernorm", "post_attention_layernorm")
 def _llama_like(
     name: str,
     model_type: str,
-    vllm_layer: str,
     norms: tuple[str, ...] = _NORMS,
     per_layer: tuple[str, ...] = (),
 ) -> Architecture:
@@ -73,19 +70,17 @@ def _llama_like(
         linear_maps=(*_ATTENTION, *_MLP),
         norms=norms,
         down_map="mlp.down_proj",
-        vllm_layer=f"vllm.model_executor.models.{vllm_layer}",
         per_layer=per_layer,
     )
 
 
 _ROWS = (
-    _llama_like("LlamaForCausalLM", "llama", "llama:LlamaDecoderLayer"),
-    _llama_like("MistralForCausalLM", "mistral", "mistral:MistralDecoderLayer"),
-    _llama_like("Qwen2ForCausalLM", "qwen2", "qwen2:Qwen2DecoderLayer", per_layer=("layer_types",)),
+    _llama_like("LlamaForCausalLM", "llama"),
+    _llama_like("MistralForCausalLM", "mistral"),
+    _llama_like("Qwen2ForCausalLM", "qwen2", per_layer=("layer_types",)),
     _llama_like(
         "Qwen3ForCausalLM",
         "qwen3",
-        "qwen3:Qwen3DecoderLayer",
         norms=(*_NORMS, "self_attn.q_norm", "self_attn.k_norm"),
         per_layer=("layer_types",),
     ),
@@ -103,7 +98,6 @@ _ROWS = (
         ),
         norms=_NORMS,
         down_map="mlp.dense_4h_to_h",
-        vllm_layer=None,
     ),
     Architecture(
         name="GPT2LMHeadModel",
@@ -115,7 +109,6 @@ _ROWS = (
         linear_maps=("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"),
         norms=("ln_1", "ln_2"),
         down_map="mlp.c_proj",
-        vllm_layer="vllm.model_executor.models.gpt2:GPT2Block",
         conv1d=True,
         num_layers="n_layer",
         refused=(

@@ -12,6 +12,7 @@ import signal
 import threading
 from collections.abc import Awaitable, Callable
 from enum import StrEnum
+from multiprocessing import resource_tracker
 from types import FrameType
 from typing import Any, Protocol
 
@@ -150,6 +151,7 @@ async def in_thread(work: Callable[[], Any]) -> Any:
         if not loop.is_closed():
             loop.call_soon_threadsafe(settle, result, error)
 
+    resource_tracker.ensure_running()  # its start, with the first process, would lift the mask
     threading.Thread(target=run, name="boomerang-load", daemon=True).start()
     return await future
 

@@ -14,7 +14,7 @@ from server.engine.sizes import SIZE_KEY, is_size
 _PREFIX = "UpTo"
 
 
-class SizeAdmission(LogitsProcessor):  # type: ignore[misc]  # vLLM is untyped here
+class SizeAdmission(LogitsProcessor):
     """Changes no logits; `validate_params` is all it is for."""
 
     teacher_size = 0

@@ -79,10 +79,23 @@ class SizedEngineClient:
         return True
 
     def shutdown(self, timeout: float | None = None) -> None:
-        """Stop the engine's processes; `timeout` in seconds for what still runs."""
+        """Stop the engine's processes; `timeout` in seconds for what still runs.
+
+        Call it outside the event loop, and once no request runs: none gets an answer any more.
+        """
+        self._stop_listening()
         self._inner.shutdown(timeout=timeout)
         # vLLM's finaliser shuts down once more, when the interpreter is half gone, and complains.
         self._inner.shutdown = _already_stopped
+
+    def _stop_listening(self) -> None:
+        """End vLLM's task that awaits outputs: it takes a stopping engine for a dead one.
+
+        vLLM ends it too, but last, and it may by then have logged an `EngineDeadError`.
+        """
+        task = self._inner.output_handler
+        if task is not None and not task.get_loop().is_closed():
+            task.get_loop().call_soon_threadsafe(task.cancel)
 
     async def resident_bytes(self) -> int:
         """Bytes of weights held, summed over the workers."""

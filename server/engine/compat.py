@@ -83,10 +83,14 @@ MEMBERS: Mapping[str, tuple[str, ...]] = {
     f"{_RUNNER}.get_kv_cache_spec": (),
     f"{_RUNNER}.get_model": (),
     "vllm.v1.worker.gpu_worker:Worker._make_model_runner": (),
+    "vllm.v1.worker.gpu_worker:Worker.shutdown": (),
     "vllm.v1.worker.cpu_worker:CPUWorker.init_device": (),
     "vllm.v1.worker.cpu_worker:CPUModelRunner": (),
     "vllm.v1.worker.gpu_input_batch:InputBatch.swap_states": ("i1", "i2"),
     "vllm.v1.core.sched.scheduler:Scheduler.add_request": ("request",),
+    "vllm.v1.core.sched.scheduler:Scheduler.shutdown": (),
+    "vllm.v1.engine.async_llm:AsyncLLM._run_output_handler": (),  # it makes `output_handler`
+    "vllm.v1.engine.async_llm:AsyncLLM.shutdown": ("timeout",),
     "vllm.v1.request:Request.update_block_hashes": (),
     "vllm.v1.sample.logits_processor:LogitsProcessor.validate_params": ("sampling_params",),
     f"{_LINEAR}:QKVParallelLinear.weight_loader": ("param", "loaded_weight", "loaded_shard_id"),
@@ -107,6 +111,16 @@ MEMBERS: Mapping[str, tuple[str, ...]] = {
 }
 """``module:attribute`` that is overridden or called → the parameters that we rely on."""
 
+ONLY_ON: Mapping[str, str] = {
+    "vllm.v1.worker.cpu_model_runner:CPUModelRunner": "cpu",
+    "vllm.v1.worker.cpu_worker:CPUModelRunner": "cpu",
+    "vllm.v1.worker.cpu_worker:CPUWorker": "cpu",
+    "vllm.v1.worker.cpu_worker:CPUWorker.init_device": "cpu",
+    "vllm.v1.worker.gpu_worker:Worker": "gpu",
+    "vllm.v1.worker.gpu_worker:Worker._make_model_runner": "gpu",
+}
+"""What one platform alone needs, of both tables; everything else is needed on both."""
+
 
 def _resolve(target: str) -> Any:
     """Import ``module`` or ``module:dotted.attribute``."""
@@ -123,10 +137,21 @@ def __getattr__(name: str) -> Any:
     return globals().setdefault(name, _resolve(NAMES[name]))
 
 
+def platform() -> str:
+    """The platform of the installed vLLM, as far as we tell them apart: ``cpu`` or ``gpu``."""
+    return "cpu" if _resolve(NAMES["current_platform"]).is_cpu() else "gpu"
+
+
 def missing_names() -> tuple[str, ...]:
-    """The table's names that the installed vLLM lacks; a lost parameter reads ``name(param)``."""
+    """What the installed vLLM lacks of what its platform needs.
+
+    A lost parameter reads ``name(param)``.
+    """
+    here = platform()
     missing = []
     for target, parameters in {**dict.fromkeys(NAMES.values(), ()), **MEMBERS}.items():
+        if ONLY_ON.get(target, here) != here:
+            continue
         try:
             found = _resolve(target)
         except (ImportError, AttributeError):

@@ -63,7 +63,7 @@ def engine_arguments(family: Family, teacher_dir: Path, **limits: Any) -> dict[s
 
 
 def _worker_class() -> str:
-    if compat.current_platform.is_cpu():
+    if compat.platform() == "cpu":
         return "server.engine.worker_cpu.BoomerangCPUWorker"
     return "server.engine.worker.BoomerangGPUWorker"
 

@@ -86,7 +86,7 @@ class LowRankDelta(nn.Module):
             y_TO[:, start:stop].addmm_(part_TR, self.b[start:stop].t())
 
 
-class DeltaLinearMethod(LinearMethodBase):  # type: ignore[misc]  # vLLM is untyped here
+class DeltaLinearMethod(LinearMethodBase):
     """A linear map's own method, then the delta on the student's rows."""
 
     def __init__(self, inner: Any, delta: LowRankDelta, split: RowSplit) -> None:

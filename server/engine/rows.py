@@ -1,8 +1,8 @@
 """One row per architecture that vLLM can route: how vLLM builds and calls its layers.
 
-What the checkpoint calls its modules is in `boomerang_core.architectures`; a new architecture is
-a row there and a row here.  The routed model keeps teacher and student as two parties with the
-same parts, so a row serves both.
+What the checkpoint calls its modules is in `boomerang_core.architectures`, and only there; a new
+architecture is a row there and a row here.  The routed model keeps teacher and student as two
+parties with the same parts, so a row serves both.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,36 +13,61 @@ from boomerang_core.architectures import ARCHITECTURES, Architecture
 from boomerang_core.errors import ArchitectureError
 from server.engine import compat
 
-LayerMaker = Callable[[Any, Any, str], Any]
-"""(vLLM config, Hugging Face config, prefix) → decoder layer."""
+
+def _whole_config(vllm_config: Any) -> dict[str, Any]:
+    return {"vllm_config": vllm_config}
+
+
+def _parts_of_config(vllm_config: Any) -> dict[str, Any]:
+    return {"cache_config": vllm_config.cache_config, "quant_config": vllm_config.quant_config}
+
+
+def _rms_norm(config: Any) -> Any:
+    return compat.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+
+
+def _gpt2_norm(config: Any) -> Any:
+    return compat.LayerNorm(config.hidden_size, eps=config.layer_norm_epsilon)
 
 
 @dataclass(frozen=True)
 class EngineRow:
     """An architecture in vLLM.
 
-    `make_norm`: Hugging Face config → the final norm.  `stacked_names`: the model class whose
-    table says which of the checkpoint's linear maps vLLM fuses.  `residual`: layers are called
-    with (positions, hidden, residual) and return (hidden, residual); otherwise with (hidden).
-    `optional_prefix`: what some checkpoints leave out of every name.
+    `layer` is vLLM's decoder layer, and `model` the class whose table says which of the
+    checkpoint's linear maps vLLM fuses; both by their names in `compat`.  `layer_arguments`: what
+    a layer takes of vLLM's config.  `make_norm`: Hugging Face config → the final norm.
+    `residual`: layers are called with (positions, hidden, residual) and return (hidden, residual);
+    otherwise with (hidden).
     """
 
-    names: Architecture
-    make_layer: LayerMaker
-    make_norm: Callable[[Any], Any]
-    stacked_names: str
+    architecture: str
+    layer: str
+    model: str
+    layer_arguments: Callable[[Any], dict[str, Any]] = _parts_of_config
+    make_norm: Callable[[Any], Any] = _rms_norm
     residual: bool = True
-    optional_prefix: str = ""
+
+    @property
+    def names(self) -> Architecture:
+        """What the checkpoint calls its modules."""
+        return ARCHITECTURES[self.architecture]
+
+    def make_layer(self, vllm_config: Any, config: Any, prefix: str) -> Any:
+        """A decoder layer; `config` is the Hugging Face config, `prefix` its name in the model."""
+        layer = getattr(compat, self.layer)
+        return layer(config=config, prefix=prefix, **self.layer_arguments(vllm_config))
 
     def mapper(self) -> Any:
         """vLLM's map of checkpoint names, for fused linear maps."""
-        return getattr(compat, self.stacked_names).hf_to_vllm_mapper
+        return getattr(compat, self.model).hf_to_vllm_mapper
 
     def local_name(self, name: str) -> str:
         """A checkpoint's tensor name → its name within a party (`layers.3.…`, `head.weight`)."""
         names = self.names
-        if self.optional_prefix and not name.startswith((self.optional_prefix, f"{names.head}.")):
-            name = self.optional_prefix + name
+        base = names.layers.partition(".")[0] + "."  # checkpoints of the bare model leave it out
+        if not name.startswith((base, f"{names.head}.")):
+            name = base + name
         parts = {
             names.layers: "layers",
             names.embedding: "embedding",
@@ -61,55 +86,15 @@ class EngineRow:
         return self.names.conv1d and name.endswith(linear_weights)
 
 
-def _llama(vllm_config: Any, config: Any, prefix: str) -> Any:
-    return compat.LlamaDecoderLayer(vllm_config=vllm_config, config=config, prefix=prefix)
-
-
-def _mistral(vllm_config: Any, config: Any, prefix: str) -> Any:
-    return compat.MistralDecoderLayer(vllm_config=vllm_config, config=config, prefix=prefix)
-
-
-def _from_parts(layer_name: str) -> LayerMaker:
-    def make(vllm_config: Any, config: Any, prefix: str) -> Any:
-        layer: Any = getattr(compat, layer_name)
-        return layer(
-            config=config,
-            cache_config=vllm_config.cache_config,
-            quant_config=vllm_config.quant_config,
-            prefix=prefix,
-        )
-
-    return make
-
-
-def _rms_norm(config: Any) -> Any:
-    return compat.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-
-
-def _gpt2_norm(config: Any) -> Any:
-    return compat.LayerNorm(config.hidden_size, eps=config.layer_norm_epsilon)
-
-
 _ROWS = (
-    EngineRow(ARCHITECTURES["LlamaForCausalLM"], _llama, _rms_norm, "LlamaModel"),
-    EngineRow(ARCHITECTURES["MistralForCausalLM"], _mistral, _rms_norm, "LlamaModel"),
-    EngineRow(
-        ARCHITECTURES["Qwen2ForCausalLM"], _from_parts("Qwen2DecoderLayer"), _rms_norm, "Qwen2Model"
-    ),
-    EngineRow(
-        ARCHITECTURES["Qwen3ForCausalLM"], _from_parts("Qwen3DecoderLayer"), _rms_norm, "Qwen2Model"
-    ),
-    EngineRow(
-        ARCHITECTURES["GPT2LMHeadModel"],
-        _from_parts("GPT2Block"),
-        _gpt2_norm,
-        "GPT2Model",
-        residual=False,
-        optional_prefix="transformer.",
-    ),
+    EngineRow("LlamaForCausalLM", "LlamaDecoderLayer", "LlamaModel", _whole_config),
+    EngineRow("MistralForCausalLM", "MistralDecoderLayer", "LlamaModel", _whole_config),
+    EngineRow("Qwen2ForCausalLM", "Qwen2DecoderLayer", "Qwen2Model"),
+    EngineRow("Qwen3ForCausalLM", "Qwen3DecoderLayer", "Qwen2Model"),
+    EngineRow("GPT2LMHeadModel", "GPT2Block", "GPT2Model", make_norm=_gpt2_norm, residual=False),
 )
 
-ROWS: Mapping[str, EngineRow] = {row.names.name: row for row in _ROWS}
+ROWS: Mapping[str, EngineRow] = {row.architecture: row for row in _ROWS}
 """Hugging Face architecture → its row."""
 
 

@@ -7,7 +7,7 @@ attention layer the metadata and KV slots of its own rows, and hands the plan to
 from typing import Any
 
 from boomerang_core.errors import SettingsError
-from server.engine.compat import CPUModelRunner, GPUModelRunner, UBatchSlice
+from server.engine.compat import GPUModelRunner, UBatchSlice
 from server.engine.model import BoomerangForCausalLM
 from server.engine.plan import Rows, StepPlan, build_plan, largest_first, swaps
 from server.engine.sizes import size_of
@@ -19,8 +19,8 @@ def refuse_runner_v2(worker: Any) -> None:
         raise SettingsError("serving a family needs vLLM's V1 runner: VLLM_USE_V2_MODEL_RUNNER=0")
 
 
-class _RoutedRunner(GPUModelRunner):  # type: ignore[misc]  # vLLM is untyped here
-    """What both runners share; vLLM's CPU runner derives from the GPU runner."""
+class RoutedRunner(GPUModelRunner):
+    """The GPU runner; on the CPU, mixed into vLLM's runner, which derives from the GPU one."""
 
     num_prompt_logprobs: dict[str, int]
 
@@ -163,11 +163,3 @@ class _RoutedRunner(GPUModelRunner):  # type: ignore[misc]  # vLLM is untyped he
             finally:
                 self.num_prompt_logprobs, model.plan = wanted, None
         return result
-
-
-class BoomerangCPUModelRunner(_RoutedRunner, CPUModelRunner):  # type: ignore[misc]
-    """On the CPU."""
-
-
-class BoomerangGPUModelRunner(_RoutedRunner):
-    """On a GPU."""

@@ -7,17 +7,16 @@ The size joins the request's cache salt here, inside the engine, where no caller
 from typing import Any
 
 from server.engine.compat import AsyncScheduler, Scheduler
+from server.engine.ending import skip_teardown
 from server.engine.loader import design_of
 from server.engine.sizes import size_of
 
 
-class _SizeInCacheKey:
-    """Mixin over a vLLM scheduler."""
-
-    requests: dict[str, Any]
+class BoomerangScheduler(Scheduler):
+    """For engines that schedule a step once the last one is done."""
 
     def __init__(self, vllm_config: Any, *args: Any, **kwargs: Any) -> None:
-        super().__init__(vllm_config, *args, **kwargs)  # type: ignore[call-arg]
+        super().__init__(vllm_config, *args, **kwargs)
         design = design_of(vllm_config.model_config.hf_config)
         self._teacher_size = design.ladder.num_sizes - 1
 
@@ -28,12 +27,13 @@ class _SizeInCacheKey:
             request.cache_salt = f"size={size};{request.cache_salt or ''}"
             request.block_hashes.clear()
             request.update_block_hashes()
-        super().add_request(request)  # type: ignore[misc]  # the scheduler's
+        super().add_request(request)
+
+    def shutdown(self) -> None:
+        """As vLLM's; the last of ours that it calls in the engine's process."""
+        super().shutdown()
+        skip_teardown()
 
 
-class BoomerangScheduler(_SizeInCacheKey, Scheduler):  # type: ignore[misc]
-    """For engines that schedule a step once the last one is done."""
-
-
-class BoomerangAsyncScheduler(_SizeInCacheKey, AsyncScheduler):  # type: ignore[misc]
+class BoomerangAsyncScheduler(BoomerangScheduler, AsyncScheduler):
     """For engines with asynchronous scheduling."""

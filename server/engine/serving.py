@@ -34,14 +34,14 @@ Handler = Callable[[Any, Request], Awaitable[Response | None]]
 _REPORTED = (VLLMError, ValueError, TypeError, OverflowError, NotImplementedError)
 
 
-class SizedCompletionRequest(CompletionRequest):  # type: ignore[misc]  # vLLM is untyped here
+class SizedCompletionRequest(CompletionRequest):
     """vLLM's body of `/v1/completions`, with the choice of a size."""
 
     size: SizeField = None
     memory_budget: BudgetField = None
 
 
-class SizedChatCompletionRequest(ChatCompletionRequest):  # type: ignore[misc]
+class SizedChatCompletionRequest(ChatCompletionRequest):
     """vLLM's body of `/v1/chat/completions`, with the choice of a size."""
 
     size: SizeField = None

@@ -3,16 +3,22 @@
 from typing import Any
 
 from server.engine.compat import GPUWorker
-from server.engine.runner import BoomerangGPUModelRunner, refuse_runner_v2
+from server.engine.ending import skip_teardown
+from server.engine.runner import RoutedRunner, refuse_runner_v2
 
 
-class BoomerangGPUWorker(GPUWorker):  # type: ignore[misc]  # vLLM is untyped here
+class BoomerangGPUWorker(GPUWorker):
     """A worker of a family of sizes."""
 
     def _make_model_runner(self) -> Any:
         refuse_runner_v2(self)
-        return BoomerangGPUModelRunner(self.vllm_config, self.device)
+        return RoutedRunner(self.vllm_config, self.device)
 
     def resident_bytes(self) -> int:
         """Bytes of the weights that this worker holds, each tensor counted once."""
         return int(self.model_runner.get_model().resident_bytes)
+
+    def shutdown(self) -> None:
+        """As vLLM's; the last of ours that it calls in the worker's process."""
+        super().shutdown()
+        skip_teardown()

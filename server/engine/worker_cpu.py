@@ -1,11 +1,16 @@
 """vLLM's CPU worker, with our runner in it; a module of its own, as it imports CPU kernels."""
 
 from server.engine import compat
-from server.engine.compat import CPUWorker
-from server.engine.runner import BoomerangCPUModelRunner, refuse_runner_v2
+from server.engine.compat import CPUModelRunner, CPUWorker
+from server.engine.ending import skip_teardown
+from server.engine.runner import RoutedRunner, refuse_runner_v2
 
 
-class BoomerangCPUWorker(CPUWorker):  # type: ignore[misc]  # vLLM is untyped here
+class BoomerangCPUModelRunner(RoutedRunner, CPUModelRunner):
+    """The runner that carries plans, over vLLM's for the CPU."""
+
+
+class BoomerangCPUWorker(CPUWorker):
     """A worker of a family of sizes."""
 
     def init_device(self) -> None:
@@ -17,3 +22,8 @@ class BoomerangCPUWorker(CPUWorker):  # type: ignore[misc]  # vLLM is untyped he
     def resident_bytes(self) -> int:
         """Bytes of the weights that this worker holds, each tensor counted once."""
         return int(self.model_runner.get_model().resident_bytes)
+
+    def shutdown(self) -> None:
+        """As vLLM's; the last of ours that it calls in the worker's process."""
+        super().shutdown()
+        skip_teardown()

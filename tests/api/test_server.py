@@ -11,8 +11,8 @@ import pytest
 
 from boomerang_core.family import Family
 from server.sizing import Policy
-from tests.api.conftest import Running
 from tests.api.malformed import LEGITIMATE, MALFORMED, MISSPELT, Malformed, named
+from tests.api.servers import Running
 
 pytestmark = pytest.mark.engine
 

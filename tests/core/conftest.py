@@ -20,12 +20,15 @@ from transformers import (
 
 from boomerang_core.architectures import architecture_of, model_shape
 from boomerang_core.blocks import BlockMap
-from boomerang_core.family import Family, TeacherRef, build_rows, load_family, write_family
+from boomerang_core.distill.recipe import Recipe
+from boomerang_core.family import Family
 from boomerang_core.ladder import Ladder
 from boomerang_core.route import FamilyDesign, StudentKind
 from boomerang_core.student import Student, initial_student, save_student
+from tests.folders import write_tiny
 
 VOCABULARY, HIDDEN, LAYERS, RANK = 64, 32, 6, 3
+ROW_LENGTH = 32
 # A kept layer that is not its block's first, a shared block, steps of two blocks each.
 BLOCKS = BlockMap.from_layers([[0, 1], [2], [3], [4, 5]], kept=[1, 2, 3, 4], shared=[2])
 LADDER = Ladder(4, ((3, 2), (1, 0)))
@@ -100,6 +103,22 @@ def tiny_design(kind: StudentKind, own_embeddings: bool = False) -> FamilyDesign
     return FamilyDesign(BLOCKS, LADDER, kind, own_embeddings)
 
 
+def tiny_recipe(teacher: str) -> Recipe:
+    """Small enough that a whole run takes a second."""
+    return Recipe(
+        name="tiny",
+        teacher=teacher,
+        shared=(0, LAYERS - 1),
+        rank=4,
+        sample_tokens=3000,
+        row_length=ROW_LENGTH,
+        heldout_every=4,
+        kept_tokens=100,
+        steps=4,
+        eval_tokens=200,
+    )
+
+
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
     words = {"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3}
     words |= {f"w{i}": i for i in range(4, VOCABULARY)}
@@ -122,21 +141,13 @@ def write_tiny_family(
     teacher.save_pretrained(teacher_dir)
     tiny_tokenizer().save_pretrained(teacher_dir)
     save_student(student, folder / "student")
-    shape = model_shape(teacher)
-    rows = build_rows(design, shape)
-    write_family(
-        Family(
-            name="tiny",
-            architecture=architecture_of(teacher.config).name,
-            design=design,
-            shape=shape,
-            teacher=TeacherRef("folder", "teacher" if relative else str(teacher_dir)),
-            rows=rows,
-            student_params=student.num_params,
-            footprint_tokens=64,
-            default_size=len(rows) - 1,
-            provenance={"seed": 0},
-        ),
+    return write_tiny(
         folder,
+        design,
+        model_shape(teacher),
+        "teacher" if relative else teacher_dir,
+        architecture=architecture_of(teacher.config).name,
+        student_params=student.num_params,
+        footprint_tokens=64,
+        provenance={"seed": 0},
     )
-    return load_family(folder)

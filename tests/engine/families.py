@@ -4,18 +4,19 @@ The oracle shares no code with the engine: it copies the tensors of a route into
 checkpoint, with low-rank deltas added to the weights.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from boomerang_core.architectures import model_shape
 from boomerang_core.blocks import BlockMap
-from boomerang_core.family import Family, TeacherRef, build_rows, load_family, write_family
-from boomerang_core.footprint import ModelShape
+from boomerang_core.family import Family
 from boomerang_core.ladder import Ladder
 from boomerang_core.route import FamilyDesign, Owner, StudentKind, build_route
+from tests.folders import write_tiny
 
 VOCABULARY, HIDDEN, LAYERS, RANK = 256, 64, 7, 4
 PREFIX = "model.layers"
@@ -46,16 +47,17 @@ class TinyFamily:
         """The size as a plain checkpoint, written on first use."""
         folder = self.family.root.parent / f"export-{size}"
         if not folder.exists():
-            model = LlamaForCausalLM(config(tied=False))
+            untied = LlamaConfig.from_pretrained(self.teacher_dir, tie_word_embeddings=False)
+            model = LlamaForCausalLM(untied)
             model.load_state_dict(route_tensors(self, size))
             model.save_pretrained(folder)
         return folder
 
 
-def config(tied: bool) -> LlamaConfig:
+def config(tied: bool, hidden: int = HIDDEN) -> LlamaConfig:
     return LlamaConfig(
         vocab_size=VOCABULARY,
-        hidden_size=HIDDEN,
+        hidden_size=hidden,
         intermediate_size=96,
         num_hidden_layers=LAYERS,
         num_attention_heads=2,
@@ -80,9 +82,12 @@ def randomise(tensors: Tensors, generator: torch.Generator) -> Tensors:
     }
 
 
-def make_family(folder: Path, kind: StudentKind, own_embeddings: bool, tied: bool) -> TinyFamily:
+def make_family(
+    folder: Path, kind: StudentKind, own_embeddings: bool, tied: bool, hidden: int = HIDDEN
+) -> TinyFamily:
+    """A family with random weights; `hidden` is the width of two attention heads."""
     generator = torch.Generator().manual_seed(7 if kind is StudentKind.FULL else 8)
-    teacher = LlamaForCausalLM(config(tied))
+    teacher = LlamaForCausalLM(config(tied, hidden))
     tensors = randomise(teacher.state_dict(), generator)
     if tied:
         tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]
@@ -95,27 +100,14 @@ def make_family(folder: Path, kind: StudentKind, own_embeddings: bool, tied: boo
     root = folder / "family"
     (root / "student").mkdir(parents=True)
     save_file({k: v.contiguous() for k, v in student.items()}, root / "student/model.safetensors")
-    count = sum(value.numel() for value in student.values())
-    layer = sum(v.numel() for k, v in tensors.items() if k.startswith(f"{PREFIX}.0."))
-    shape = ModelShape(
-        num_layers=LAYERS,
-        hidden_size=HIDDEN,
-        num_kv_heads=1,
-        head_dim=32,
-        layer_params=layer,
-        embedding_params=VOCABULARY * HIDDEN,
-        head_params=VOCABULARY * HIDDEN,
-        norm_params=HIDDEN,
-        tied=tied,
-        bytes_per_param=4,
+    family = write_tiny(
+        root,
+        design,
+        replace(model_shape(teacher), bytes_per_param=4),  # served in float32
+        teacher_dir,
+        student_params=sum(value.numel() for value in student.values()),
     )
-    rows = build_rows(design, shape)
-    reference = TeacherRef("folder", str(teacher_dir))
-    family = Family(
-        "tiny", "LlamaForCausalLM", design, shape, reference, rows, count, 256, len(rows) - 1
-    )
-    write_family(family, root)
-    return TinyFamily(load_family(root), teacher_dir)
+    return TinyFamily(family, teacher_dir)
 
 
 def full(teacher: Tensors, design: FamilyDesign, generator: torch.Generator, tied: bool) -> Tensors:
@@ -140,12 +132,13 @@ def lowrank(
     for index, block in enumerate(design.block_map):
         if block.shared:
             continue
+        kept = layer_of(teacher, block.kept)
         for linear in LINEAR:
-            rows, columns = teacher[f"{PREFIX}.{block.kept}.{linear}.weight"].shape
+            rows, columns = kept[f"{linear}.weight"].shape
             rank = RANK // 2 if linear.endswith("k_proj") else RANK
             own[f"{PREFIX}.{index}.{linear}.lora_A"] = torch.empty(rank, columns)
             own[f"{PREFIX}.{index}.{linear}.lora_B"] = torch.empty(rows, rank)
-        own |= {f"{PREFIX}.{index}.{norm}.weight": torch.empty(HIDDEN) for norm in NORMS}
+        own |= {f"{PREFIX}.{index}.{norm}.weight": kept[f"{norm}.weight"] for norm in NORMS}
     return randomise(own, generator)
 
 

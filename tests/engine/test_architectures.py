@@ -23,15 +23,15 @@ from transformers import (
 
 from boomerang_core.architectures import ARCHITECTURES, model_shape
 from boomerang_core.assemble import assemble
-from boomerang_core.family import Family, TeacherRef, build_rows, load_family, write_family
 from boomerang_core.route import FamilyDesign, StudentKind, build_route
 from boomerang_core.student import initial_student, load_student, save_student
 from server.engine import compat
 from server.engine.loader import engine_arguments
-from server.engine.rows import ROWS
+from server.engine.rows import ROWS, EngineRow
 from tests.engine.conftest import LIMITS
 from tests.engine.families import BLOCKS, LADDER, LAYERS, TinyFamily
 from tests.engine.test_equality import BATCH, greedy, greedy_reference
+from tests.folders import write_tiny
 
 pytestmark = pytest.mark.engine
 
@@ -79,12 +79,9 @@ def make(folder: Path, architecture: str, kind: StudentKind) -> TinyFamily:
     tensors = randomise(dict(student.tensors), 4)
     save_student(replace(student, tensors=tensors), folder / "family/student")
     design = FamilyDesign(BLOCKS, LADDER, kind, own_ends)
-    shape = model_shape(teacher)
-    rows = build_rows(design, shape)
-    reference = TeacherRef("folder", str(folder / "teacher"))
-    family = Family("tiny", architecture, design, shape, reference, rows, 1, 256, len(rows) - 1)
-    write_family(family, folder / "family")
-    return TinyFamily(load_family(folder / "family"), folder / "teacher")
+    teacher_dir, shape = folder / "teacher", model_shape(teacher)
+    family = write_tiny(folder / "family", design, shape, teacher_dir, architecture=architecture)
+    return TinyFamily(family, teacher_dir)
 
 
 @pytest.mark.parametrize("kind", StudentKind)
@@ -108,10 +105,17 @@ def test_every_size_of_an_architecture_in_one_mixed_batch(
     assert greedy(engine, batch, sizes) == [want[size][i] for i, size in enumerate(sizes)]
 
 
-def test_every_row_of_the_core_that_vllm_knows_is_routed() -> None:
-    known = {name for name, row in ARCHITECTURES.items() if row.vllm_layer is not None}
-    assert set(ROWS) == set(CONFIGS) == known
+def test_every_row_of_the_core_is_routed_but_gpt_neox() -> None:
+    assert set(ROWS) == set(CONFIGS) == set(ARCHITECTURES) - {"GPTNeoXForCausalLM"}
 
 
-def test_both_tables_name_the_same_vllm_layers() -> None:
-    assert {row.names.vllm_layer for row in ROWS.values()} <= set(compat.NAMES.values())
+def test_the_names_of_the_bare_model_are_the_same() -> None:
+    row = ROWS["LlamaForCausalLM"]
+    for name in ("layers.3.mlp.up_proj.weight", "embed_tokens.weight", "norm.weight"):
+        assert row.local_name(name) == row.local_name(f"model.{name}")
+    assert row.local_name("lm_head.weight") == "head.weight"
+
+
+@pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
+def test_a_row_names_classes_in_the_table_of_vllm_names(row: EngineRow) -> None:
+    assert {row.layer, row.model} <= compat.NAMES.keys()

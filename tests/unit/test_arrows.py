@@ -1,12 +1,11 @@
 """The arrows between packages, read from the code's own imports."""
 
 import ast
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests.imports import ROOT, heavy_after
+
 PURE = ("errors", "blocks", "ladder", "route", "footprint", "sizes", "family")
 
 
@@ -37,8 +36,4 @@ def test_only_the_engine_imports_vllm() -> None:
 
 
 def test_pure_modules_load_no_framework() -> None:
-    names = ", ".join(f"boomerang_core.{name}" for name in PURE)
-    frameworks = "('torch', 'transformers', 'vllm')"
-    code = f"import sys, {names}; print([m for m in {frameworks} if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    assert done.stdout.strip() == "[]", done.stderr
+    assert heavy_after("import " + ", ".join(f"boomerang_core.{name}" for name in PURE)) == []

@@ -1,7 +1,5 @@
 """The offline commands, on a small family folder; no torch."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -9,11 +7,12 @@ from typer.testing import CliRunner
 
 from boomerang_core import cli
 from boomerang_core.blocks import BlockMap
-from boomerang_core.family import Family, TeacherRef, build_rows, write_family
 from boomerang_core.footprint import ModelShape
 from boomerang_core.ladder import Ladder
 from boomerang_core.route import FamilyDesign, StudentKind
 from boomerang_core.sizes import Quality
+from tests.folders import write_tiny
+from tests.imports import heavy_after
 
 runner = CliRunner()
 
@@ -27,19 +26,15 @@ def family_dir(tmp_path: Path) -> Path:
     folder = tmp_path / "small"
     (folder / "student").mkdir(parents=True)
     (folder / "student" / "model.safetensors").write_bytes(b"tensors")
-    family = Family(
+    write_tiny(
+        folder,
+        design,
+        shape,
+        quality=quality,
+        offered=frozenset({0, 2}),
         name="small",
-        architecture="LlamaForCausalLM",
-        design=design,
-        shape=shape,
-        teacher=TeacherRef("folder", "teacher"),
-        rows=build_rows(design, shape, quality, offered=frozenset({0, 2})),
-        student_params=1000,
         footprint_tokens=100,
-        default_size=2,
-        root=folder,
     )
-    write_family(family, folder)
     return folder
 
 
@@ -97,7 +92,7 @@ def test_make_refuses(options: list[str], reason: str, tmp_path: Path) -> None:
 
 def test_options_go_on_top_of_a_preset(tmp_path: Path) -> None:
     given = {"seed": 7, "rank": None}
-    recipe = cli._recipe("smollm2-135m", None, tmp_path, given)
+    recipe = cli._recipe("smollm2-135m", None, tmp_path, given, {})
     assert (recipe.seed, recipe.rank, recipe.name) == (7, 32, "smollm2-135m")
 
 
@@ -106,9 +101,6 @@ def test_a_shipped_family_goes_by_its_name() -> None:
 
 
 def test_sizes_loads_no_torch(family_dir: Path) -> None:
-    code = (
-        "import sys; from boomerang_core.cli import app\n"
-        f"app(['sizes', {str(family_dir)!r}], standalone_mode=False)\n"
-        "assert 'torch' not in sys.modules"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    command = ["sizes", str(family_dir)]
+    code = f"from boomerang_core.cli import app; app({command!r}, standalone_mode=False)"
+    assert "torch" not in heavy_after(code)

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from boomerang_core.errors import FamilyError
-from boomerang_core.family import INDEX, Family, TeacherRef, build_rows, load_family, write_family
+from boomerang_core.family import INDEX, load_family, write_family
 from boomerang_core.sizes import Quality
+from tests.folders import write_tiny
 from tests.unit.test_sizes import SHAPE, design
 
 
@@ -17,22 +18,8 @@ from tests.unit.test_sizes import SHAPE, design
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "student").mkdir()
     (tmp_path / "student" / "model.safetensors").write_bytes(b"weights")
-    rows = build_rows(design(), SHAPE, {0: Quality(1.5, 0.4, 99.0, 1000)})
-    write_family(
-        Family(
-            name="tiny",
-            architecture="LlamaForCausalLM",
-            design=design(),
-            shape=SHAPE,
-            teacher=TeacherRef("folder", "teacher"),
-            rows=rows,
-            student_params=30_000_000,
-            footprint_tokens=2048,
-            default_size=3,
-            provenance={"seed": 0},
-        ),
-        tmp_path,
-    )
+    quality = {0: Quality(1.5, 0.4, 99.0, 1000)}
+    write_tiny(tmp_path, design(), SHAPE, quality=quality, provenance={"seed": 0})
     return tmp_path
 
 

@@ -1,6 +1,6 @@
-"""Distillation on a tiny random Llama: exact properties first, then whole runs."""
+"""From text and a recipe to a measured family, on a tiny random Llama."""
 
-from collections.abc import Iterator
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,84 +8,30 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from boomerang_core.blocks import BlockMap
-from boomerang_core.distill.blockwise import BlockTrainer, Task
-from boomerang_core.distill.closed_form import Moments, fit_down_map
 from boomerang_core.distill.data import pack, split_rows
-from boomerang_core.distill.lowrank import add_delta, balanced_factors, dense_weights, reduce_rank
 from boomerang_core.distill.pipeline import make
 from boomerang_core.distill.recipe import Recipe, pairs
 from boomerang_core.distill.stream import LayerRunner
 from boomerang_core.errors import DataError, SettingsError
 from boomerang_core.evaluate.perplexity import detokenise, evaluate_routes, lanes, naive_route
 from boomerang_core.family import Family, load_family
-from boomerang_core.route import LayerRef, Owner, Route, StudentKind, build_route
-from boomerang_core.student import initial_student
-
-VOCAB = 64
-LENGTH = 32
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def tiny_llama() -> LlamaForCausalLM:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=VOCAB,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=6,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        tie_word_embeddings=True,
-        bos_token_id=1,
-        eos_token_id=2,
-        initializer_range=0.2,
-    )
-    return LlamaForCausalLM(config).eval().requires_grad_(False)
-
-
-def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    words = {"<unk>": 0, "<s>": 1, "</s>": 2, **{f"w{i}": i for i in range(3, VOCAB)}}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
-    )
+from boomerang_core.route import LayerRef, Owner, Route, build_route
+from tests.core.conftest import (
+    ROW_LENGTH,
+    VOCABULARY,
+    tiny_recipe,
+    tiny_teacher,
+    tiny_tokenizer,
+)
 
 
 @pytest.fixture(scope="module")
-def teacher_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     folder = tmp_path_factory.mktemp("teacher")
-    tiny_llama().save_pretrained(folder)
+    tiny_teacher("llama", True).save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def recipe(teacher_dir: Path) -> Recipe:
-    return Recipe(
-        name="tiny",
-        teacher=str(teacher_dir),
-        shared=(0, 5),
-        rank=4,
-        sample_tokens=3000,
-        row_length=LENGTH,
-        heldout_every=4,
-        kept_tokens=100,
-        steps=4,
-        eval_tokens=200,
-    )
+    return tiny_recipe(str(folder))
 
 
 @pytest.fixture(scope="module", params=["full", "lowrank"])
@@ -99,93 +45,6 @@ def made(
 
 def student_bytes(family: Family) -> bytes:
     return (family.student_dir / "model.safetensors").read_bytes()
-
-
-class TestClosedForm:
-    def test_finds_a_change_of_the_down_map_that_explains_everything(self) -> None:
-        runner = LayerRunner(tiny_llama(), LENGTH)
-        layer = runner.layers[2]
-        delta = torch.randn(32, 64) / 8
-        moved = {"mlp.down_proj.weight": layer.mlp.down_proj.weight + delta}
-        inputs = torch.randn(16, LENGTH, 32)
-        targets = runner.run(layer, 2, inputs, moved)
-        found = fit_down_map(
-            lambda hidden: runner.run(layer, 2, hidden),
-            layer.mlp.down_proj,
-            [(inputs, targets)],
-            ridge=1e-9,
-            rank=None,
-        )
-        torch.testing.assert_close(found, delta, atol=1e-3, rtol=1e-3)
-
-    @pytest.mark.parametrize("kind", ["full", "lowrank"])
-    def test_every_stage_lowers_the_block_error(self, kind: str, recipe: Recipe) -> None:
-        model = tiny_llama()
-        runner = LayerRunner(model, LENGTH)
-        hidden = runner.embed(torch.randint(3, VOCAB, (96, LENGTH)))
-        target = runner.run(runner.layers[2], 2, runner.run(runner.layers[1], 1, hidden))
-        block_map = BlockMap.from_layers([[0], [1, 2], [3], [4], [5]])
-        student = initial_student(model, block_map, StudentKind(kind), 4, False)
-        parameters = student.layer(1)
-        task = Task(hidden[:80], target[:80], hidden[80:], target[80:])
-        fit = BlockTrainer(runner, 1, replace(recipe, kind=kind, steps=20, step_rows=16)).fit(
-            parameters, task, 0
-        )
-        start, closed, trained = fit.errors
-        assert trained < closed < start
-
-    def test_reduced_rank_beats_truncating_the_free_solution(self) -> None:
-        torch.manual_seed(1)
-        inner = torch.randn(400, 24) @ torch.randn(24, 24)
-        output = inner @ torch.randn(24, 16) + torch.randn(400, 16)
-        moments = Moments.zeros(24, 16)
-        moments.gram += inner.T @ inner
-        moments.cross += inner.T @ output
-        free = moments.solve(1e-6, None)
-        left, right = balanced_factors(free, 4)
-
-        def error(change: torch.Tensor) -> float:
-            return float((inner @ change.T - output).square().sum())
-
-        reduced = moments.solve(1e-6, 4)
-        assert torch.linalg.matrix_rank(reduced) == 4
-        assert error(free) < error(reduced) < error(left @ right)
-
-    def test_reduced_rank_of_full_rank_is_the_free_solution(self) -> None:
-        solution, cross = torch.randn(8, 5), torch.randn(8, 5)
-        torch.testing.assert_close(reduce_rank(solution, cross, 5), solution)
-
-
-class TestKinds:
-    @pytest.mark.parametrize("transposed", [False, True])
-    def test_a_delta_is_the_same_weight_for_both_kinds(self, transposed: bool) -> None:
-        weight, delta = torch.randn(6, 9), torch.randn(6, 2) @ torch.randn(2, 9)
-        stored = weight.T.contiguous() if transposed else weight
-        base = {"down.weight": stored}
-        lowrank = {"down.lora_A": torch.randn(2, 9), "down.lora_B": torch.zeros(6, 2)}
-        full = dense_weights(base, add_delta(base, "down", delta, transposed), transposed)
-        low = dense_weights(base, add_delta(lowrank, "down", delta, transposed), transposed)
-        torch.testing.assert_close(full["down.weight"], low["down.weight"])
-
-    def test_an_untouched_lowrank_layer_is_the_teachers(self) -> None:
-        model = tiny_llama()
-        block_map = BlockMap.from_layers([[0], [1, 2], [3], [4], [5]])
-        student = initial_student(model, block_map, StudentKind.LOWRANK, 4, False)
-        base = model.model.layers[1].state_dict()
-        weights = dense_weights(base, student.layer(1), transposed=False)
-        assert weights.keys() == base.keys()
-        assert all(torch.equal(weights[name], base[name]) for name in weights)
-
-
-class TestStream:
-    def test_layers_run_one_by_one_are_the_model(self) -> None:
-        model = tiny_llama()
-        runner = LayerRunner(model, LENGTH)
-        ids = torch.randint(0, VOCAB, (3, LENGTH))
-        hidden = runner.embed(ids)
-        for place, layer in enumerate(runner.layers):
-            hidden = runner.run(layer, place, hidden)
-        assert torch.equal(runner.head(hidden), model(ids).logits)
 
 
 class TestText:
@@ -230,12 +89,12 @@ class TestRecipe:
 
 class TestEvaluate:
     def test_equals_a_plain_computation(self) -> None:
-        model = tiny_llama()
-        ids = torch.randint(0, VOCAB, (2, LENGTH))
+        model = tiny_teacher("llama", True)
+        ids = torch.randint(0, VOCABULARY, (2, ROW_LENGTH))
         refs = [LayerRef(Owner.TEACHER, layer) for layer in range(6)]
         whole = Route(tuple(refs), Owner.TEACHER, Owner.TEACHER)
         shorter = Route((*refs[:3], *refs[4:]), Owner.TEACHER, Owner.TEACHER)
-        runner = LayerRunner(model, LENGTH)
+        runner = LayerRunner(model, ROW_LENGTH)
         block_map = Recipe("x", "x", layout="[[0],[1],[2],[3],[4],[5]]").block_map(6)
         same, less = evaluate_routes(
             lanes(runner, None, block_map), whole, [whole, shorter], ids, "test"
@@ -253,7 +112,7 @@ class TestEvaluate:
         loss = -student.gather(-1, ids[:, 1:, None]).mean()
         assert less.kl == pytest.approx(float(kl), rel=1e-4)
         assert less.perplexity == pytest.approx(float(loss.exp()), rel=1e-4)
-        assert less.n == 2 * (LENGTH - 1)
+        assert less.n == 2 * (ROW_LENGTH - 1)
 
 
 class TestMake:
@@ -269,8 +128,6 @@ class TestMake:
     def test_the_student_is_better_than_naive_pruning_and_the_teacher_perfect(
         self, made: tuple[Recipe, Family, Path]
     ) -> None:
-        import json
-
         _, family, _ = made
         naive = json.loads((family.root / "report" / "naive.json").read_text())
         kls = [row.quality.kl for row in family.rows if row.quality is not None]

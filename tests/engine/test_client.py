@@ -1,0 +1,28 @@
+"""The engine client, around a stand-in for vLLM's."""
+
+import asyncio
+from types import SimpleNamespace
+
+from boomerang_core.sizes import SizeRow, SizeTable
+from server.engine.client import SizedEngineClient
+
+TABLE = SizeTable("tiny", (SizeRow(0, "1m", 4, 10**6, 2 * 10**6, 1000, True),))
+
+
+def test_a_client_stops_listening_before_it_stops_the_engine() -> None:
+    """Or vLLM's task sees the engine end, and logs that it died."""
+
+    async def listening_when_stopped() -> bool:
+        loop = asyncio.get_running_loop()
+        task = asyncio.ensure_future(asyncio.Event().wait())
+        seen = loop.create_future()
+
+        def shutdown(timeout: float | None) -> None:
+            loop.call_soon_threadsafe(lambda: seen.set_result(task.cancelling() == 0))
+
+        inner = SimpleNamespace(output_handler=task, shutdown=shutdown)
+        client = SizedEngineClient(inner, TABLE, 0)
+        await loop.run_in_executor(None, client.shutdown, 1.0)
+        return bool(await seen)
+
+    assert not asyncio.run(listening_when_stopped())
