@@ -29,8 +29,12 @@ check: .venv/dev ## format, lint, types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-family: .venv/cpu ## make the default family again, into OUT
-	$(BIN)/boomerang make --preset smollm2-135m --out $(OUT)
+family: .venv/cpu build/prose.txt ## make the default family again, into OUT; FLAGS change its recipe
+	cd build && ../$(BIN)/boomerang make --preset smollm2-135m --out $(abspath $(OUT)) $(FLAGS)
+
+build/prose.txt: scripts/fetch_prose.py
+	mkdir -p build
+	$(PYTHON) scripts/fetch_prose.py --out $@ --cache build/packages
 
 lock: .venv/cpu ## resolve the pinned requirements anew
 	$(BIN)/python requirements/lock.py
