@@ -1,24 +1,34 @@
-"""Greedy tokens of the server's engine against the same sizes in transformers, in float32.
+"""Greedy tokens of one engine for all sizes, against transformers and against plain vLLM.
 
-    python -m bench.equality FAMILY [NUMBER_OF_SIZES]
+    python -m bench.equality FAMILY [--sizes 5]
 
-Every size alone, then all of them mixed in one batch of 16, in three orders.  Prints JSON with
-the number of identical answers.  Also prints the engine's resident bytes beside the teacher's.
+In float32.  The same prompts at each size: in transformers on the assembled model; in plain vLLM
+on the exported checkpoint, an engine of its own for each size; and in the routed engine one at a
+time, in a mixed batch of 16 in three orders, with staggered arrivals, and on prefix-cache hits.
+Prints JSON: for each way the number of answers equal to transformers', and of all; then the
+engine's resident bytes beside the teacher's.  Exits with 1 where an answer differs.
 """
 
+from __future__ import annotations
+
+import argparse
 import json
-import os
 import random
+import subprocess
 import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from boomerang_core.assemble import assemble
-from boomerang_core.checkpoint import load_teacher, load_tokenizer, teacher_folder
+from bench.engines import TOKENS, Engine, plain_engine, routed_engine
+from boomerang_core.assemble import assemble, export
+from boomerang_core.checkpoint import load_teacher, load_tokenizer
 from boomerang_core.cli import family_folder
-from boomerang_core.family import load_family
+from boomerang_core.family import Family, load_family
 from boomerang_core.footprint import teacher_params
 from boomerang_core.provenance import provenance
 from boomerang_core.route import build_route
@@ -28,86 +38,142 @@ PROMPTS = (
     "The capital of France is",
     "Once upon a time, in a small village,",
     "Water boils at a temperature of",
-    "The three primary colours are",
+    # longer than two KV blocks, so that it can be found in the prefix cache
+    "The history of the steam engine begins long before the railways. In the first century, Hero "
+    "of Alexandria described a hollow sphere that turned when the water in it boiled. Sixteen "
+    "hundred years later, miners who went below the water table needed something stronger than "
+    "horses to keep their shafts dry, and in Cornwall an ironmonger named",
 )
-TOKENS = 16
 BATCH = 16
 
-
-def main() -> None:
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # read when vLLM is imported
-    from vllm import LLM, SamplingParams
-
-    from server.engine.loader import engine_arguments
-    from server.engine.sizes import SIZE_KEY
-
-    family = load_family(family_folder(Path(sys.argv[1])))
-    count = int(sys.argv[2]) if len(sys.argv) > 2 else 5
-    top = len(family.rows) - 1
-    sizes = sorted({round(index * top / (count - 1)) for index in range(count)})
-    folder = teacher_folder(family)
-    tokenizer = load_tokenizer(folder)
-    prompts = [tokenizer(text)["input_ids"] for text in PROMPTS]
-    expected = _transformers(family, sizes, prompts)
-    engine: Any = LLM(
-        **engine_arguments(
-            family,
-            folder,
-            dtype="float32",
-            max_model_len=256,
-            kv_cache_memory_bytes=256 << 20,
-            skip_tokenizer_init=True,
-        )
-    )
-
-    def run(work: list[tuple[int, int]]) -> int:
-        parameters = [
-            SamplingParams(
-                temperature=0,
-                max_tokens=TOKENS,
-                ignore_eos=True,
-                detokenize=False,
-                extra_args={SIZE_KEY: size},
-            )
-            for size, _ in work
-        ]
-        inputs = [{"prompt_token_ids": prompts[place]} for _, place in work]
-        outputs = engine.generate(inputs, parameters, use_tqdm=False)
-        answers = [list(output.outputs[0].token_ids) for output in outputs]
-        return sum(a == expected[key] for a, key in zip(answers, work, strict=True))
-
-    alone = [(size, place) for size in sizes for place in range(len(prompts))]
-    mixed = random.Random(0).choices(alone, k=BATCH)
-    orders = [random.Random(seed).sample(mixed, BATCH) for seed in range(3)]
-    (resident,) = engine.collective_rpc("resident_bytes")
-    teacher = 4 * teacher_params(family.shape)
-    report = {
-        "sizes": [family.rows[size].id for size in sizes],
-        "tokens": TOKENS,
-        "one_at_a_time": [sum(run([key]) for key in alone), len(alone)],
-        "mixed": [[run(order), BATCH] for order in orders],
-        "distinct_answers": len({tuple(answer) for answer in expected.values()}),
-        "resident_bytes": resident,
-        "resident_over_teacher": round(resident / teacher, 4),
-        **provenance(0),
-    }
-    print(json.dumps(report, indent=1))
+Key = tuple[int, int]
+"""A size and the place of a prompt."""
+Answers = dict[Key, list[int]]
 
 
-def _transformers(
-    family: Any, sizes: list[int], prompts: list[list[int]]
-) -> dict[tuple[int, int], list[int]]:
-    """The answers of each (size, prompt) by greedy generation in transformers."""
+@dataclass(frozen=True)
+class Score:
+    """How many answers were equal, of how many."""
+
+    equal: int
+    asked: int
+
+    def __str__(self) -> str:
+        return f"{self.equal}/{self.asked}"
+
+
+def score(
+    got: Sequence[list[int]], keys: Sequence[Key], expected: Mapping[Key, list[int]]
+) -> Score:
+    """Compare answers with those expected of the same keys."""
+    equal = sum(answer == expected[key] for answer, key in zip(got, keys, strict=True))
+    return Score(equal, len(keys))
+
+
+def in_transformers(family: Family, keys: Sequence[Key], prompts: Sequence[list[int]]) -> Answers:
+    """Greedy generation on the assembled model, one prompt at a time."""
     teacher = load_teacher(family, torch.float32)
     student = load_student(family.student_dir).to(next(teacher.parameters()))
     answers = {}
-    for size in sizes:
+    for size in sorted({size for size, _ in keys}):
         model = assemble(teacher, student, build_route(family.design, size), merged=True)
-        model.generation_config.eos_token_id = None  # as `ignore_eos` in the engine
-        for place, prompt in enumerate(prompts):
-            ids = model.generate(torch.tensor([prompt]), max_new_tokens=TOKENS, do_sample=False)
-            answers[size, place] = ids[0, len(prompt) :].tolist()
+        model.generation_config.eos_token_id = None  # the engines ignore it too
+        for place in (place for other, place in keys if other == size):
+            ids_BL = torch.tensor([prompts[place]])
+            out_BL = model.generate(ids_BL, max_new_tokens=TOKENS, do_sample=False)
+            answers[size, place] = out_BL[0, len(prompts[place]) :].tolist()
     return answers
+
+
+def in_plain_vllm(family: Family, keys: Sequence[Key], prompts: Sequence[list[int]]) -> Answers:
+    """Each size exported and served by plain vLLM, in a process of its own."""
+    answers: Answers = {}
+    for size in sorted({size for size, _ in keys}):
+        with tempfile.TemporaryDirectory() as folder:
+            export(family, size, Path(folder) / "size", torch.float32)
+            command = [sys.executable, "-m", "bench.equality", "--plain", f"{folder}/size"]
+            done = subprocess.run(
+                command, input=json.dumps(prompts), capture_output=True, text=True, check=True
+            )
+        generated = json.loads(done.stdout.splitlines()[-1])
+        answers |= {(size, place): tokens for place, tokens in enumerate(generated)}
+    return {key: answers[key] for key in keys}
+
+
+def plain(folder: Path) -> None:
+    """Answer the prompts of standard input with plain vLLM; JSON on the last line."""
+    prompts = json.load(sys.stdin)
+    engine = plain_engine(folder)
+    print(json.dumps([engine.generate([(None, prompt)])[0] for prompt in prompts]))
+
+
+def in_one_engine(
+    engine: Engine, keys: Sequence[Key], prompts: Sequence[list[int]], expected: Answers
+) -> dict[str, Any]:
+    """Scores of every way to mix the same requests."""
+
+    def ask(chosen: Sequence[Key]) -> Score:
+        got = engine.generate([(size, prompts[place]) for size, place in chosen])
+        return score(got, chosen, expected)
+
+    alone = [ask([key]) for key in keys]
+    mixed = random.Random(0).choices(keys, k=BATCH)
+    orders = [random.Random(seed).sample(mixed, BATCH) for seed in range(3)]
+    staggered = engine.staggered([(size, prompts[place]) for size, place in mixed])
+    longest = len(prompts) - 1
+    hits = [key for key in keys if key[1] == longest]
+    ask(hits)
+    return {
+        "one_at_a_time": str(Score(sum(one.equal for one in alone), len(alone))),
+        "mixed_in_three_orders": [str(ask(order)) for order in orders],
+        "staggered": str(score(staggered, mixed, expected)),
+        "prefix_hits": str(ask(hits)),
+        "cached_tokens_of_the_hits": engine.cached_tokens,
+    }
+
+
+def compare(family: Family, count: int) -> dict[str, Any]:
+    """The report for ``count`` sizes spread over the ladder."""
+    top = len(family.rows) - 1
+    sizes = sorted({round(index * top / (count - 1)) for index in range(count)})
+    tokenizer = load_tokenizer(family)
+    prompts: list[list[int]] = [tokenizer(text)["input_ids"] for text in PROMPTS]
+    keys = [(size, place) for size in sizes for place in range(len(prompts))]
+    expected = in_transformers(family, keys, prompts)
+    vllm = in_plain_vllm(family, keys, prompts)
+    engine = routed_engine(family)
+    return {
+        "family": family.name,
+        "kind": family.design.kind.value,
+        "sizes": [family.rows[size].id for size in sizes],
+        "tokens": TOKENS,
+        "distinct_answers": len({tuple(answer) for answer in expected.values()}),
+        "plain_vllm_on_the_exports": str(score(list(vllm.values()), keys, expected)),
+        **in_one_engine(engine, keys, prompts, expected),
+        "resident_bytes": engine.resident_bytes,
+        "resident_over_teacher": round(
+            engine.resident_bytes / (4 * teacher_params(family.shape)), 4
+        ),
+        **provenance(0),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("family", type=Path)
+    parser.add_argument("--sizes", type=int, default=5, help="how many, from 2: default 5")
+    parser.add_argument("--plain", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.plain:
+        plain(options.family)
+        return
+    if options.sizes < 2:
+        parser.error("--sizes must be at least 2")
+    report = compare(load_family(family_folder(options.family)), options.sizes)
+    print(json.dumps(report, indent=1))
+    scores = [report["plain_vllm_on_the_exports"], report["one_at_a_time"], report["staggered"]]
+    scores += [*report["mixed_in_three_orders"], report["prefix_hits"]]
+    sys.exit(any(len(set(text.split("/"))) > 1 for text in scores))
 
 
 if __name__ == "__main__":

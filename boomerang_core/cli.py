@@ -1,4 +1,4 @@
-"""The offline commands: make, evaluate, export, sizes, verify.
+"""The offline commands: make, evaluate, report, export, sizes, verify.
 
 Each imports what it needs when it runs, so that ``sizes`` and ``verify`` load no torch.
 """
@@ -84,6 +84,9 @@ def make(
     sample_tokens: Annotated[
         int | None, typer.Option(help="Tokens of text that the teacher writes.")
     ] = None,
+    sample_rows: Annotated[
+        int | None, typer.Option(help="Prompts that it continues at once: as memory allows.")
+    ] = None,
     row_length: Annotated[int | None, typer.Option(help="Tokens of a training row.")] = None,
     steps: Annotated[int | None, typer.Option(help="Gradient steps a block.")] = None,
     block_tokens: Annotated[
@@ -121,6 +124,7 @@ def make(
         "text": text,
         "text_tokens": text_tokens,
         "sample_tokens": sample_tokens,
+        "sample_rows": sample_rows,
         "row_length": row_length,
         "steps": steps,
         "block_tokens": block_tokens,
@@ -219,6 +223,24 @@ def evaluate(
                 f"{ours.perplexity:9.2f} {naive.kl:9.4f}"
             )
         typer.echo(f"n = {measured.family[0].n} tokens")
+
+
+@app.command()
+def report(
+    family: FamilyFolder,
+    out: Annotated[Path, typer.Option(help="The folder to write the page and pictures into.")],
+) -> None:
+    """Write a page with the sizes of a measured family: index.html and its pictures."""
+    with _plain_errors():
+        loaded = load_family(family_folder(family))
+        try:
+            from boomerang_core.evaluate.report import write_report
+        except ModuleNotFoundError as error:
+            if error.name not in ("matplotlib", "jinja2"):
+                raise
+            extra = "pip install 'boomerang-llm[eval]'"
+            raise SettingsError(f"a report needs {error.name}: {extra}") from error
+        typer.echo(write_report(loaded, out))
 
 
 @app.command()

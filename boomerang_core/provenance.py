@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -46,8 +47,9 @@ def hardware() -> str:
 def command_line() -> str:
     """The command that was typed, without the folders of this machine."""
     words = [Path(word).name if os.path.isabs(word) else word for word in sys.argv[1:]]
-    program = Path(sys.argv[0]).name.replace("__main__.py", "boomerang")
-    return " ".join([program, *words])
+    spec = getattr(sys.modules["__main__"], "__spec__", None)  # of `python -m`
+    module = spec and f"python -m {spec.name.removesuffix('.__main__')}"
+    return " ".join([module or Path(sys.argv[0]).name, *words])
 
 
 def git_commit() -> str | None:
@@ -83,6 +85,15 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def copy_file(source: Path, path: Path) -> None:
+    """Copy a file's content, atomically."""
+
+    def write(temporary: Path) -> None:
+        shutil.copyfile(source, temporary)
+
+    write_atomically(path, write)
 
 
 def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:

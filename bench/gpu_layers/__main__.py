@@ -77,8 +77,7 @@ def main(words: list[str]) -> int:
     if arguments.device == "cpu":
         torch.set_num_threads(1)  # tiny matrices are slower on several threads
     result = run(torch.device(arguments.device), arguments.shapes, settings)
-    command = {"command": " ".join(["python -m bench.gpu_layers", *words])}
-    result = {**provenance(seed=SEED), **command, **result}
+    result = {**provenance(seed=SEED), **result}
     save_json(result, arguments.out / "gpu_layers.json")
     report = markdown(result)
     path = arguments.out / "gpu_layers.md"

@@ -36,6 +36,7 @@ from boomerang_core.route import FamilyDesign, Owner, Route, build_route
 from boomerang_core.student import Student
 
 Terms = dict[str, torch.Tensor]
+METRICS = "metrics.jsonl"
 STATES, RECORDS = 40, 200
 """How often a run keeps its state, and its metrics, over all its steps."""
 
@@ -123,8 +124,9 @@ def distill(
 ) -> Student:
     """Train the student end to end and return it, in float32.
 
-    ``work`` receives ``metrics.jsonl`` and the state from which a stopped run goes on.  Under
-    ``accelerate launch`` or ``torchrun`` each process takes its share of every step's rows.
+    ``work`` receives the metrics and the state from which a stopped run goes on.  Under
+    ``accelerate launch`` or ``torchrun`` each process takes its share of every step's rows; its
+    ``teacher`` is on its own device, and the first process alone writes.
     Raises TrainingError when the loss is no longer a number, SettingsError for rows that the
     processes cannot share evenly.
     """
@@ -174,7 +176,7 @@ class _Run:
         self._steps = math.ceil(settings.tokens / self._tokens)
         work.mkdir(parents=True, exist_ok=True)
         self._state = work / "state.pt"
-        self._metrics = work / "metrics.jsonl"
+        self._metrics = work / METRICS
 
     def run(self) -> None:
         """Train from the stored step to the last one."""

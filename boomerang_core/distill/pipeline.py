@@ -25,7 +25,7 @@ from boomerang_core.distill.data import (
     save_documents,
     split_rows,
 )
-from boomerang_core.distill.endtoend import distill
+from boomerang_core.distill.endtoend import METRICS, distill
 from boomerang_core.distill.recipe import LADDERS, Recipe
 from boomerang_core.distill.stream import LayerRunner
 from boomerang_core.errors import SettingsError
@@ -38,11 +38,12 @@ from boomerang_core.evaluate.perplexity import (
 )
 from boomerang_core.evaluate.record import evaluation_note, rounded, write_reports
 from boomerang_core.family import INDEX, Family, TeacherRef, build_rows, sha256_of, write_family
-from boomerang_core.provenance import provenance, save_json
+from boomerang_core.provenance import copy_file, provenance, save_json
 from boomerang_core.route import FamilyDesign, LayerRef, Owner, Route, StudentKind
 from boomerang_core.student import Student, initial_student, save_student
 
 RECIPE = "recipe.json"
+CURVE = "report/training.jsonl"
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class _Work:
 
     @classmethod
     def of(cls, recipe: Recipe, folder: Path) -> Self:
-        files = [sha256_of(path) for path in map(Path, recipe.text) if path.is_file()]
+        files = list(_text_files(recipe).values())
         stages = {
             "text": recipe.text_key(*files),
             "blocks": recipe.blocks_key(*files),
@@ -75,6 +76,11 @@ class _Work:
         for path in paths.values():
             path.mkdir(parents=True, exist_ok=True)
         return cls(**paths)
+
+
+def _text_files(recipe: Recipe) -> dict[str, str]:
+    """The sha256 of each file of text, by the name that the recipe gives it."""
+    return {text: sha256_of(Path(text)) for text in recipe.text if Path(text).is_file()}
 
 
 def make(
@@ -106,7 +112,8 @@ def make(
     student = student.with_tensors({n: t.to(torch.bfloat16) for n, t in student.tensors.items()})
     ids_RL = _evaluation_text(recipe, teacher, rows, eval_text)
     measured = evaluate_design(teacher.model, student, design, ids_RL)
-    return _write(recipe, teacher, design, student, fits, measured, out, eval_text)
+    curve = stages.training / METRICS
+    return _write(recipe, teacher, design, student, fits, measured, curve, out, eval_text)
 
 
 def usable_device(name: str | None) -> torch.device:
@@ -243,6 +250,7 @@ def _write(
     student: Student,
     fits: Mapping[int, Fit],
     measured: Measured,
+    curve: Path,
     out: Path,
     eval_text: Path | None,
 ) -> Family:
@@ -252,6 +260,8 @@ def _write(
     save_json(recipe.to_json(), out / RECIPE)
     write_reports(out / "report", design, measured)
     _write_errors(out / "report", design, fits)
+    if curve.exists():
+        copy_file(curve, out / CURVE)
     quality = {size: rounded(value) for size, value in enumerate(measured.family)}
     shape = model_shape(teacher.model)
     family = Family(
@@ -264,7 +274,11 @@ def _write(
         student_params=student.num_params,
         footprint_tokens=recipe.footprint_tokens,
         default_size=design.ladder.teacher_size,
-        provenance=provenance(recipe.seed, evaluation=evaluation_note(measured, eval_text)),
+        provenance=provenance(
+            recipe.seed,
+            text={Path(text).name: sha for text, sha in _text_files(recipe).items()},
+            evaluation=evaluation_note(measured, eval_text),
+        ),
         root=out,
     )
     write_family(family, out)

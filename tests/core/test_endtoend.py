@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import torch
 from torch.nn import functional
 
 from boomerang_core.assemble import assemble
-from boomerang_core.distill.endtoend import Distiller, distill
+from boomerang_core.distill.endtoend import METRICS, Distiller, distill
 from boomerang_core.distill.objective import HeadInput, HeadTerms, Objective, distance
 from boomerang_core.distill.schedule import EndToEnd, Schedule
 from boomerang_core.errors import SettingsError, TrainingError
@@ -35,9 +37,13 @@ def teacher() -> Any:
     return tiny_teacher("llama", True).requires_grad_(False)
 
 
+def tiny_rows() -> torch.Tensor:
+    return torch.randint(VOCABULARY, (10, ROW), generator=torch.Generator().manual_seed(3))
+
+
 @pytest.fixture
 def rows() -> torch.Tensor:
-    return torch.randint(VOCABULARY, (10, ROW), generator=torch.Generator().manual_seed(3))
+    return tiny_rows()
 
 
 def start(teacher: Any, kind: StudentKind) -> tuple[Student, FamilyDesign]:
@@ -154,7 +160,7 @@ class TestRun:
                 return float(distiller(rows, 0)["loss"])
 
         assert loss(trained) < 0.9 * loss(student)
-        lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+        lines = [json.loads(line) for line in (tmp_path / METRICS).read_text().splitlines()]
         assert [line["step"] for line in lines] == list(range(20))
         assert all(math.isfinite(line["kl"]) for line in lines)
 
@@ -215,3 +221,20 @@ class TestRun:
         with pytest.raises(TrainingError, match="step 0 is not a number"):
             distill(teacher, broken, design, rows, SETTINGS, 0, tmp_path)
         assert not (tmp_path / "state.pt").exists()
+
+    def test_two_processes_learn_what_one_does(
+        self, teacher: Any, rows: torch.Tensor, tmp_path: Path
+    ) -> None:
+        student, design = start(teacher, StudentKind.LOWRANK)
+        distill(teacher, student, design, rows, SETTINGS, 0, tmp_path / "one")
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        command += ["--nproc-per-node=2", "-m", "tests.core.two_processes", str(tmp_path / "two")]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stderr
+        one, two = (
+            [json.loads(line) for line in (tmp_path / name / METRICS).read_text().splitlines()]
+            for name in ("one", "two")
+        )
+        for alone, shared in zip(one, two, strict=True):
+            # the mean of two halves is rounded in another order than the mean of the whole
+            assert shared["loss"] == pytest.approx(alone["loss"], rel=1e-4)

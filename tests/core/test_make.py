@@ -1,5 +1,6 @@
 """From text and a recipe to a measured family, on a tiny random Llama."""
 
+import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -9,9 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from boomerang_core.distill.data import pack, split_rows
-from boomerang_core.distill.pipeline import make
+from boomerang_core.distill.data import pack, prompts, split_rows
+from boomerang_core.distill.pipeline import CURVE, make, usable_device
 from boomerang_core.distill.recipe import Recipe, pairs
+from boomerang_core.distill.schedule import EndToEnd
 from boomerang_core.distill.stream import LayerRunner
 from boomerang_core.errors import DataError, SettingsError
 from boomerang_core.evaluate.perplexity import detokenise, evaluate_routes, lanes, naive_route
@@ -62,6 +64,20 @@ class TestText:
             ' = Title = \n A guest @-@ starring role , in 2000 . It is <unk> . " Yes " , he said .'
         )
         assert detokenise(text) == 'A guest-starring role, in 2000. "Yes", he said.'
+
+    def test_prompts_begin_as_documents_do_or_ask_about_them(self) -> None:
+        tokenizer = tiny_tokenizer()
+        documents = [torch.arange(4, 60), torch.arange(5, 61)]
+        first, opening, request = itertools.islice(prompts(tokenizer, documents, seed=0), 3)
+        assert len(first) > 0
+        assert opening.tolist() in [document[: len(opening)].tolist() for document in documents]
+        assert any(
+            document[:20].tolist() in request.unfold(0, 20, 1).tolist() for document in documents
+        )
+
+    def test_prompts_without_documents_repeat(self) -> None:
+        found = list(itertools.islice(prompts(tiny_tokenizer(), [], seed=0), 96))
+        assert all(torch.equal(one, again) for one, again in zip(found, found[48:], strict=False))
 
 
 class TestRecipe:
@@ -164,6 +180,43 @@ class TestMake:
         resumed = make(recipe, tmp_path / "family", work)
         assert student_bytes(resumed) == student_bytes(family)
         assert finished[0].stat().st_mtime_ns == untouched
+
+
+class TestEndToEnd:
+    @pytest.fixture(scope="class")
+    def longer(self, recipe: Recipe) -> Recipe:
+        stage = EndToEnd(tokens=12 * 4 * ROW_LENGTH, learning_rate=5e-3, interpolated=0.5)
+        return replace(recipe, end_to_end=stage)
+
+    def test_it_goes_on_from_the_blocks(
+        self, recipe: Recipe, longer: Recipe, tmp_path: Path
+    ) -> None:
+        blockwise = make(recipe, tmp_path / "blockwise", tmp_path / "work")
+        before = {path: path.stat().st_mtime_ns for path in (tmp_path / "work").glob("*/*")}
+        trained = make(longer, tmp_path / "trained", tmp_path / "work")
+        assert {path: path.stat().st_mtime_ns for path in before} == before  # nothing made again
+        assert student_bytes(trained) != student_bytes(blockwise)
+        assert len((trained.root / CURVE).read_text().splitlines()) == 12
+        assert not (blockwise.root / CURVE).exists()
+        kls = [family.rows[0].quality for family in (trained, blockwise)]
+        assert all(quality is not None for quality in kls)
+        assert kls[0].kl < kls[1].kl  # type: ignore[union-attr]
+
+    def test_same_seed_same_bytes(self, longer: Recipe, tmp_path: Path) -> None:
+        families = [make(longer, tmp_path / run, tmp_path / f"{run}.work") for run in "ab"]
+        assert student_bytes(families[0]) == student_bytes(families[1])
+
+    @pytest.mark.parametrize(
+        "stage", [{"tokens": "many"}, {"unheard_of": 1}, {"objective": {"kl": -1}}, [1]]
+    )
+    def test_refuses_what_it_does_not_know(self, recipe: Recipe, stage: Any) -> None:
+        with pytest.raises(SettingsError):
+            Recipe.from_json({**recipe.to_json(), "end_to_end": stage})
+
+
+def test_a_device_that_is_not_there_is_one_clear_error() -> None:
+    with pytest.raises(SettingsError, match="cannot use device 'abacus'"):
+        usable_device("abacus")
 
 
 def student_tensors(family: Family) -> dict[str, torch.Tensor]:
