@@ -236,10 +236,11 @@ def report(
         try:
             from boomerang_core.evaluate.report import write_report
         except ModuleNotFoundError as error:
-            if error.name not in ("matplotlib", "jinja2"):
+            package = str(error.name).partition(".")[0]
+            if package not in ("matplotlib", "jinja2"):
                 raise
             extra = "pip install 'boomerang-llm[eval]'"
-            raise SettingsError(f"a report needs {error.name}: {extra}") from error
+            raise SettingsError(f"a report needs {package}: {extra}") from error
         typer.echo(write_report(loaded, out))
 
 

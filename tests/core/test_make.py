@@ -36,6 +36,12 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     return tiny_recipe(str(folder))
 
 
+@pytest.fixture(scope="module")
+def longer(recipe: Recipe) -> Recipe:
+    stage = EndToEnd(tokens=12 * 4 * ROW_LENGTH, learning_rate=5e-3, interpolated=0.5)
+    return replace(recipe, end_to_end=stage)
+
+
 @pytest.fixture(scope="module", params=["full", "lowrank"])
 def made(
     request: pytest.FixtureRequest, recipe: Recipe, tmp_path_factory: pytest.TempPathFactory
@@ -183,11 +189,6 @@ class TestMake:
 
 
 class TestEndToEnd:
-    @pytest.fixture(scope="class")
-    def longer(self, recipe: Recipe) -> Recipe:
-        stage = EndToEnd(tokens=12 * 4 * ROW_LENGTH, learning_rate=5e-3, interpolated=0.5)
-        return replace(recipe, end_to_end=stage)
-
     def test_it_goes_on_from_the_blocks(
         self, recipe: Recipe, longer: Recipe, tmp_path: Path
     ) -> None:
