@@ -1,6 +1,8 @@
 """The GPU benchmark of routed layers, on the CPU: its checks, its model, its counts, a tiny run."""
 
 import json
+import subprocess
+import sys
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -159,7 +161,8 @@ def test_a_mixed_step_reads_what_its_sides_read() -> None:
 
 
 def test_a_tiny_run_writes_both_reports(tmp_path: Path) -> None:
-    assert main(["--device", "cpu", "--tiny", "--out", str(tmp_path)]) == 0
+    command = [sys.executable, "-m", "bench.gpu_layers", "--device", "cpu", "--tiny", "--out"]
+    subprocess.run([*command, str(tmp_path)], check=True, capture_output=True, timeout=120)
 
     result = json.loads((tmp_path / "gpu_layers.json").read_text(encoding="utf-8"))
     (shape,) = result["shapes"]
