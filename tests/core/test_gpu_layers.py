@@ -1,9 +1,9 @@
 """The GPU benchmark of routed layers, on the CPU: its checks, its model, its counts, a tiny run."""
 
 import json
+import math
 import subprocess
 import sys
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
