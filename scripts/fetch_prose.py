@@ -49,7 +49,8 @@ REPEATS = 5  # a paragraph in this many files is boilerplate, and is dropped eve
 _MARKUP = {".html", ".htm", ".xhtml", ".docbook", ".page"}
 _PLAIN = {"", ".txt", ".text", ".dict", ".info"}
 _SKIPPED = re.compile(
-    r"copyright|changelog|licen[cs]e|copying|/news|genindex|/man/man|spam|stopwords|/locale/|/help/(?!(C|en)/)"
+    r"copyright|changelog|licen[cs]e|copying|/news|genindex|/man/man|spam"
+    r"|stopwords|/locale/|/help/(?!(C|en)/)"
     r"|[/.](ar|bg|ca|cs|da|de|el|es|eu|fa|fi|fr|gl|he|hr|hu|id|it|ja|ko|lt|lv|nb|nl|nn|no|pl|pt|ro"
     r"|ru|sk|sl|sr|sv|ta|th|tr|uk|vi|zh)([-_]\w+)?[/.]",
     re.IGNORECASE,

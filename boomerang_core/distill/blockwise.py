@@ -136,6 +136,7 @@ class BlockTrainer:
 class Streams:
     """The teacher's and the student's hidden states, at the same block boundary."""
 
+    @torch.no_grad()
     def __init__(self, runner: LayerRunner, ids_RL: torch.Tensor, batch_rows: int) -> None:
         self._runner = runner
         self._batch_rows = batch_rows

@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import load_file
 from tqdm import tqdm
 
+from boomerang_core.distill.stream import batches
 from boomerang_core.errors import DataError
 from boomerang_core.provenance import save_tensors
 
@@ -100,11 +101,10 @@ def read_documents(
     random.Random(seed).shuffle(passages)
     documents: list[torch.Tensor] = []
     tokens = 0
-    while passages and tokens < num_tokens:
-        batch, passages = passages[:PASSAGES], passages[PASSAGES:]
-        for ids in tokenizer(batch, add_special_tokens=False)["input_ids"]:
+    for part in batches(len(passages), PASSAGES):
+        for ids in tokenizer(passages[part], add_special_tokens=False)["input_ids"]:
             if tokens >= num_tokens:
-                break
+                return documents
             documents.append(torch.tensor(ids))
             tokens += len(ids)
     return documents

@@ -258,7 +258,7 @@ class _Run:
     def _restore(self) -> int:
         """Take up the stored state; the step to go on with."""
         if not self._state.exists():
-            self._metrics.unlink(missing_ok=True)
+            self._keep_metrics_before(0)
             return 0
         state = torch.load(self._state, map_location=self._accelerator.device, weights_only=True)
         with torch.no_grad():
@@ -266,8 +266,18 @@ class _Run:
                 parameter.copy_(state["parameters"][name])
         self._optimiser.load_state_dict(state["optimiser"])
         start = int(state["step"])
-        if self._accelerator.is_main_process:
-            lines = self._metrics.read_text(encoding="utf-8").splitlines(keepends=True)
-            before = [line for line in lines if json.loads(line)["step"] < start]
-            self._metrics.write_text("".join(before), encoding="utf-8")
+        self._keep_metrics_before(start)
         return start
+
+    def _keep_metrics_before(self, step: int) -> None:
+        """Drop the lines of steps that will run again; a kill can have cut the last line short."""
+        if not self._accelerator.is_main_process or not self._metrics.exists():
+            return
+        lines = self._metrics.read_text(encoding="utf-8").splitlines(keepends=True)
+        whole = (line for line in lines if line.endswith("\n"))
+        before = "".join(line for line in whole if json.loads(line)["step"] < step)
+
+        def write(temporary: Path) -> None:
+            temporary.write_text(before, encoding="utf-8")
+
+        write_atomically(self._metrics, write)

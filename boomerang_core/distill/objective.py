@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 from torch.nn import functional
@@ -29,7 +28,7 @@ HEAD_TOKENS = 4096
 
 @dataclass(frozen=True)
 class Objective:
-    """The weight of each term; a weight of 0 leaves it out.
+    """The weight of each term in the loss; one of weight 0 is still reported.
 
     ``aligned_by`` is ``cosine`` (1 - cos, the paper's) or ``mse`` (squared error relative to the
     teacher's squared norm, which also sees the length of a state).
@@ -49,11 +48,6 @@ class Objective:
             raise SettingsError(f"the temperature must be above 0, got {self.temperature}")
         if self.aligned_by not in DISTANCES:
             raise SettingsError(f"aligned_by must be one of {DISTANCES}, got {self.aligned_by!r}")
-
-    @classmethod
-    def paper(cls) -> Self:
-        """The published weights."""
-        return cls(1.0, 0.1, 2.0, "cosine", 1.0)
 
     def total(self, terms: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """The weighted sum of ``cross_entropy``, ``kl`` and ``alignment``."""

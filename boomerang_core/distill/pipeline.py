@@ -262,6 +262,8 @@ def _write(
     _write_errors(out / "report", design, fits)
     if curve.exists():
         copy_file(curve, out / CURVE)
+    else:
+        (out / CURVE).unlink(missing_ok=True)  # of an earlier family in the same folder
     quality = {size: rounded(value) for size, value in enumerate(measured.family)}
     shape = model_shape(teacher.model)
     family = Family(

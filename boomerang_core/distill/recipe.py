@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from boomerang_core.blocks import BlockMap
 from boomerang_core.distill.objective import Objective
@@ -16,7 +16,10 @@ from boomerang_core.errors import SettingsError
 from boomerang_core.ladder import Ladder
 from boomerang_core.route import StudentKind
 
-_T = TypeVar("_T")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+_T = TypeVar("_T", bound="DataclassInstance")
 LADDERS = {"last-to-first": Ladder.last_to_first, "first-to-last": Ladder.first_to_last}
 LAYOUTS = ("pairs", "every-second-and-last", "first-two-then-every-second")
 KEPT = ("measured", "first")
@@ -166,7 +169,7 @@ def _object(value: Any, name: str) -> Mapping[str, Any]:
 
 def _build(cls: type[_T], values: Mapping[str, Any]) -> _T:
     """A record from its fields by name."""
-    known = {field.name for field in fields(cls)}  # type: ignore[arg-type]
+    known = {field.name for field in fields(cls)}
     if unknown := sorted(set(values) - known):
         raise SettingsError(f"a recipe has no setting {unknown[0]!r}")
     try:

@@ -183,7 +183,11 @@ class TestRun:
             patch.setattr(Schedule, "rows", stop)
             with pytest.raises(StoppedError):
                 distill(teacher, student, design, rows, SETTINGS, 0, tmp_path / "stopped")
+        with (tmp_path / "stopped" / METRICS).open("a") as file:
+            file.write('{"step": 1')  # what a kill leaves of a line
         resumed = distill(teacher, student, design, rows, SETTINGS, 0, tmp_path / "stopped")
+        lines = (tmp_path / "stopped" / METRICS).read_text().splitlines()
+        assert [json.loads(line)["step"] for line in lines] == list(range(20))
         assert same(whole, resumed)
         assert not same(whole, student)
 

@@ -199,9 +199,13 @@ class TestEndToEnd:
         assert student_bytes(trained) != student_bytes(blockwise)
         assert len((trained.root / CURVE).read_text().splitlines()) == 12
         assert not (blockwise.root / CURVE).exists()
-        kls = [family.rows[0].quality for family in (trained, blockwise)]
-        assert all(quality is not None for quality in kls)
-        assert kls[0].kl < kls[1].kl  # type: ignore[union-attr]
+        after, first = (
+            json.loads((family.root / "report" / "sizes.json").read_text())[0]["kl"]
+            for family in (trained, blockwise)
+        )
+        assert after < first
+        over = make(recipe, trained.root, tmp_path / "work")  # no curve of the family before
+        assert not (over.root / CURVE).exists()
 
     def test_same_seed_same_bytes(self, longer: Recipe, tmp_path: Path) -> None:
         families = [make(longer, tmp_path / run, tmp_path / f"{run}.work") for run in "ab"]

@@ -61,6 +61,13 @@ def test_every_file_that_the_architecture_names_exists() -> None:
         assert (ROOT / name).exists(), name
 
 
+def test_every_file_that_the_readme_links_exists() -> None:
+    links = re.findall(r"\]\(((?!http)[^)#]+)\)", README)
+    assert "docs/images/quality.png" in links
+    for link in links:
+        assert (ROOT / link).exists(), link
+
+
 def test_the_shipped_ladder_is_smooth() -> None:
     """KL to the teacher falls with every step, below naive pruning's; the teacher's is zero."""
     kl = [row.quality.kl for row in load_family(FAMILY).rows if row.quality is not None]
