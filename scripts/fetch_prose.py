@@ -315,6 +315,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def gather(packages: Sequence[str], cache: Path, out: Path) -> None:
     cache.mkdir(parents=True, exist_ok=True)
+    cache = cache.resolve()  # commands run in it
     found = without_repeats({name: package_documents(name, cache) for name in packages})
     rows = []
     texts = []

@@ -144,6 +144,24 @@ def test_compressed_blocks_and_r_strings(tmp_path: Path) -> None:
     assert prose.read(tmp_path / "a.rdb") == "Emma\n\nWoodhouse"
 
 
+def pack(folder: Path, files: dict[str, str]) -> None:
+    """An npm package as `npm pack` leaves it in a cache."""
+    with tarfile.open(folder / "scope-name-1.0.tgz", "w:gz") as archive:
+        for name, text in files.items():
+            entry = tarfile.TarInfo(f"package/{name}")
+            entry.size = len(text)
+            archive.addfile(entry, io.BytesIO(text.encode()))
+
+
+def test_a_cache_may_be_named_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cache").mkdir()
+    pack(tmp_path / "cache", {"a.txt": RIVER})
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--out", "prose.txt", "--cache", "cache", "--packages", "npm:@scope/name@1.0"]
+    assert prose.main(arguments) == 0
+    assert (tmp_path / "prose.txt").read_text() == f"{RIVER}\n"
+
+
 def test_package_files_are_chosen_and_sorted(tmp_path: Path) -> None:
     files = {
         "b.txt": WHALE,
@@ -153,11 +171,7 @@ def test_package_files_are_chosen_and_sorted(tmp_path: Path) -> None:
         "de/c.txt": WHALE,
         "short.txt": SHORT,
     }
-    with tarfile.open(tmp_path / "scope-name-1.0.tgz", "w:gz") as archive:
-        for name, text in files.items():
-            entry = tarfile.TarInfo(f"package/{name}")
-            entry.size = len(text)
-            archive.addfile(entry, io.BytesIO(text.encode()))
+    pack(tmp_path, files)
     assert prose.package_documents("npm:@scope/name@1.0", tmp_path) == [[RIVER], [WHALE]]
 
 
