@@ -92,12 +92,12 @@ def test_make_refuses(options: list[str], reason: str, tmp_path: Path) -> None:
 
 def test_options_go_on_top_of_a_preset(tmp_path: Path) -> None:
     given = {"seed": 7, "rank": None}
-    recipe = cli._recipe("smollm2-135m", None, tmp_path, given, {})
+    recipe = cli.make.recipe_of("smollm2-135m", None, tmp_path, given, {})
     assert (recipe.seed, recipe.rank, recipe.name) == (7, 32, "smollm2-135m")
 
 
 def test_a_shipped_family_goes_by_its_name() -> None:
-    assert cli.family_folder(Path("smollm2-135m")) == cli.FAMILIES / "smollm2-135m"
+    assert cli.family_folder(Path("smollm2-135m")) == cli.common.FAMILIES / "smollm2-135m"
 
 
 def test_sizes_loads_nothing_heavy(family_dir: Path) -> None:

@@ -1,0 +1,66 @@
+"""What the commands share: the app, families by name, errors as one line, the table of sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from boomerang_core.errors import BoomerangError
+from boomerang_core.family import Family
+from boomerang_core.footprint import resident_params, teacher_params
+from boomerang_core.sizes import SizeRow, format_bytes
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+FAMILIES = Path(__file__).parents[1] / "families"
+FamilyFolder = Annotated[
+    Path, typer.Argument(help="A family folder, or the name of a shipped one.")
+]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; default: all.")]
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """A user's error is one line on stderr and exit status 2; anything else is a bug and shows."""
+    try:
+        yield
+    except BoomerangError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
+
+
+def family_folder(folder: Path) -> Path:
+    """The folder itself, or that of the shipped family of that name."""
+    shipped = FAMILIES / folder
+    return shipped if not folder.exists() and shipped.is_dir() else folder
+
+
+def limit_threads(threads: int | None) -> None:
+    """Torch's threads; None leaves all."""
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+def print_sizes(family: Family) -> None:
+    """A line a size: parameters, footprint, quality; then what all of them cost together."""
+    typer.echo(f"{'size':>8} {'layers':>6} {'footprint':>10} {'KL':>8} {'top-1':>6} {'ppl':>9}")
+    for row in family.rows:
+        typer.echo(_line(row, family.footprint_tokens))
+    typer.echo(f"footprint: weights and KV cache of {family.footprint_tokens} tokens")
+    resident = resident_params(family.shape, family.student_params)
+    ratio = resident / teacher_params(family.shape)
+    typer.echo(f"resident for all sizes: {resident:,} parameters, {ratio:.3f} of the teacher")
+
+
+def _line(row: SizeRow, tokens: int) -> str:
+    line = f"{row.id:>8} {row.layers:>6} {format_bytes(row.footprint_bytes(tokens)):>10}"
+    if row.quality is not None:
+        quality = row.quality
+        line += f" {quality.kl:8.4f} {quality.top1:6.3f} {quality.perplexity:9.2f}"
+    return line if row.offered else f"{line}  not offered"
