@@ -4,6 +4,8 @@ Pure strings: importing this loads no torch.  Module paths are those of the tran
 names within a layer are relative to the layer.
 """
 
+import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -141,6 +143,17 @@ def architecture_of(config: Any) -> Architecture:
         if getattr(config, switch, False):
             raise ArchitectureError(f"{row.name} with {switch} cannot be resized: {reason}")
     return row
+
+
+def shallower(config: Any, layers: Sequence[int]) -> Any:
+    """A copy of a transformers config for a model of those of its layers, in that order."""
+    row = architecture_of(config)
+    cut = copy.deepcopy(config)
+    setattr(cut, row.num_layers, len(layers))
+    for name in row.per_layer:
+        if (values := getattr(config, name, None)) is not None:
+            setattr(cut, name, [values[layer] for layer in layers])
+    return cut
 
 
 def model_shape(model: Any) -> ModelShape:

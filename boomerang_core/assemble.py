@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from boomerang_core.architectures import Architecture, architecture_of
+from boomerang_core.architectures import Architecture, architecture_of, shallower
 from boomerang_core.checkpoint import copy_companions, load_teacher, teacher_folder, write_folder
 from boomerang_core.distill.lowrank import A, B
 from boomerang_core.errors import CheckpointError
@@ -91,14 +91,9 @@ def route_config(config: Any, route: Route, student: Student) -> Any:
 
     A student layer has the per-layer settings of its kept layer.
     """
-    row = architecture_of(config)
     blocks = student.block_map
     sources = [r.index if r.owner is Owner.TEACHER else blocks[r.index].kept for r in route.layers]
-    cut = copy.deepcopy(config)
-    setattr(cut, row.num_layers, len(sources))
-    for name in row.per_layer:
-        if (values := getattr(config, name, None)) is not None:
-            setattr(cut, name, [values[source] for source in sources])
+    cut = shallower(config, sources)
     cut.tie_word_embeddings = bool(config.tie_word_embeddings) and route.embedding is route.head
     return cut
 

@@ -21,7 +21,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from boomerang_core.architectures import ARCHITECTURES, Architecture, architecture_of
+from boomerang_core.architectures import ARCHITECTURES, Architecture, architecture_of, shallower
 from boomerang_core.blocks import BlockMap
 from boomerang_core.distill.lowrank import A, B, dense_weights
 from boomerang_core.errors import BlockMapError, CheckpointError, SettingsError
@@ -138,6 +138,24 @@ def initial_student(
         tensors |= _ends(teacher, row)
     copied = {name: tensor.detach().clone() for name, tensor in tensors.items()}
     return Student(row.name, kind, block_map, own_embeddings, copied)
+
+
+def random_student(teacher: Any, block_map: BlockMap, own_embeddings: bool) -> Student:
+    """A `full` student of random weights, drawn as its architecture draws them.
+
+    The paper's control (arXiv 2510.05064, section 4): the same training without the teacher's
+    layers to start from.  Torch's global generator; the teacher's dtype and device.
+    """
+    from transformers import AutoModelForCausalLM
+
+    row = architecture_of(teacher.config)
+    _check_depth(block_map, teacher, row)
+    config = shallower(teacher.config, [block.kept for block in block_map])
+    model = AutoModelForCausalLM.from_config(config).to(teacher.get_submodule(row.norm).weight)
+    drawn = student_from_model(model, teacher, block_map)
+    ends = () if own_embeddings else _ends(teacher, row)
+    tensors = {name: t.detach() for name, t in drawn.tensors.items() if name not in ends}
+    return replace(drawn, own_embeddings=own_embeddings, tensors=tensors)
 
 
 def student_from_model(model: Any, teacher: Any, block_map: BlockMap) -> Student:

@@ -1,7 +1,13 @@
-"""`make`: a family from a recipe."""
+"""`make`: a family from a recipe.
+
+A preset is the recipe of a shipped family, or one of `boomerang_core/recipes`, which leaves the
+teacher and the text open.
+"""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,15 +27,21 @@ if TYPE_CHECKING:
     from boomerang_core.distill.recipe import Recipe
 
 
-def preset_names() -> list[str]:
-    """Shipped families that can be made again."""
-    return sorted(path.parent.name for path in FAMILIES.glob("*/recipe.json"))
+RECIPES = FAMILIES.parent / "recipes"
+
+
+def presets() -> dict[str, Path]:
+    """Recipe files by name."""
+    families = {path.parent.name: path for path in FAMILIES.glob("*/recipe.json")}
+    return families | {path.stem: path for path in sorted(RECIPES.glob("*.json"))}
 
 
 @app.command()
 def make(
     out: Annotated[Path, typer.Option(help="The family folder to write.")],
-    preset: Annotated[str | None, typer.Option(help="A shipped family's recipe.")] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="A recipe by name: smollm2-135m, paper.")
+    ] = None,
     recipe: Annotated[
         Path | None, typer.Option(help="A recipe.json, as families carry it.")
     ] = None,
@@ -47,11 +59,19 @@ def make(
         str | None, typer.Option(help="One-layer blocks taken from the teacher: 0,1,2,29.")
     ] = None,
     kept: Annotated[
-        str | None, typer.Option(help="The layer each block starts from: measured, first.")
+        str | None, typer.Option(help="The layer each block starts from: measured, first, or JSON.")
     ] = None,
     kind: Annotated[str | None, typer.Option(help="full or lowrank.")] = None,
     rank: Annotated[int | None, typer.Option(help="Rank of a lowrank student.")] = None,
-    ladder: Annotated[str | None, typer.Option(help="last-to-first or first-to-last.")] = None,
+    own_embeddings: Annotated[
+        bool | None, typer.Option(help="A full student owns embedding, final norm and head.")
+    ] = None,
+    start: Annotated[
+        str | None, typer.Option(help="What --tokens train: a blockwise, naive or random student.")
+    ] = None,
+    ladder: Annotated[
+        str | None, typer.Option(help="last-to-first, first-to-last, or JSON steps.")
+    ] = None,
     text: Annotated[
         list[str] | None,
         typer.Option(help="A file of text to distil on, or python-reference; may be repeated."),
@@ -79,6 +99,12 @@ def make(
     eval_text: Annotated[
         Path | None, typer.Option(help="Text to measure on; default: held-out documents.")
     ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", help="Any other field of recipe.json: end_to_end.learning_rate=3e-4."
+        ),
+    ] = None,
     work: Annotated[
         Path | None, typer.Option(help="Where finished stages are kept; default: OUT.work.")
     ] = None,
@@ -96,6 +122,8 @@ def make(
         "kept": kept,
         "kind": kind,
         "rank": rank,
+        "own_embeddings": own_embeddings,
+        "start": start,
         "ladder": ladder,
         "text": text,
         "text_tokens": text_tokens,
@@ -107,9 +135,10 @@ def make(
         "eval_tokens": eval_tokens,
         "seed": seed,
     }
+    training = {"tokens": tokens, "precision": precision}
     with plain_errors():
-        training = {"tokens": tokens, "precision": precision}
-        chosen = recipe_of(preset, recipe, out, given, training)
+        settings = {**_given(given), "end_to_end": _given(training)}
+        chosen = recipe_of(preset, recipe, out, [settings, *map(assignment, set_ or [])])
         limit_threads(threads)
         from boomerang_core.distill.pipeline import make as make_family
 
@@ -117,30 +146,54 @@ def make(
         print_sizes(make_family(chosen, out, folder, eval_text, device))
 
 
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    return {option: value for option, value in options.items() if value is not None}
+
+
+def assignment(text: str) -> dict[str, Any]:
+    """`end_to_end.learning_rate=3e-4` as nested settings; a value that is no JSON is a string."""
+    path, equals, value = text.partition("=")
+    if not equals or not all(path.split(".")):
+        raise SettingsError(f"--set takes FIELD=VALUE, got {text!r}")
+    try:
+        settings: Any = json.loads(value)
+    except ValueError:
+        settings = value
+    for name in reversed(path.split(".")):
+        settings = {name: settings}
+    assert isinstance(settings, dict)
+    return settings
+
+
 def recipe_of(
-    preset: str | None,
-    path: Path | None,
-    out: Path,
-    given: dict[str, Any],
-    training: dict[str, Any],
+    preset: str | None, path: Path | None, out: Path, changes: Sequence[dict[str, Any]]
 ) -> Recipe:
-    """A preset or recipe file with the options that were given on top."""
-    from boomerang_core.distill.recipe import Recipe
+    """A preset or recipe file with changes on top, the last one uppermost."""
+    from boomerang_core.distill.recipe import Recipe, read_settings
 
     if preset is not None and path is not None:
         raise SettingsError("give --preset or --recipe, not both")
     if preset is not None:
-        if preset not in preset_names():
-            raise SettingsError(f"there is no preset {preset!r}; there are {preset_names()}")
-        path = FAMILIES / preset / "recipe.json"
-    values = {} if path is None else Recipe.read(path).to_json()
-    values |= {option: value for option, value in given.items() if value is not None}
-    stage = {option: value for option, value in training.items() if value is not None}
-    values["end_to_end"] = {**values.get("end_to_end", {}), **stage}
+        if preset not in presets():
+            raise SettingsError(f"there is no preset {preset!r}; there are {sorted(presets())}")
+        path = presets()[preset]
+    values = {} if path is None else read_settings(path)
+    for change in changes:
+        values = _merged(values, change)
     values.setdefault("name", out.name)
     if "teacher" not in values:
-        raise SettingsError("give --teacher, --preset or --recipe")
+        raise SettingsError("give --teacher, or a --preset or --recipe that has one")
     return Recipe.from_json(values)
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Nested settings, those of `above` on top."""
+    both = {
+        name: _merged(below[name], value)
+        for name, value in above.items()
+        if isinstance(value, dict) and isinstance(below.get(name), dict)
+    }
+    return {**below, **above, **both}
 
 
 def _layers(text: str) -> list[int]:

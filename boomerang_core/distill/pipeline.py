@@ -26,7 +26,7 @@ from boomerang_core.distill.data import (
     split_rows,
 )
 from boomerang_core.distill.endtoend import METRICS, distill
-from boomerang_core.distill.recipe import LADDERS, Recipe
+from boomerang_core.distill.recipe import Recipe
 from boomerang_core.distill.stream import LayerRunner
 from boomerang_core.errors import SettingsError
 from boomerang_core.evaluate.ladder import Measured, evaluate_design, pareto
@@ -40,7 +40,7 @@ from boomerang_core.evaluate.record import evaluation_note, rounded, write_repor
 from boomerang_core.family import INDEX, Family, TeacherRef, build_rows, sha256_of, write_family
 from boomerang_core.provenance import copy_file, provenance, save_json
 from boomerang_core.route import FamilyDesign, LayerRef, Owner, Route, StudentKind
-from boomerang_core.student import Student, initial_student, save_student
+from boomerang_core.student import Student, initial_student, random_student, save_student
 
 RECIPE = "recipe.json"
 CURVE = "report/training.jsonl"
@@ -101,9 +101,13 @@ def make(
     teacher = _load(recipe, usable_device(device))
     rows = _text(recipe, teacher, stages.text)
     block_map = _blocks(recipe, teacher.runner, rows, stages.blocks)
-    ladder = LADDERS[recipe.ladder](block_map)
-    design = FamilyDesign(block_map, ladder, StudentKind(recipe.kind))
-    student, fits = _blockwise(recipe, teacher, design, rows, stages.blocks)
+    design = FamilyDesign(
+        block_map,
+        recipe.patch_order(block_map),
+        StudentKind(recipe.kind),
+        recipe.own_embeddings,
+    )
+    student, fits = _start(recipe, teacher, design, rows, stages.blocks)
     if recipe.end_to_end.tokens:
         settings = recipe.end_to_end
         student = distill(
@@ -162,12 +166,30 @@ def _samples(
     )
 
 
-def _blockwise(
+def _start(
     recipe: Recipe, teacher: _Teacher, design: FamilyDesign, rows: Rows, stage: Path
 ) -> tuple[Student, dict[int, Fit]]:
-    """A student distilled block after block, in float32."""
+    """The student that the end-to-end stage begins with, in float32, and how its blocks fit."""
     torch.manual_seed(recipe.seed)
-    initial = initial_student(teacher.model, design.block_map, design.kind, recipe.rank, False)
+    if recipe.start == "random":
+        return random_student(teacher.model, design.block_map, design.own_embeddings), {}
+    initial = initial_student(
+        teacher.model, design.block_map, design.kind, recipe.rank, design.own_embeddings
+    )
+    if recipe.start == "naive":
+        return initial, {}
+    return _blockwise(recipe, teacher, initial, design, rows, stage)
+
+
+def _blockwise(
+    recipe: Recipe,
+    teacher: _Teacher,
+    initial: Student,
+    design: FamilyDesign,
+    rows: Rows,
+    stage: Path,
+) -> tuple[Student, dict[int, Fit]]:
+    """A student distilled block after block, in float32."""
     layers = teacher.runner.architecture.layers
     count = math.ceil(recipe.block_tokens / recipe.row_length)
     fits = distill_blocks(
@@ -184,7 +206,7 @@ def _blockwise(
 def _blocks(recipe: Recipe, runner: LayerRunner, rows: Rows, stage: Path) -> BlockMap:
     """The recipe's blocks; with ``kept = measured``, each keeps the layer that it misses most."""
     plain = recipe.block_map(len(runner.layers))
-    if recipe.kept == "first":
+    if recipe.kept != "measured":
         return plain
     path = stage / "removals.json"
     if not path.exists():
@@ -214,9 +236,11 @@ def _teacher_route(layers: tuple[LayerRef, ...]) -> Route:
 
 
 def _by_block(student: Student, prefix: str) -> dict[int, Parameters]:
-    """The student's tensors in float32, by block, named relative to their layer."""
+    """The tensors of the student's layers in float32, by block, named relative to their layer."""
     blocks: dict[int, Parameters] = {}
     for name, tensor in student.tensors.items():
+        if not name.startswith(prefix + "."):
+            continue  # an embedding, the final norm or the head
         index, _, rest = name.removeprefix(prefix + ".").partition(".")
         blocks.setdefault(int(index), {})[rest] = tensor.detach().float().clone()
     return blocks

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from boomerang_core.blocks import BlockMap
 from boomerang_core.distill.objective import Objective
 from boomerang_core.distill.schedule import EndToEnd
-from boomerang_core.errors import SettingsError
+from boomerang_core.errors import LadderError, SettingsError
 from boomerang_core.ladder import Ladder
 from boomerang_core.route import StudentKind
 
@@ -23,6 +23,7 @@ _T = TypeVar("_T", bound="DataclassInstance")
 LADDERS = {"last-to-first": Ladder.last_to_first, "first-to-last": Ladder.first_to_last}
 LAYOUTS = ("pairs", "every-second-and-last", "first-two-then-every-second")
 KEPT = ("measured", "first")
+STARTS = ("blockwise", "naive", "random")
 _TEXT = ("teacher", "text", "text_tokens", "sample_tokens", "sample_rows", "sample_length", "seed")
 _AFTER_BLOCKS = ("name", "footprint_tokens", "eval_tokens", "end_to_end")
 _AFTER_TRAINING = ("name", "footprint_tokens", "eval_tokens")
@@ -34,7 +35,11 @@ class Recipe:
 
     ``layout`` is one of ``LAYOUTS`` or a JSON list of blocks such as ``[[0],[1,2]]``; ``shared``
     are one-layer blocks that the student takes from the teacher as they are.  ``kept`` chooses
-    the layer that a block's student starts from: the one whose removal hurts most, or the first.
+    the layer that a block's student starts from: the one whose removal hurts most, the first, or
+    a JSON list of one layer a block.  ``ladder`` is one of ``LADDERS`` or a JSON list of steps such
+    as ``[[3,2],[1,0]]``.  ``start`` is what the end-to-end stage begins with: a student distilled
+    block after block, the kept layers as they are, or random weights (the paper's control).
+    ``own_embeddings``: a full student that owns embedding, final norm and head, as the paper's.
     """
 
     name: str
@@ -45,6 +50,8 @@ class Recipe:
     kept_tokens: int = 1024
     kind: str = "lowrank"
     rank: int = 32
+    own_embeddings: bool = False
+    start: str = "blockwise"
     ladder: str = "last-to-first"
     text: tuple[str, ...] = ()
     text_tokens: int = 48_000
@@ -66,10 +73,11 @@ class Recipe:
 
     def __post_init__(self) -> None:
         _choose("kind", self.kind, [kind.value for kind in StudentKind])
-        _choose("ladder", self.ladder, LADDERS)
-        _choose("kept", self.kept, KEPT)
-        if not self.layout.startswith("["):
-            _choose("layout", self.layout, LAYOUTS)
+        _choose("start", self.start, STARTS)
+        for name, choices in (("ladder", LADDERS), ("kept", KEPT), ("layout", LAYOUTS)):
+            if not getattr(self, name).startswith("["):
+                _choose(name, getattr(self, name), choices)
+        self._check_start()
         for name in (
             "rank",
             "block_tokens",
@@ -88,6 +96,16 @@ class Recipe:
         if not self.text and not self.sample_tokens:
             raise SettingsError("a recipe needs text: files, or tokens sampled from the teacher")
 
+    def _check_start(self) -> None:
+        if self.own_embeddings and self.kind != StudentKind.FULL:
+            raise SettingsError(
+                "own_embeddings needs kind full: a low-rank student uses the teacher's"
+            )
+        if self.start == "random" and self.kind != StudentKind.FULL:
+            raise SettingsError("start random needs kind full: a low-rank student is a change")
+        if self.start == "random" and not self.end_to_end.tokens:
+            raise SettingsError("start random needs end_to_end.tokens above 0")
+
     @property
     def student_stream(self) -> bool:
         """Whether a block learns on the student's own stream rather than the teacher's.
@@ -95,30 +113,27 @@ class Recipe:
         The input that a block meets most often: with last → first, every size runs student
         layers before the teacher's; with first → last, after them.
         """
-        return self.ladder == "last-to-first"
+        return self.ladder != "first-to-last"
+
+    def patch_order(self, block_map: BlockMap) -> Ladder:
+        """The ladder over those blocks.  Raises LadderError, SettingsError."""
+        return parse_ladder(self.ladder, block_map)
 
     def block_map(self, num_layers: int) -> BlockMap:
-        """The blocks, each with its first layer kept.  Raises BlockMapError, SettingsError."""
+        """The blocks, each with its kept layer, the first where that is measured later.
+
+        Raises BlockMapError, SettingsError.
+        """
         if self.layout == "every-second-and-last":
             plain = BlockMap.every_second_and_last(num_layers)
         elif self.layout == "first-two-then-every-second":
             plain = BlockMap.first_two_then_every_second(num_layers)
+        elif self.layout == "pairs":
+            plain = BlockMap.from_layers(pairs(num_layers, self.shared))
         else:
-            blocks = self._blocks() or pairs(num_layers, self.shared)
-            return BlockMap.from_layers(blocks, shared=self.shared)
-        blocks = [list(block.layers) for block in plain]
-        return BlockMap.from_layers(blocks, [block.kept for block in plain], self.shared)
-
-    def _blocks(self) -> list[list[int]] | None:
-        if not self.layout.startswith("["):
-            return None
-        try:
-            blocks = json.loads(self.layout)
-        except ValueError as error:
-            raise SettingsError(f"layout is not a JSON list of blocks: {error}") from error
-        if not all(isinstance(block, list) for block in blocks):
-            raise SettingsError("layout must be a list of lists of layers")
-        return [[int(layer) for layer in block] for block in blocks]
+            plain = BlockMap.from_layers(_lists("layout", self.layout))
+        kept = _integers("kept", _json("kept", self.kept)) if self.kept.startswith("[") else None
+        return BlockMap.from_layers([list(block.layers) for block in plain], kept, self.shared)
 
     def text_key(self, *parts: str) -> str:
         """A hash of ``parts`` and of every setting that the teacher's samples depend on."""
@@ -155,10 +170,19 @@ class Recipe:
     @classmethod
     def read(cls, path: Path) -> Self:
         """A recipe from a JSON file.  Raises SettingsError."""
-        try:
-            return cls.from_json(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError) as error:
-            raise SettingsError(f"cannot read a recipe from {path}: {error}") from error
+        return cls.from_json(read_settings(path))
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """What a recipe file sets; one that is no whole recipe is a start for options on top.
+
+    Raises SettingsError.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"cannot read a recipe from {path}: {error}") from error
+    return dict(_object(values, "a recipe"))
 
 
 def _object(value: Any, name: str) -> Mapping[str, Any]:
@@ -185,6 +209,40 @@ def _without(settings: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]
 def _hash(settings: Mapping[str, Any], parts: tuple[str, ...]) -> str:
     text = json.dumps([settings, parts], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def parse_ladder(text: str, block_map: BlockMap) -> Ladder:
+    """A ladder by name, or from a JSON list of steps: ``last-to-first``, ``[[3,2],[1,0]]``.
+
+    Raises SettingsError, and LadderError where the steps do not patch every block once.
+    """
+    if not text.startswith("["):
+        _choose("ladder", text, LADDERS)
+        return LADDERS[text](block_map)
+    ladder = Ladder.from_json(_lists("ladder", text))
+    if ladder.num_blocks != len(block_map):
+        raise LadderError(
+            f"the ladder patches {ladder.num_blocks} blocks, there are {len(block_map)}"
+        )
+    return ladder
+
+
+def _json(name: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise SettingsError(f"{name} is not JSON: {error}") from error
+
+
+def _lists(name: str, text: str) -> list[list[int]]:
+    """A JSON list of lists of integers."""
+    return [_integers(name, part) for part in _json(name, text)]
+
+
+def _integers(name: str, value: Any) -> list[int]:
+    if not isinstance(value, list) or not all(type(item) is int for item in value):
+        raise SettingsError(f"{name} must list integers, got {value!r}")
+    return value
 
 
 def pairs(num_layers: int, shared: tuple[int, ...]) -> list[list[int]]:

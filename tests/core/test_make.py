@@ -15,7 +15,7 @@ from boomerang_core.distill.pipeline import CURVE, make, usable_device
 from boomerang_core.distill.recipe import Recipe, pairs
 from boomerang_core.distill.schedule import EndToEnd
 from boomerang_core.distill.stream import LayerRunner
-from boomerang_core.errors import DataError, SettingsError
+from boomerang_core.errors import DataError, LadderError, SettingsError
 from boomerang_core.evaluate.perplexity import detokenise, evaluate_routes, lanes, naive_route
 from boomerang_core.family import Family, load_family
 from boomerang_core.route import LayerRef, Owner, Route, build_route
@@ -102,11 +102,31 @@ class TestRecipe:
             {"rank": 0},
             {"sample_tokens": 0},
             {"unheard_of": 1},
+            {"start": "cold"},
+            {"start": "random"},  # of a low-rank student
+            {"start": "random", "kind": "full"},  # and then nothing
+            {"own_embeddings": True},
+            {"kept": "[0,"},
+            {"kept": '["0"]'},
+            {"layout": "[0,1]"},
         ],
     )
     def test_refuses_what_it_does_not_know(self, recipe: Recipe, change: dict[str, Any]) -> None:
         with pytest.raises(SettingsError):
-            Recipe.from_json({**recipe.to_json(), **change})
+            Recipe.from_json({**recipe.to_json(), **change}).block_map(6)
+
+    def test_blocks_kept_layers_and_ladder_as_json(self, recipe: Recipe) -> None:
+        layout = "[[0],[1,2],[3,4],[5]]"
+        chosen = replace(recipe, layout=layout, kept="[0,2,3,5]", ladder="[[1],[2,3,0]]")
+        block_map = chosen.block_map(6)
+        assert [block.kept for block in block_map] == [0, 2, 3, 5]
+        assert chosen.patch_order(block_map).steps == ((1,), (2, 3, 0))
+
+    @pytest.mark.parametrize("ladder", ["[[0],[1]]", "[[0],[0,1,2,3]]", "[[9]]"])
+    def test_a_ladder_that_does_not_fit_the_blocks(self, recipe: Recipe, ladder: str) -> None:
+        chosen = replace(recipe, ladder=ladder)
+        with pytest.raises(LadderError):
+            chosen.patch_order(chosen.block_map(6))
 
 
 class TestEvaluate:
@@ -210,6 +230,19 @@ class TestEndToEnd:
     def test_same_seed_same_bytes(self, longer: Recipe, tmp_path: Path) -> None:
         families = [make(longer, tmp_path / run, tmp_path / f"{run}.work") for run in "ab"]
         assert student_bytes(families[0]) == student_bytes(families[1])
+
+    def test_starts_differ_and_random_weights_are_the_worst(
+        self, longer: Recipe, tmp_path: Path
+    ) -> None:
+        full = replace(longer, kind="full", own_embeddings=True, shared=())
+        kl = {}
+        for start in ("blockwise", "naive", "random"):
+            family = make(replace(full, start=start), tmp_path / start, tmp_path / "work")
+            assert family.design.own_embeddings
+            blocks = json.loads((family.root / "report" / "blocks.json").read_text())
+            assert bool(blocks) is (start == "blockwise")
+            kl[start] = json.loads((family.root / "report" / "sizes.json").read_text())[0]["kl"]
+        assert kl["blockwise"] < kl["naive"] < kl["random"]
 
     @pytest.mark.parametrize(
         "stage", [{"tokens": "many"}, {"unheard_of": 1}, {"objective": {"kl": -1}}, [1]]

@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 
 from boomerang_core import cli
 from boomerang_core.blocks import BlockMap
+from boomerang_core.errors import SettingsError
 from boomerang_core.footprint import ModelShape
 from boomerang_core.ladder import Ladder
 from boomerang_core.route import FamilyDesign, StudentKind
@@ -91,9 +92,30 @@ def test_make_refuses(options: list[str], reason: str, tmp_path: Path) -> None:
 
 
 def test_options_go_on_top_of_a_preset(tmp_path: Path) -> None:
-    given = {"seed": 7, "rank": None}
-    recipe = cli.make.recipe_of("smollm2-135m", None, tmp_path, given, {})
+    changes = [{"seed": 7}, cli.make.assignment("end_to_end.objective.kl=0.5")]
+    recipe = cli.make.recipe_of("smollm2-135m", None, tmp_path, changes)
     assert (recipe.seed, recipe.rank, recipe.name) == (7, 32, "smollm2-135m")
+    assert recipe.end_to_end.objective.kl == 0.5
+    assert recipe.end_to_end.objective.alignment == 2.0  # what lies beside it stays
+
+
+def test_the_papers_recipe_leaves_teacher_and_text_open(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="--teacher"):
+        cli.make.recipe_of("paper", None, tmp_path, [])
+    recipe = cli.make.recipe_of("paper", None, tmp_path, [{"teacher": "x", "text": ["y"]}])
+    stage = recipe.end_to_end
+    assert (stage.objective.cross_entropy, stage.objective.kl, stage.objective.alignment) == (
+        1.0,
+        0.1,
+        2.0,
+    )
+    assert stage.tokens == 500 * stage.batch_rows * recipe.row_length
+
+
+@pytest.mark.parametrize("text", ["seed", "=3", "end_to_end.=3", ".seed=1"])
+def test_an_assignment_names_a_field_and_a_value(text: str) -> None:
+    with pytest.raises(SettingsError, match="FIELD=VALUE"):
+        cli.make.assignment(text)
 
 
 def test_a_shipped_family_goes_by_its_name() -> None:
