@@ -11,6 +11,7 @@ BoomerangError
 ├── ArchitectureError   an architecture that has no row yet
 ├── DataError           text to train or measure on is missing or unusable
 ├── TrainingError       a training run cannot go on
+├── WriteError          a file cannot be written; what was there before is whole
 └── SettingsError       a setting is unknown or out of range
 """
 
@@ -64,6 +65,10 @@ class DataError(BoomerangError):
 
 class TrainingError(BoomerangError):
     """A training run cannot go on, because its loss is no longer a number."""
+
+
+class WriteError(BoomerangError):
+    """A file cannot be written, as on a full disk; what was there before is whole."""
 
 
 class SettingsError(BoomerangError):

@@ -9,7 +9,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from boomerang_core.blocks import BlockMap
 from boomerang_core.errors import BoomerangError, FamilyError
 from boomerang_core.footprint import ModelShape, kv_bytes_per_token, route_params
 from boomerang_core.ladder import Ladder
+from boomerang_core.provenance import write_text
 from boomerang_core.route import FamilyDesign, StudentKind, build_route
 from boomerang_core.sizes import Quality, SizeRow, SizeTable, unique_ids
 
@@ -115,13 +115,6 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Write a text file so that a reader sees the old one or the new one, never half."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
-
-
 def _files(folder: Path) -> list[Path]:
     found = (path for path in folder.rglob("*") if path.is_file() and path.name != INDEX)
     return sorted(path for path in found if not path.name.startswith("."))
@@ -150,7 +143,7 @@ def write_family(family: Family, folder: Path) -> None:
         "provenance": dict(family.provenance),
         "sha256": files,
     }
-    write_atomic(folder / INDEX, json.dumps(record, indent=1) + "\n")
+    write_text(folder / INDEX, json.dumps(record, indent=1) + "\n")
 
 
 def load_family(folder: Path) -> Family:

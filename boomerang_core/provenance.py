@@ -15,6 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from boomerang_core.errors import WriteError
+
 if TYPE_CHECKING:
     import torch
 
@@ -74,17 +76,32 @@ def _version(package: str) -> str | None:
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Let ``write`` fill a neighbouring temporary file, then rename it onto ``path``."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
+    """Let ``write`` fill a neighbouring temporary file, then rename it onto ``path``.
+
+    Raises WriteError where that is not possible; ``path`` is then as it was.
+    """
     try:
-        write(temporary)
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            write(temporary)
+            temporary.chmod(0o644)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise WriteError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in UTF-8, atomically."""
+
+    def write(temporary: Path) -> None:
+        temporary.write_text(text, encoding="utf-8")
+
+    write_atomically(path, write)
 
 
 def copy_file(source: Path, path: Path) -> None:
@@ -98,17 +115,16 @@ def copy_file(source: Path, path: Path) -> None:
 
 def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
     """Write tensors as safetensors, atomically; names sorted, so that bytes repeat."""
-    from safetensors.torch import save_file  # keeps torch out of the pure modules' imports
+    from safetensors import SafetensorError  # keeps torch out of the pure modules' imports
+    from safetensors.torch import save_file
 
     ordered = {name: tensors[name].contiguous() for name in sorted(tensors)}
-    write_atomically(path, lambda temporary: save_file(ordered, temporary))
+    try:
+        write_atomically(path, lambda temporary: save_file(ordered, temporary))
+    except SafetensorError as error:  # its own form of the system's error
+        raise WriteError(f"cannot write {path}: {error}") from error
 
 
 def save_json(value: Any, path: Path) -> None:
     """Write indented JSON, atomically."""
-    text = json.dumps(value, indent=2) + "\n"
-
-    def write(temporary: Path) -> None:
-        temporary.write_text(text, encoding="utf-8")
-
-    write_atomically(path, write)
+    write_text(path, json.dumps(value, indent=2) + "\n")
