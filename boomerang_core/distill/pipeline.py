@@ -3,47 +3,41 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self
 
 import torch
+from accelerate import PartialState
 
-from boomerang_core.architectures import model_shape
 from boomerang_core.blocks import BlockMap
 from boomerang_core.checkpoint import load_teacher, load_tokenizer, parse_teacher
 from boomerang_core.distill.blockwise import Fit, Parameters, distill_blocks
 from boomerang_core.distill.data import (
     Rows,
     load_documents,
-    prompts,
     read_documents,
-    sample_documents,
     save_documents,
     split_rows,
 )
 from boomerang_core.distill.endtoend import METRICS, distill
+from boomerang_core.distill.kept import keep_most_missed
 from boomerang_core.distill.recipe import Recipe
+from boomerang_core.distill.result import Result, write_result
+from boomerang_core.distill.sampling import prompts, sample_documents
 from boomerang_core.distill.stream import LayerRunner
 from boomerang_core.errors import SettingsError
-from boomerang_core.evaluate.ladder import Measured, evaluate_design, pareto
-from boomerang_core.evaluate.perplexity import (
-    evaluate_routes,
-    evaluation_rows,
-    lanes,
-    leading_rows,
-)
-from boomerang_core.evaluate.record import evaluation_note, rounded, write_reports
-from boomerang_core.family import INDEX, Family, TeacherRef, build_rows, sha256_of, write_family
-from boomerang_core.provenance import copy_file, provenance, save_json
-from boomerang_core.route import FamilyDesign, LayerRef, Owner, Route, StudentKind
-from boomerang_core.student import Student, initial_student, random_student, save_student
-
-RECIPE = "recipe.json"
-CURVE = "report/training.jsonl"
+from boomerang_core.evaluate.ladder import evaluate_design
+from boomerang_core.evaluate.perplexity import evaluation_rows, leading_rows
+from boomerang_core.evaluate.record import evaluation_note
+from boomerang_core.family import Family, TeacherRef, load_family, sha256_of
+from boomerang_core.route import FamilyDesign, StudentKind
+from boomerang_core.student import Student, initial_student, random_student
 
 
 @dataclass(frozen=True)
@@ -94,30 +88,84 @@ def make(
 
     ``work`` keeps finished stages under a hash of the recipe, so that a run that was stopped goes
     on where it was.  Without ``eval_text`` the sizes are measured on the held-out documents.
-    ``device`` None is a GPU where there is one.  Raises the errors of its stages: CheckpointError,
-    ArchitectureError, DataError, SettingsError, TrainingError.
+    ``device`` None is a GPU where there is one, each process its own.  Of the processes of
+    ``accelerate launch`` or ``torchrun``, the first prepares the text and the blocks, all train
+    end to end, and the first measures and writes; ``work`` must be a folder that all of them see.
+    Raises the errors of its stages: CheckpointError, ArchitectureError, DataError, SettingsError,
+    TrainingError, WriteError.
     """
+    processes = _processes(device)
     stages = _Work.of(recipe, work)
-    teacher = _load(recipe, usable_device(device))
-    rows = _text(recipe, teacher, stages.text)
-    block_map = _blocks(recipe, teacher.runner, rows, stages.blocks)
-    design = FamilyDesign(
-        block_map,
-        recipe.patch_order(block_map),
-        StudentKind(recipe.kind),
-        recipe.own_embeddings,
-    )
-    student, fits = _start(recipe, teacher, design, rows, stages.blocks)
-    if recipe.end_to_end.tokens:
-        settings = recipe.end_to_end
-        student = distill(
-            teacher.model, student, design, rows.train, settings, recipe.seed, stages.training
+    clock = _Clock()
+    teacher = _load(recipe, usable_device(device or str(processes.device)))
+    with processes.main_process_first():  # the others then find its work on disk
+        with clock.stage("text"):
+            rows = _text(recipe, teacher, stages.text)
+        with clock.stage("blocks"):
+            design = _design(recipe, teacher.runner, rows, stages.blocks)
+            student, fits = _start(recipe, teacher, design, rows, stages.blocks)
+    with clock.stage("end_to_end"):
+        student = _trained(recipe, teacher, student, design, rows, stages.training)
+    if processes.is_main_process:
+        measured = evaluate_design(
+            teacher.model, student, design, _evaluation_text(recipe, teacher, rows, eval_text)
         )
-    student = student.with_tensors({n: t.to(torch.bfloat16) for n, t in student.tensors.items()})
-    ids_RL = _evaluation_text(recipe, teacher, rows, eval_text)
-    measured = evaluate_design(teacher.model, student, design, ids_RL)
-    curve = stages.training / METRICS
-    return _write(recipe, teacher, design, student, fits, measured, curve, out, eval_text)
+        notes = {
+            "text": {Path(text).name: sha for text, sha in _text_files(recipe).items()},
+            "seconds": clock.seconds,
+            "processes": processes.num_processes,
+            "evaluation": evaluation_note(measured, eval_text),
+        }
+        curve = stages.training / METRICS
+        write_result(
+            Result(
+                recipe, teacher.ref, teacher.model, design, student, fits, measured, curve, notes
+            ),
+            out,
+        )
+    processes.wait_for_everyone()
+    return load_family(out)
+
+
+class _Clock:
+    """Wall seconds of each stage: those of this run, where a stopped one goes on."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        start = time.monotonic()
+        yield
+        self.seconds[name] = round(time.monotonic() - start, 1)
+
+
+def _processes(device: str | None) -> PartialState:
+    """The processes of this run; the first may take days before the others are needed."""
+    on_cpu = device is not None and device.startswith("cpu")
+    return PartialState(cpu=on_cpu, timeout=timedelta(days=30))
+
+
+def _design(recipe: Recipe, runner: LayerRunner, rows: Rows, stage: Path) -> FamilyDesign:
+    block_map = _blocks(recipe, runner, rows, stage)
+    ladder = recipe.patch_order(block_map)
+    return FamilyDesign(block_map, ladder, StudentKind(recipe.kind), recipe.own_embeddings)
+
+
+def _trained(
+    recipe: Recipe,
+    teacher: _Teacher,
+    student: Student,
+    design: FamilyDesign,
+    rows: Rows,
+    stage: Path,
+) -> Student:
+    """The student after the end-to-end stage, where there is one, in bfloat16."""
+    if recipe.end_to_end.tokens:
+        student = distill(
+            teacher.model, student, design, rows.train, recipe.end_to_end, recipe.seed, stage
+        )
+    return student.with_tensors({n: t.to(torch.bfloat16) for n, t in student.tensors.items()})
 
 
 def usable_device(name: str | None) -> torch.device:
@@ -204,35 +252,12 @@ def _blockwise(
 
 
 def _blocks(recipe: Recipe, runner: LayerRunner, rows: Rows, stage: Path) -> BlockMap:
-    """The recipe's blocks; with ``kept = measured``, each keeps the layer that it misses most."""
+    """The recipe's blocks, with kept layers."""
     plain = recipe.block_map(len(runner.layers))
     if recipe.kept != "measured":
         return plain
-    path = stage / "removals.json"
-    if not path.exists():
-        count = math.ceil(recipe.kept_tokens / recipe.row_length)
-        save_json(removal_damage(runner, plain, rows.train[:count]), path)
-    damage = {int(layer): kl for layer, kl in json.loads(path.read_text()).items()}
-    kept = [max(block.layers, key=lambda layer: damage.get(layer, 0.0)) for block in plain]
-    shared = [block.start for block in plain if block.shared]
-    return BlockMap.from_layers([list(block.layers) for block in plain], kept, shared)
-
-
-def removal_damage(
-    runner: LayerRunner, block_map: BlockMap, ids_RL: torch.Tensor
-) -> dict[int, float]:
-    """KL to the teacher with one layer removed, for every layer of a block of several."""
-    layers = [layer for block in block_map if len(block) > 1 for layer in block.layers]
-    whole = tuple(LayerRef(Owner.TEACHER, layer) for layer in range(len(runner.layers)))
-    routes = [_teacher_route(whole[:layer] + whole[layer + 1 :]) for layer in layers]
-    qualities = evaluate_routes(
-        lanes(runner, None, block_map), _teacher_route(whole), routes, ids_RL, "one layer removed"
-    )
-    return {layer: quality.kl for layer, quality in zip(layers, qualities, strict=True)}
-
-
-def _teacher_route(layers: tuple[LayerRef, ...]) -> Route:
-    return Route(layers, Owner.TEACHER, Owner.TEACHER)
+    count = math.ceil(recipe.kept_tokens / recipe.row_length)
+    return keep_most_missed(runner, plain, rows.train[:count], stage)
 
 
 def _by_block(student: Student, prefix: str) -> dict[int, Parameters]:
@@ -265,61 +290,3 @@ def _evaluation_text(
     available = rows.heldout.shape[0] * (recipe.row_length - 1)
     tokens = min(recipe.eval_tokens, available)
     return leading_rows(rows.heldout.flatten(), recipe.row_length, tokens)
-
-
-def _write(
-    recipe: Recipe,
-    teacher: _Teacher,
-    design: FamilyDesign,
-    student: Student,
-    fits: Mapping[int, Fit],
-    measured: Measured,
-    curve: Path,
-    out: Path,
-    eval_text: Path | None,
-) -> Family:
-    """Write the folder; ``family.json`` goes first and comes last, so no half is ever valid."""
-    (out / INDEX).unlink(missing_ok=True)
-    save_student(student, out / "student")
-    save_json(recipe.to_json(), out / RECIPE)
-    write_reports(out / "report", design, measured)
-    _write_errors(out / "report", design, fits)
-    if curve.exists():
-        copy_file(curve, out / CURVE)
-    else:
-        (out / CURVE).unlink(missing_ok=True)  # of an earlier family in the same folder
-    quality = {size: rounded(value) for size, value in enumerate(measured.family)}
-    shape = model_shape(teacher.model)
-    family = Family(
-        name=recipe.name,
-        architecture=teacher.runner.architecture.name,
-        design=design,
-        shape=shape,
-        teacher=teacher.ref,
-        rows=build_rows(design, shape, quality, pareto(measured.family)),
-        student_params=student.num_params,
-        footprint_tokens=recipe.footprint_tokens,
-        default_size=design.ladder.teacher_size,
-        provenance=provenance(
-            recipe.seed,
-            text={Path(text).name: sha for text, sha in _text_files(recipe).items()},
-            evaluation=evaluation_note(measured, eval_text),
-        ),
-        root=out,
-    )
-    write_family(family, out)
-    return family
-
-
-def _write_errors(folder: Path, design: FamilyDesign, fits: Mapping[int, Fit]) -> None:
-    """`blocks.json`: each block's held-out error at the start and after both stages."""
-    stages = ("start", "closed_form", "gradient_steps")
-    errors = [
-        {
-            "block": list(design.block_map[index].layers),
-            "kept": design.block_map[index].kept,
-            **{name: round(error, 5) for name, error in zip(stages, fit.errors, strict=True)},
-        }
-        for index, fit in fits.items()
-    ]
-    save_json(errors, folder / "blocks.json")

@@ -2,6 +2,9 @@
 
 import itertools
 import json
+import resource
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,9 +13,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from boomerang_core.distill.data import pack, prompts, split_rows
-from boomerang_core.distill.pipeline import CURVE, make, usable_device
+from boomerang_core.distill.data import pack, split_rows
+from boomerang_core.distill.pipeline import make, usable_device
 from boomerang_core.distill.recipe import Recipe, pairs
+from boomerang_core.distill.result import CURVE
+from boomerang_core.distill.sampling import prompts
 from boomerang_core.distill.schedule import EndToEnd
 from boomerang_core.distill.stream import LayerRunner
 from boomerang_core.errors import DataError, LadderError, SettingsError
@@ -250,6 +255,51 @@ class TestEndToEnd:
     def test_refuses_what_it_does_not_know(self, recipe: Recipe, stage: Any) -> None:
         with pytest.raises(SettingsError):
             Recipe.from_json({**recipe.to_json(), "end_to_end": stage})
+
+
+class TestProcesses:
+    """`make` as a program of its own, on the tiny teacher."""
+
+    def run(self, launcher: list[str], recipe: Recipe, out: Path, **more: Any) -> Any:
+        path = out.with_suffix(".json")
+        path.write_text(json.dumps(recipe.to_json()))
+        command = [sys.executable, *launcher, "-m", "boomerang_core", "make"]
+        command += ["--recipe", str(path), "--out", str(out), "--threads", "1", "--device", "cpu"]
+        return subprocess.run(command, capture_output=True, text=True, timeout=300, **more)
+
+    def test_two_processes_make_the_family_of_one(self, longer: Recipe, tmp_path: Path) -> None:
+        alone = make(longer, tmp_path / "alone", tmp_path / "alone.work")
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+        done = self.run(launcher, longer, tmp_path / "both")
+        assert done.returncode == 0, done.stderr
+        both = load_family(tmp_path / "both")
+        assert (both.provenance["processes"], alone.provenance["processes"]) == (2, 1)
+        for mine, theirs in zip(alone.rows, both.rows, strict=True):
+            assert mine.quality is not None
+            assert theirs.quality is not None
+            assert theirs.quality.kl == pytest.approx(mine.quality.kl, rel=0.01, abs=1e-4)
+
+    def test_a_full_disk_is_one_line_and_a_later_run_goes_on(
+        self, made: tuple[Recipe, Family, Path], tmp_path: Path
+    ) -> None:
+        recipe, family, _ = made
+
+        def small_files() -> (
+            None
+        ):  # the system then refuses to let a file grow, as a full disk does
+            resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
+
+        failed = self.run([], recipe, tmp_path / "out", preexec_fn=small_files)
+        assert failed.returncode == 2
+        errors = [line for line in failed.stderr.splitlines() if line.startswith("error: ")]
+        assert len(errors) == 1
+        assert "cannot write" in errors[0]
+        assert "Traceback" not in failed.stderr
+        assert not (tmp_path / "out" / "family.json").exists()
+        assert not list(tmp_path.rglob(".*"))  # nor a temporary file
+        again = self.run([], recipe, tmp_path / "out")
+        assert again.returncode == 0, again.stderr
+        assert student_bytes(load_family(tmp_path / "out")) == student_bytes(family)
 
 
 def test_a_device_that_is_not_there_is_one_clear_error() -> None:

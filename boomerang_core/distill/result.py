@@ -1,0 +1,85 @@
+"""What a run leaves: the family folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from boomerang_core.architectures import model_shape
+from boomerang_core.distill.blockwise import Fit
+from boomerang_core.distill.recipe import Recipe
+from boomerang_core.evaluate.ladder import Measured, pareto
+from boomerang_core.evaluate.record import rounded, write_reports
+from boomerang_core.family import INDEX, Family, TeacherRef, build_rows, write_family
+from boomerang_core.provenance import copy_file, provenance, save_json
+from boomerang_core.route import FamilyDesign
+from boomerang_core.student import Student, save_student
+
+RECIPE = "recipe.json"
+CURVE = "report/training.jsonl"
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """A distilled and measured student, and what the folder says about how it came to be."""
+
+    recipe: Recipe
+    teacher: TeacherRef
+    model: Any
+    design: FamilyDesign
+    student: Student
+    fits: Mapping[int, Fit]
+    measured: Measured
+    curve: Path
+    notes: Mapping[str, Any]
+
+
+def write_result(result: Result, out: Path) -> Family:
+    """Write the folder; ``family.json`` goes first and comes last, so no half is ever valid."""
+    recipe, design, measured = result.recipe, result.design, result.measured
+    (out / INDEX).unlink(missing_ok=True)
+    save_student(result.student, out / "student")
+    save_json(recipe.to_json(), out / RECIPE)
+    write_reports(out / "report", design, measured)
+    _write_errors(out / "report", design, result.fits)
+    _keep_curve(result.curve, out / CURVE)
+    quality = {size: rounded(value) for size, value in enumerate(measured.family)}
+    shape = model_shape(result.model)
+    family = Family(
+        name=recipe.name,
+        architecture=result.student.architecture,
+        design=design,
+        shape=shape,
+        teacher=result.teacher,
+        rows=build_rows(design, shape, quality, pareto(measured.family)),
+        student_params=result.student.num_params,
+        footprint_tokens=recipe.footprint_tokens,
+        default_size=design.ladder.teacher_size,
+        provenance=provenance(recipe.seed, **result.notes),
+        root=out,
+    )
+    write_family(family, out)
+    return family
+
+
+def _keep_curve(curve: Path, path: Path) -> None:
+    if curve.exists():
+        copy_file(curve, path)
+    else:
+        path.unlink(missing_ok=True)  # of an earlier family in the same folder
+
+
+def _write_errors(folder: Path, design: FamilyDesign, fits: Mapping[int, Fit]) -> None:
+    """`blocks.json`: each block's held-out error at the start and after both stages."""
+    stages = ("start", "closed_form", "gradient_steps")
+    errors = [
+        {
+            "block": list(design.block_map[index].layers),
+            "kept": design.block_map[index].kept,
+            **{name: round(error, 5) for name, error in zip(stages, fit.errors, strict=True)},
+        }
+        for index, fit in fits.items()
+    ]
+    save_json(errors, folder / "blocks.json")
