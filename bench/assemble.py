@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from boomerang_core.architectures import architecture_of
+from boomerang_core.architectures import architecture_of, shallower
 from boomerang_core.assemble import assemble, place_layers
 from boomerang_core.checkpoint import load_teacher
 from boomerang_core.cli import family_folder
@@ -39,7 +39,7 @@ def student_model(teacher: Any, student: Student) -> Any:
     """The student as a plain transformers model of its own, which the reference loads from disk."""
     row = architecture_of(teacher.config)
     kept = [block.kept for block in student.block_map]
-    model = type(teacher)(_cut(teacher.config, kept)).to(teacher.dtype)
+    model = type(teacher)(shallower(teacher.config, kept)).to(teacher.dtype)
     state = {n: t for n, t in teacher.state_dict().items() if not n.startswith(f"{row.layers}.")}
     for index, layer in enumerate(kept):
         tensors = teacher.get_submodule(row.layers)[layer].state_dict()
@@ -79,15 +79,6 @@ def naive_build(teacher: Any, student: Any, route: Route) -> Any:
         values = [getattr(owners[r.owner].config, name)[r.index] for r in route.layers]
         setattr(model.config, name, values)
     return model
-
-
-def _cut(config: Any, kept: list[int]) -> Any:
-    row = architecture_of(config)
-    cut = copy.deepcopy(config)
-    setattr(cut, row.num_layers, len(kept))
-    for name in row.per_layer:
-        setattr(cut, name, [getattr(config, name)[layer] for layer in kept])
-    return cut
 
 
 def storages(*models: Any) -> dict[int, int]:
