@@ -59,7 +59,10 @@ def make(
         str | None, typer.Option(help="One-layer blocks taken from the teacher: 0,1,2,29.")
     ] = None,
     kept: Annotated[
-        str | None, typer.Option(help="The layer each block starts from: measured, first, or JSON.")
+        str | None,
+        typer.Option(
+            help="The layer each block starts from: measured, sequential, first, or JSON."
+        ),
     ] = None,
     kind: Annotated[str | None, typer.Option(help="full or lowrank.")] = None,
     rank: Annotated[int | None, typer.Option(help="Rank of a lowrank student.")] = None,

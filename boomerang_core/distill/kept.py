@@ -1,8 +1,15 @@
-"""Which layer of a block its student starts from: the one whose removal hurts most."""
+"""Which layer of a block its student starts from.
+
+``measured``: the layer whose removal from the whole teacher hurts most.  ``sequential``: block
+after block, the layer that leaves the better model, the blocks before being pruned already.  A
+layer can matter only through a later one: SmolLM2-135M's layers 9 and 10 alone cost the same to
+remove, but without layer 9 layer 11 no longer does what the rest of the model needs.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -14,31 +21,63 @@ from boomerang_core.provenance import save_json
 from boomerang_core.route import LayerRef, Owner, Route
 
 
-def keep_most_missed(
-    runner: LayerRunner, plain: BlockMap, ids_RL: torch.Tensor, stage: Path
+def kept_layers(
+    how: str, runner: LayerRunner, plain: BlockMap, ids_RL: torch.Tensor, stage: Path
 ) -> BlockMap:
-    """The blocks with their most missed layers kept; what was measured stays in ``stage``."""
-    path = stage / "removals.json"
+    """The blocks with the layers that ``how`` keeps; what was measured stays in ``stage``.
+
+    ``how`` is ``measured`` or ``sequential``.  KL is to the whole teacher, on rows of tokens.
+    """
+    path = stage / f"kept-{how}.json"
     if not path.exists():
-        save_json(removal_damage(runner, plain, ids_RL), path)
-    damage = {int(layer): kl for layer, kl in json.loads(path.read_text()).items()}
-    kept = [max(block.layers, key=lambda layer: damage.get(layer, 0.0)) for block in plain]
+        choose = keep_most_missed if how == "measured" else keep_in_sequence
+        save_json(choose(runner, plain, ids_RL), path)
+    kept = json.loads(path.read_text())["kept"]
     shared = [block.start for block in plain if block.shared]
     return BlockMap.from_layers([list(block.layers) for block in plain], kept, shared)
 
 
-def removal_damage(
-    runner: LayerRunner, block_map: BlockMap, ids_RL: torch.Tensor
-) -> dict[int, float]:
-    """KL to the teacher with one layer removed, for every layer of a block of several."""
-    layers = [layer for block in block_map if len(block) > 1 for layer in block.layers]
-    whole = tuple(LayerRef(Owner.TEACHER, layer) for layer in range(len(runner.layers)))
-    routes = [_teacher_route(whole[:layer] + whole[layer + 1 :]) for layer in layers]
-    qualities = evaluate_routes(
-        lanes(runner, None, block_map), _teacher_route(whole), routes, ids_RL, "one layer removed"
-    )
-    return {layer: quality.kl for layer, quality in zip(layers, qualities, strict=True)}
+def keep_most_missed(
+    runner: LayerRunner, plain: BlockMap, ids_RL: torch.Tensor
+) -> dict[str, object]:
+    """`kept`: a layer a block.  `removed`: KL without each layer of a block of several."""
+    layers = [layer for block in plain if len(block) > 1 for layer in block.layers]
+    whole = range(len(runner.layers))
+    kls = _kl(runner, plain, [[i for i in whole if i != layer] for layer in layers], ids_RL)
+    removed = dict(zip(layers, kls, strict=True))
+    kept = [max(block.layers, key=lambda layer: removed.get(layer, 0.0)) for block in plain]
+    return {"kept": kept, "removed": removed}
 
 
-def _teacher_route(layers: tuple[LayerRef, ...]) -> Route:
-    return Route(layers, Owner.TEACHER, Owner.TEACHER)
+def keep_in_sequence(
+    runner: LayerRunner, plain: BlockMap, ids_RL: torch.Tensor
+) -> dict[str, object]:
+    """`kept`: a layer a block.  `candidates`: KL with each, the blocks before pruned already."""
+    kept: list[int] = []
+    candidates: list[dict[int, float]] = []
+    for block in plain:
+        rest = range(block.stop, len(runner.layers))
+        tried = list(block.layers) if len(block) > 1 else []
+        kls = _kl(runner, plain, [[*kept, layer, *rest] for layer in tried], ids_RL)
+        found = dict(zip(tried, kls, strict=True))
+        kept.append(min(found, key=lambda layer: found[layer]) if found else block.start)
+        candidates += [found] if found else []
+    return {"kept": kept, "candidates": candidates}
+
+
+def _kl(
+    runner: LayerRunner,
+    plain: BlockMap,
+    candidates: Sequence[Sequence[int]],
+    ids_RL: torch.Tensor,
+) -> list[float]:
+    """KL to the teacher of the models of those teacher layers."""
+    routes = [_teacher_route(layers) for layers in candidates]
+    whole = _teacher_route(range(len(runner.layers)))
+    found = evaluate_routes(lanes(runner, None, plain), whole, routes, ids_RL, "kept layers")
+    return [quality.kl for quality in found]
+
+
+def _teacher_route(layers: Iterable[int]) -> Route:
+    refs = tuple(LayerRef(Owner.TEACHER, layer) for layer in layers)
+    return Route(refs, Owner.TEACHER, Owner.TEACHER)

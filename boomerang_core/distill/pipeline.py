@@ -25,8 +25,9 @@ from boomerang_core.distill.data import (
     save_documents,
     split_rows,
 )
-from boomerang_core.distill.endtoend import METRICS, distill
-from boomerang_core.distill.kept import keep_most_missed
+from boomerang_core.distill.endtoend import distill
+from boomerang_core.distill.kept import kept_layers
+from boomerang_core.distill.metrics import METRICS
 from boomerang_core.distill.recipe import Recipe
 from boomerang_core.distill.result import Result, write_result
 from boomerang_core.distill.sampling import prompts, sample_documents
@@ -254,10 +255,10 @@ def _blockwise(
 def _blocks(recipe: Recipe, runner: LayerRunner, rows: Rows, stage: Path) -> BlockMap:
     """The recipe's blocks, with kept layers."""
     plain = recipe.block_map(len(runner.layers))
-    if recipe.kept != "measured":
+    if recipe.kept not in ("measured", "sequential"):
         return plain
     count = math.ceil(recipe.kept_tokens / recipe.row_length)
-    return keep_most_missed(runner, plain, rows.train[:count], stage)
+    return kept_layers(recipe.kept, runner, plain, rows.train[:count], stage)
 
 
 def _by_block(student: Student, prefix: str) -> dict[int, Parameters]:

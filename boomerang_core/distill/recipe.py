@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T", bound="DataclassInstance")
 LADDERS = {"last-to-first": Ladder.last_to_first, "first-to-last": Ladder.first_to_last}
 LAYOUTS = ("pairs", "every-second-and-last", "first-two-then-every-second")
-KEPT = ("measured", "first")
+KEPT = ("measured", "sequential", "first")
 STARTS = ("blockwise", "naive", "random")
 _TEXT = ("teacher", "text", "text_tokens", "sample_tokens", "sample_rows", "sample_length", "seed")
 _AFTER_BLOCKS = ("name", "footprint_tokens", "eval_tokens", "end_to_end")
@@ -35,11 +35,11 @@ class Recipe:
 
     ``layout`` is one of ``LAYOUTS`` or a JSON list of blocks such as ``[[0],[1,2]]``; ``shared``
     are one-layer blocks that the student takes from the teacher as they are.  ``kept`` chooses
-    the layer that a block's student starts from: the one whose removal hurts most, the first, or
-    a JSON list of one layer a block.  ``ladder`` is one of ``LADDERS`` or a JSON list of steps such
-    as ``[[3,2],[1,0]]``.  ``start`` is what the end-to-end stage begins with: a student distilled
-    block after block, the kept layers as they are, or random weights (the paper's control).
-    ``own_embeddings``: a full student that owns embedding, final norm and head, as the paper's.
+    the layer that a block's student starts from (``kept.py``), or is a JSON list, a layer a block.
+    ``ladder`` is one of ``LADDERS`` or a JSON list of steps such as ``[[3,2],[1,0]]``.  ``start``
+    is what the end-to-end stage begins with: a student distilled block after block, the kept
+    layers as they are, or random weights (the paper's control).  ``own_embeddings``: a full
+    student that owns embedding, final norm and head, as the paper's does.
     """
 
     name: str
@@ -124,14 +124,7 @@ class Recipe:
 
         Raises BlockMapError, SettingsError.
         """
-        if self.layout == "every-second-and-last":
-            plain = BlockMap.every_second_and_last(num_layers)
-        elif self.layout == "first-two-then-every-second":
-            plain = BlockMap.first_two_then_every_second(num_layers)
-        elif self.layout == "pairs":
-            plain = BlockMap.from_layers(pairs(num_layers, self.shared))
-        else:
-            plain = BlockMap.from_layers(_lists("layout", self.layout))
+        plain = parse_layout(self.layout, num_layers, self.shared)
         kept = _integers("kept", _json("kept", self.kept)) if self.kept.startswith("[") else None
         return BlockMap.from_layers([list(block.layers) for block in plain], kept, self.shared)
 
@@ -225,6 +218,21 @@ def parse_ladder(text: str, block_map: BlockMap) -> Ladder:
             f"the ladder patches {ladder.num_blocks} blocks, there are {len(block_map)}"
         )
     return ladder
+
+
+def parse_layout(text: str, num_layers: int, shared: tuple[int, ...] = ()) -> BlockMap:
+    """Blocks by name, or from a JSON list such as ``[[0],[1,2]]``; each keeps its first layer.
+
+    ``shared`` are left alone by ``pairs``.  Raises SettingsError and BlockMapError.
+    """
+    if text.startswith("["):
+        return BlockMap.from_layers(_lists("layout", text))
+    _choose("layout", text, LAYOUTS)
+    if text == "every-second-and-last":
+        return BlockMap.every_second_and_last(num_layers)
+    if text == "first-two-then-every-second":
+        return BlockMap.first_two_then_every_second(num_layers)
+    return BlockMap.from_layers(pairs(num_layers, shared))
 
 
 def _json(name: str, text: str) -> Any:

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from boomerang_core.distill.data import pack, split_rows
+from boomerang_core.distill.kept import kept_layers
 from boomerang_core.distill.pipeline import make, usable_device
 from boomerang_core.distill.recipe import Recipe, pairs
 from boomerang_core.distill.result import CURVE
@@ -160,6 +161,44 @@ class TestEvaluate:
         assert less.kl == pytest.approx(float(kl), rel=1e-4)
         assert less.perplexity == pytest.approx(float(loss.exp()), rel=1e-4)
         assert less.n == 2 * (ROW_LENGTH - 1)
+
+
+class TestKept:
+    """On a plain copy of the teacher that lacks layers."""
+
+    LAYOUT = "[[0],[1,2],[3,4],[5]]"
+
+    @pytest.fixture
+    def rows(self) -> torch.Tensor:
+        return torch.randint(
+            VOCABULARY, (2, ROW_LENGTH), generator=torch.Generator().manual_seed(1)
+        )
+
+    def kl(self, layers: list[int], ids: torch.Tensor) -> float:
+        model = tiny_teacher("llama", True)
+        teacher = model(ids).logits[:, :-1].log_softmax(-1)
+        model.model.layers = torch.nn.ModuleList(model.model.layers[layer] for layer in layers)
+        model.config.num_hidden_layers = len(layers)
+        other = model(ids, use_cache=False).logits[:, :-1].log_softmax(-1)
+        return float((teacher.exp() * (teacher - other)).sum(-1).mean())
+
+    def kept(self, how: str, rows: torch.Tensor, stage: Path) -> list[int]:
+        runner = LayerRunner(tiny_teacher("llama", True), ROW_LENGTH)
+        plain = Recipe("x", "x", layout=self.LAYOUT).block_map(6)
+        return [block.kept for block in kept_layers(how, runner, plain, rows, stage)]
+
+    def test_measured_keeps_what_is_missed_most(self, rows: torch.Tensor, tmp_path: Path) -> None:
+        without = {i: self.kl([k for k in range(6) if k != i], rows) for i in (1, 2, 3, 4)}
+        wanted = [0, max((1, 2), key=without.__getitem__), max((3, 4), key=without.__getitem__), 5]
+        assert self.kept("measured", rows, tmp_path) == wanted
+
+    def test_sequential_counts_what_is_pruned_already(
+        self, rows: torch.Tensor, tmp_path: Path
+    ) -> None:
+        first = min((1, 2), key=lambda k: self.kl([0, k, 3, 4, 5], rows))
+        second = min((3, 4), key=lambda k: self.kl([0, first, k, 5], rows))
+        assert self.kept("sequential", rows, tmp_path) == [0, first, second, 5]
+        assert self.kept("sequential", rows[:0], tmp_path) == [0, first, second, 5]  # from the disk
 
 
 class TestMake:
