@@ -63,12 +63,19 @@ class FamilyDesign:
 
 
 def build_route(design: FamilyDesign, size: int) -> Route:
-    """Write a size out: patched and shared blocks are the teacher's, the rest the student's.
+    """Write a size out: the blocks that its ladder has patched by then are the teacher's.
 
-    The embedding comes from the owner of the first block, the head from the owner of the last
-    (arXiv 2510.05064, §2.3).  Raises `LadderError` for a size that the ladder does not have.
+    Raises `LadderError` for a size that the ladder does not have.
     """
-    patched = design.ladder.patched(size)
+    return route_of_set(design, design.ladder.patched(size))
+
+
+def route_of_set(design: FamilyDesign, patched: frozenset[int]) -> Route:
+    """The route with those blocks patched, whether or not the ladder comes by them.
+
+    Patched and shared blocks are the teacher's, the rest the student's.  The embedding comes from
+    the owner of the first block, the head from the owner of the last (arXiv 2510.05064, §2.3).
+    """
     layers: list[LayerRef] = []
     for index, block in enumerate(design.block_map):
         if index in patched or block.shared:

@@ -3,7 +3,15 @@
 Each command imports what it needs when it runs, so that ``sizes`` and ``verify`` load no torch.
 """
 
-from boomerang_core.cli import common, folders, make, measure
+from boomerang_core.cli import common, folders, make, measure, search
 from boomerang_core.cli.common import app, family_folder
 
-__all__ = ["app", "common", "family_folder", "folders", "make", "measure"]
+__all__ = [
+    "app",
+    "common",
+    "family_folder",
+    "folders",
+    "make",
+    "measure",
+    "search",
+]

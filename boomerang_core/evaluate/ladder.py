@@ -14,13 +14,14 @@ from boomerang_core.assemble import assemble
 from boomerang_core.checkpoint import load_teacher, load_tokenizer
 from boomerang_core.distill.stream import LayerRunner
 from boomerang_core.evaluate.perplexity import (
+    Lanes,
     evaluate_routes,
     evaluation_rows,
     lanes,
     naive_route,
 )
 from boomerang_core.family import Family
-from boomerang_core.route import FamilyDesign, build_route
+from boomerang_core.route import FamilyDesign, Route, build_route
 from boomerang_core.sizes import Quality
 from boomerang_core.student import Student, load_student
 
@@ -40,18 +41,27 @@ def evaluate_design(
 
     Naive pruning runs the same routes with the layers as they were before distillation.
     """
-    row_length = ids_RL.shape[1]
-    smallest = assemble(model, student, build_route(design, 0))
-    both = lanes(
-        LayerRunner(model, row_length), LayerRunner(smallest, row_length), design.block_map
-    )
-    routes = [build_route(design, size) for size in range(design.ladder.num_sizes)]
+    both = design_lanes(model, student, design, ids_RL.shape[1])
+    routes = ladder_routes(design)
     naive = [naive_route(route, design.block_map) for route in routes]
     whole = naive[-1]
     return Measured(
         evaluate_routes(both, whole, routes, ids_RL, "sizes"),
         evaluate_routes(both, whole, naive, ids_RL, "naive pruning"),
     )
+
+
+def design_lanes(model: Any, student: Student, design: FamilyDesign, row_length: int) -> Lanes:
+    """Lanes that run every route of a design."""
+    smallest = assemble(model, student, build_route(design, 0))
+    return lanes(
+        LayerRunner(model, row_length), LayerRunner(smallest, row_length), design.block_map
+    )
+
+
+def ladder_routes(design: FamilyDesign) -> list[Route]:
+    """The route of every size, smallest first."""
+    return [build_route(design, size) for size in range(design.ladder.num_sizes)]
 
 
 def evaluate_family(family: Family, text: Path, row_length: int, tokens: int) -> Measured:

@@ -183,14 +183,20 @@ class _TeacherLogits:
 
 @torch.inference_mode()
 def evaluate_routes(
-    lanes: Lanes, teacher_route: Route, routes: Sequence[Route], ids_RL: torch.Tensor, label: str
+    lanes: Lanes,
+    teacher_route: Route,
+    routes: Sequence[Route],
+    ids_RL: torch.Tensor,
+    label: str | None,
 ) -> list[Quality]:
     """The quality of every route, in order, on rows of tokens.
 
-    Neighbouring routes that begin alike share that work, so give a ladder in its order.
+    Neighbouring routes that begin alike share that work, so give a ladder in its order.  `label`
+    names the progress bar; None shows none.
     """
     scores = [_Score() for _ in routes]
-    with tqdm(total=len(ids_RL) * len(routes), desc=label, unit="row") as bar:
+    total = len(ids_RL) * len(routes)
+    with tqdm(total=total, desc=label, unit="row", disable=label is None) as bar:
         for part in batches(len(ids_RL), 1):
             ids_BL = ids_RL[part]
             prefix = _Prefix(lanes, ids_BL)

@@ -1,0 +1,1 @@
+"""Which blocks are patched first, and which layers a student keeps."""
