@@ -5,11 +5,31 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from boomerang_core.errors import FamilyError
+from boomerang_core.evaluate.comparison import (
+    BASELINES,
+    FAMILY,
+    Comparison,
+    Point,
+    Series,
+    family_source,
+    read_comparison,
+)
+from boomerang_core.evaluate.extras import (
+    Curve,
+    Similarity,
+    Speed,
+    Tasks,
+    read_curves,
+    read_similarity,
+    read_speed,
+    read_tasks,
+)
 from boomerang_core.family import Family
 from boomerang_core.footprint import footprint_bytes, kv_bytes_per_token, teacher_params
 from boomerang_core.sizes import Quality
@@ -25,13 +45,32 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Sources:
+    """Files to read in place of those of the family's own `report/` folder.
+
+    A comparison and curves are only shown where they are given.
+    """
+
+    comparison: Path | None = None
+    curves: Path | None = None
+    tasks: Path | None = None
+    similarity: Path | None = None
+    speed: Path | None = None
+
+
+@dataclass(frozen=True)
 class Findings:
-    """A measured family: the quality of every size, and what else its reports hold."""
+    """A measured family: the quality of every size, and what else there is about it."""
 
     family: Family
     quality: Sequence[Quality]
-    naive: Sequence[Quality] | None
-    training: Sequence[Step]
+    naive: Sequence[Quality] | None = None
+    training: Sequence[Step] = ()
+    comparison: Comparison | None = None
+    curves: Sequence[Curve] = ()
+    tasks: Tasks | None = None
+    similarity: Similarity | None = None
+    speed: Speed | None = None
 
     @property
     def measured(self) -> dict[str, Any]:
@@ -44,23 +83,55 @@ class Findings:
         text = noted.get("text") or "a text that was not noted"
         return {**made, **noted, "text": text, "n": self.quality[0].n}
 
-    def naive_params(self, layers: int) -> int:
-        """Parameters of a naively pruned teacher of that many layers."""
+    @cached_property
+    def series(self) -> tuple[Series, ...]:
+        """Ladders that were measured on the same rows, this family's first.
+
+        Those of the comparison; without one, the family and naive pruning.
+        """
+        if self.comparison is not None:
+            return self.comparison.series
+        rows = self.family.rows
+        ours = [Point(r.layers, r.params, q) for r, q in zip(rows, self.quality, strict=True)]
+        both = [Series("Boomerang", FAMILY, {}, tuple(ours))]
+        if self.naive is not None:
+            pruned = [
+                Point(row.layers, self._pruned_params(row.layers), quality)
+                for row, quality in zip(rows, self.naive, strict=True)
+            ]
+            both.append(Series(BASELINES["naive"], "naive", {}, tuple(pruned)))
+        return tuple(both)
+
+    @property
+    def rows(self) -> Mapping[str, Any]:
+        """What the series were measured on: `text` and `n` at least."""
+        return self.measured if self.comparison is None else self.comparison.rows
+
+    @property
+    def notes(self) -> Sequence[Mapping[str, Any]]:
+        """How they were measured, ours first."""
+        if self.comparison is None:
+            return [self.measured]
+        return [series.provenance for series in self.series]
+
+    def footprint(self, point: Point) -> int:
+        """Standalone bytes, with as many tokens of KV cache as the family's footprints."""
+        shape = self.family.shape
+        weights = point.params * shape.bytes_per_param
+        cache = kv_bytes_per_token(shape, point.layers)
+        return footprint_bytes(weights, cache, self.family.footprint_tokens)
+
+    def _pruned_params(self, layers: int) -> int:
+        """Parameters of the teacher with that many of its layers."""
         shape = self.family.shape
         return teacher_params(shape) - (shape.num_layers - layers) * shape.layer_params
 
-    def naive_footprint(self, layers: int) -> int:
-        """Its standalone bytes, with as many tokens of KV cache as the family's footprints."""
-        shape = self.family.shape
-        weights = self.naive_params(layers) * shape.bytes_per_param
-        tokens = self.family.footprint_tokens
-        return footprint_bytes(weights, kv_bytes_per_token(shape, layers), tokens)
 
+def read_findings(family: Family, sources: Sources) -> Findings:
+    """The qualities in the family's table, its `report/` folder, and the files given.
 
-def read_findings(family: Family) -> Findings:
-    """The qualities in the family's table, `report/naive.json` and `report/training.jsonl`.
-
-    Raises `FamilyError` where a size was not measured or a file is malformed; the files may lack.
+    Raises `FamilyError` where a size was not measured, a file is malformed or is about another
+    family; files of the `report/` folder may lack.
     """
     quality = [row.quality for row in family.rows if row.quality is not None]
     if len(quality) < len(family.rows):
@@ -69,14 +140,37 @@ def read_findings(family: Family) -> Findings:
             f"size {missing} of {family.name} was never measured: "
             "run boomerang evaluate FAMILY --text FILE --save"
         )
-    folder = family.root / "report"
-    naive, training = folder / "naive.json", folder / "training.jsonl"
+
+    def found(name: str, given: Path | None = None) -> Path | None:
+        own = family.root / "report" / name
+        return given or (own if own.exists() else None)
+
+    naive, training = found("naive.json"), found("training.jsonl")
+    tasks = found("tasks.json", sources.tasks)
+    similarity = found("similarity.json", sources.similarity)
+    speed = found("speed.json", sources.speed)
     return Findings(
         family,
         quality,
-        _read_naive(naive, family) if naive.exists() else None,
-        _read_training(training) if training.exists() else (),
+        naive=_read_naive(naive, family) if naive else None,
+        training=_read_training(training) if training else (),
+        comparison=_read_comparison(sources.comparison, family) if sources.comparison else None,
+        curves=read_curves(sources.curves) if sources.curves else (),
+        tasks=read_tasks(tasks, family) if tasks else None,
+        similarity=read_similarity(similarity) if similarity else None,
+        speed=read_speed(speed, family) if speed else None,
     )
+
+
+def _read_comparison(path: Path, family: Family) -> Comparison:
+    """The comparison, this family's series first."""
+    comparison = read_comparison(path)
+    source, layers = family_source(family), [row.layers for row in family.rows]
+    for ours in comparison.series:
+        if ours.source == source and [point.layers for point in ours.points] == layers:
+            others = (each for each in comparison.series if each is not ours)
+            return replace(comparison, series=(ours, *others))
+    raise FamilyError(f"{path} does not compare {family.name} as it is now: measure it again")
 
 
 def _read_naive(path: Path, family: Family) -> list[Quality]:

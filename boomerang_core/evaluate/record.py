@@ -30,6 +30,12 @@ def save_measured(family: Family, measured: Measured, text: Path) -> Family:
     return updated
 
 
+def save_report(family: Family, name: str, record: Any) -> None:
+    """Put one more report into a family folder, which lists it from then on."""
+    save_json(record, family.root / "report" / name)
+    write_family(family, family.root)
+
+
 def measured_rows(family: Family, measured: Measured) -> tuple[SizeRow, ...]:
     """The family's table with measured qualities; sizes on the Pareto front are offered."""
     quality = {size: rounded(value) for size, value in enumerate(measured.family)}
@@ -38,7 +44,7 @@ def measured_rows(family: Family, measured: Measured) -> tuple[SizeRow, ...]:
 
 def evaluation_note(measured: Measured, text: Path | None) -> dict[str, Any]:
     """What the sizes were measured on; None is the recipe's own held-out documents."""
-    scored = {"n": measured.family[0].n, "against": "the teacher in float32, student in bfloat16"}
+    scored = {"n": measured.family[0].n, "against": "the teacher in float32, student as stored"}
     if text is None:
         return {"text": "held-out documents of the recipe's own text", **scored}
     note = "detokenised, sentences with <unk> dropped: not comparable with published perplexities"

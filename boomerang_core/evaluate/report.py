@@ -1,9 +1,18 @@
-"""A family's report: one page and its pictures, from what the family folder holds; no torch.
+"""A family's report: one page and its pictures, from what was measured; no torch.
 
 index.html        the sizes, the pictures, where the figures come from
-quality.png       KL to the teacher against parameters
-perplexity.png    perplexity against the standalone footprint
-training.png      KL of the training steps, where the family kept them
+quality.png       KL to the teacher against parameters, and
+perplexity.png    perplexity against the standalone footprint: every ladder of a comparison, or the
+                  family and naive pruning
+
+and, where the family or the command has the figures:
+
+tasks.png         accuracy on each task against parameters; log-likelihood.png that of the right
+                  choices, answers.png the length of generated answers
+speed.png         KL to the teacher against tokens per second
+similarity.png    cosine with the teacher, size by block; student-layers.png, block by layer
+curves.png        KL of the student against the time of distillation
+training.png      KL of the training steps
 """
 
 from __future__ import annotations
@@ -15,32 +24,30 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from boomerang_core.errors import SettingsError
-from boomerang_core.evaluate.findings import Findings, read_findings
+from boomerang_core.evaluate.comparison import Comparison
+from boomerang_core.evaluate.extras import Tasks
+from boomerang_core.evaluate.findings import Findings, Sources, read_findings
 from boomerang_core.evaluate.pictures import Picture, draw_pictures
 from boomerang_core.family import Family
 from boomerang_core.footprint import resident_params, teacher_params
-from boomerang_core.provenance import write_atomically
+from boomerang_core.provenance import write_text
 from boomerang_core.sizes import Quality, format_bytes
 
 _TEMPLATE = "report.html.jinja"
 
 
-def write_report(family: Family, out: Path) -> Path:
+def write_report(family: Family, out: Path, sources: Sources | None = None) -> Path:
     """Write the pictures into the folder `out`, then the page; the page's path.
 
-    Raises `FamilyError` where the family was not measured or a report in it is malformed,
-    `SettingsError` where `out` cannot be written to.
+    `sources` are files to show beside those of the family folder.  Raises `FamilyError` where the
+    family was not measured or a file is malformed, `SettingsError` where `out` lies in the family
+    folder or there is more than pictures can show, `WriteError` where `out` cannot be written to.
     """
     if out.resolve().is_relative_to(family.root.resolve()):
         raise SettingsError(f"{out} lies in the family folder, which holds only what it lists")
-    findings = read_findings(family)
+    findings = read_findings(family, sources or Sources())
     path = out / "index.html"
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        page = render(findings, draw_pictures(findings, out))
-        write_atomically(path, lambda temporary: _write_text(temporary, page))
-    except OSError as error:
-        raise SettingsError(f"cannot write a report into {out}: {error}") from error
+    write_text(path, render(findings, draw_pictures(findings, out)))
     return path
 
 
@@ -63,6 +70,8 @@ def render(findings: Findings, pictures: Sequence[Picture]) -> str:
         measured=findings.measured,
         rows=_rows(findings),
         with_naive=findings.naive is not None,
+        compared=_compared(findings.comparison) if findings.comparison else None,
+        tasks=_on_tasks(findings.tasks) if findings.tasks else None,
         pictures=pictures,
     )
 
@@ -82,5 +91,24 @@ def _rows(findings: Findings) -> list[dict[str, Any]]:
     ]
 
 
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+def _on_tasks(tasks: Tasks) -> dict[str, Any]:
+    """The table of tasks: a row for each size, a column a task."""
+    found = {(row.size, row.task): row for row in tasks.rows}
+    sizes = dict.fromkeys(row.size for row in tasks.rows)
+    return {
+        "names": tasks.names,
+        "rows": [(size, [found.get((size, task)) for task in tasks.names]) for size in sizes],
+        "settings": tasks.settings,
+        "provenance": tasks.provenance,
+    }
+
+
+def _compared(comparison: Comparison) -> dict[str, Any]:
+    """The table of a comparison: a row for each number of layers, a column a series."""
+    depths = sorted({point.layers for series in comparison.series for point in series.points})
+    return {
+        "names": [series.name for series in comparison.series],
+        "rows": [(depth, [series.at(depth) for series in comparison.series]) for depth in depths],
+        "on": comparison.rows,
+        "made": {series.name: series.provenance for series in comparison.series},
+    }

@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 from boomerang_core import cli
 from boomerang_core.blocks import BlockMap
-from boomerang_core.errors import FamilyError, SettingsError
-from boomerang_core.evaluate.charts import running_mean
+from boomerang_core.errors import FamilyError, SettingsError, WriteError
+from boomerang_core.evaluate.charts.clouds import running_mean
 from boomerang_core.evaluate.report import write_report
 from boomerang_core.family import Family, load_family
 from boomerang_core.footprint import ModelShape
@@ -185,7 +185,7 @@ def test_the_family_folder_stays_whole(tiny: Family) -> None:
 
 def test_a_folder_that_is_a_file_is_refused(tiny: Family, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file")
-    with pytest.raises(SettingsError, match="cannot write a report into"):
+    with pytest.raises(WriteError, match="cannot write"):
         write_report(tiny, tmp_path / "out")
 
 

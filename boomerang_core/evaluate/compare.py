@@ -1,0 +1,228 @@
+"""Families and baselines measured on the same rows of text, against the same teacher.
+
+Shapes: R rows, L tokens a row, S sentences.
+
+Each series is written as soon as it is measured, so a comparison that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from boomerang_core.baselines.ladders import (
+    MeasuredLadder,
+    laco_ladder,
+    naive_ladder,
+    shortgpt_ladder,
+)
+from boomerang_core.baselines.shortgpt import teacher_route
+from boomerang_core.checkpoint import load_teacher, load_tokenizer, teacher_folder
+from boomerang_core.distill.data import pack, read_documents
+from boomerang_core.distill.sources import shown, source_versions
+from boomerang_core.errors import DataError, FamilyError, SettingsError
+from boomerang_core.evaluate.comparison import (
+    BASELINES,
+    FAMILY,
+    Comparison,
+    Point,
+    Series,
+    family_source,
+    read_comparison,
+    write_comparison,
+)
+from boomerang_core.evaluate.ladder import design_lanes, ladder_routes
+from boomerang_core.evaluate.perplexity import evaluate_routes, evaluation_rows
+from boomerang_core.evaluate.record import rounded
+from boomerang_core.family import Family, TeacherRef, sha256_of
+from boomerang_core.footprint import route_params
+from boomerang_core.provenance import provenance
+from boomerang_core.student import load_student
+
+SENTENCES, SENTENCE_TOKENS = 10, 32
+"""LaCo's few-shot samples; its paper takes ten sentences of Wikipedia."""
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What to measure on, and what ShortGPT and LaCo calibrate on: not the same.
+
+    `calibration` is a source of text as `make` takes them; None where no baseline needs one.
+    """
+
+    text: Path
+    tokens: int
+    row_length: int
+    calibration: str | None = None
+    calibration_tokens: int = 8192
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A series to measure, unless it is finished."""
+
+    name: str
+    kind: str
+    source: Mapping[str, Any]
+    measure: Callable[[], MeasuredLadder]
+
+
+def compare(
+    families: Mapping[str, Family],
+    baselines: Sequence[str],
+    texts: Texts,
+    out: Path,
+    device: torch.device,
+) -> Comparison:
+    """Measure families, by name, and baselines at the depths of the first family's sizes.
+
+    `out` keeps every finished series.  Raises `FamilyError` where the teachers differ or `out` is
+    no comparison, `DataError` for texts that do not do and where `out` was measured on other rows,
+    `SettingsError`, `CheckpointError`.
+    """
+    _check(families, baselines, texts)
+    bench = _Bench(families, texts, device)
+    comparison = Comparison(bench.rows)
+    if out.exists():
+        comparison = read_comparison(out)
+        if comparison.rows != bench.rows:
+            raise DataError(
+                f"{out} was measured on other rows or another teacher: give a new --out"
+            )
+    for job in bench.jobs(baselines):
+        if not comparison.finished(job.name, job.kind, job.source):
+            comparison = comparison.with_series(bench.series(job))
+            write_comparison(comparison, out)
+    return comparison
+
+
+def _check(families: Mapping[str, Family], baselines: Sequence[str], texts: Texts) -> None:
+    if unknown := sorted(set(baselines) - BASELINES.keys()):
+        raise SettingsError(
+            f"there is no baseline {unknown[0]!r}; there are {', '.join(BASELINES)}"
+        )
+    if clash := sorted(families.keys() & set(BASELINES.values())):
+        raise SettingsError(f"{clash[0]} is the name of a baseline: give another as NAME=FOLDER")
+    if texts.calibration is None and {"shortgpt", "laco"} & set(baselines):
+        raise SettingsError("ShortGPT and LaCo need a calibration text: give --calibration")
+    (name, first), *others = families.items()
+    for other, family in others:
+        if not _same_teacher(first, family):
+            raise FamilyError(f"{other} has another teacher than {name}: compare them apart")
+
+
+def _same_teacher(first: Family, other: Family) -> bool:
+    if (first.architecture, first.shape) != (other.architecture, other.shape):
+        return False
+    folders = [teacher_folder(family).resolve() for family in (first, other)]
+    return folders[0] == folders[1] or _weights(folders[0]) == _weights(folders[1])
+
+
+def _weights(folder: Path) -> dict[str, str]:
+    """The sha256 of each of a checkpoint's files of weights."""
+    return {file.name: sha256_of(file) for file in sorted(folder.glob("*.safetensors"))}
+
+
+class _Bench:
+    """The rows that all series share; the teacher, loaded when a series needs it."""
+
+    def __init__(self, families: Mapping[str, Family], texts: Texts, device: torch.device) -> None:
+        self._families, self._texts, self._device = families, texts, device
+        self._first = next(iter(families.values()))
+        self._tokenizer = load_tokenizer(self._first)
+        self._ids_RL = evaluation_rows(texts.text, self._tokenizer, texts.row_length, texts.tokens)
+        rows, length = self._ids_RL.shape
+        self.rows = {
+            "teacher": _name(self._first.teacher),
+            "weights": _weights(teacher_folder(self._first)),
+            "text": texts.text.name,
+            "sha256": sha256_of(texts.text),
+            "n": rows * (length - 1),
+            "row_length": length,
+            "against": "the teacher, all in float32",
+        }
+        if texts.calibration is not None:
+            self._calibrated_on = self._calibration_note(texts.calibration)
+            documents = read_documents(
+                [texts.calibration], self._tokenizer, texts.calibration_tokens, texts.seed
+            )
+            self._calibration_RL = pack(documents, texts.row_length, "calibration")
+
+    def jobs(self, baselines: Sequence[str]) -> list[_Job]:
+        """Every series, in the order in which it was asked for."""
+        measure = {"naive": self._naive, "shortgpt": self._shortgpt, "laco": self._laco}
+        families = [
+            _Job(name, FAMILY, family_source(family), partial(self._family, family))
+            for name, family in self._families.items()
+        ]
+        return families + [
+            _Job(BASELINES[kind], kind, self._baseline_source(kind), measure[kind])
+            for kind in dict.fromkeys(baselines)
+        ]
+
+    def series(self, job: _Job) -> Series:
+        """Measure it."""
+        ladder = job.measure()
+        points = tuple(
+            Point(len(route.layers), route_params(self._first.shape, route), rounded(quality))
+            for route, quality in zip(ladder.routes, ladder.qualities, strict=True)
+        )
+        note = provenance(self._texts.seed, **ladder.notes)
+        return Series(job.name, job.kind, job.source, points, note)
+
+    def _baseline_source(self, kind: str) -> Mapping[str, Any]:
+        if kind == "naive":
+            source = family_source(self._first)
+            return {name: source[name] for name in ("blocks", "ladder")}
+        return {"depths": self._depths, "calibration": self._calibrated_on}
+
+    def _calibration_note(self, calibration: str) -> dict[str, Any]:
+        sha256 = source_versions([calibration]).get(calibration)
+        if sha256 == self.rows["sha256"]:
+            raise DataError(f"{self.rows['text']} is measured on: calibrate on another text")
+        return {
+            "text": shown(calibration),
+            "sha256": sha256,
+            "tokens": self._texts.calibration_tokens,
+            "seed": self._texts.seed,
+        }
+
+    @property
+    def _depths(self) -> list[int]:
+        return sorted({row.layers for row in self._first.rows})
+
+    @cached_property
+    def _model(self) -> Any:
+        model = load_teacher(self._first, torch.float32)
+        return model.to(self._device).eval().requires_grad_(False)
+
+    def _family(self, family: Family) -> MeasuredLadder:
+        student = load_student(family.student_dir)
+        both = design_lanes(self._model, student, family.design, self._ids_RL.shape[1])
+        routes = ladder_routes(family.design)
+        whole = teacher_route(range(family.shape.num_layers))
+        return MeasuredLadder(
+            routes, evaluate_routes(both, whole, routes, self._ids_RL, family.name)
+        )
+
+    def _naive(self) -> MeasuredLadder:
+        return naive_ladder(self._model, self._first.design, self._ids_RL)
+
+    def _shortgpt(self) -> MeasuredLadder:
+        return shortgpt_ladder(self._model, self._depths, self._ids_RL, self._calibration_RL)
+
+    def _laco(self) -> MeasuredLadder:
+        sentences_SL = self._calibration_RL[:SENTENCES, :SENTENCE_TOKENS]
+        return laco_ladder(self._model, self._depths, self._ids_RL, sentences_SL)
+
+
+def _name(teacher: TeacherRef) -> str:
+    """What the teacher is called, without the folders of this machine."""
+    location = Path(teacher.location).name if teacher.kind == "folder" else teacher.location
+    return "/".join(filter(None, (location, teacher.file)))

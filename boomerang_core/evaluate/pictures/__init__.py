@@ -1,0 +1,27 @@
+"""Which pictures a report has, and what each says in words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from boomerang_core.evaluate.findings import Findings
+from boomerang_core.evaluate.pictures.picture import Picture
+from boomerang_core.evaluate.pictures.similarity import draw_similarity, draw_student_layers
+from boomerang_core.evaluate.pictures.sizes import draw_perplexity, draw_quality, draw_speed
+from boomerang_core.evaluate.pictures.tasks import draw_tasks
+from boomerang_core.evaluate.pictures.training import draw_curves, draw_training
+
+__all__ = ["Picture", "draw_pictures"]
+
+
+def draw_pictures(findings: Findings, out: Path) -> list[Picture]:
+    """Write every picture that the findings bear into the folder `out`.
+
+    Raises `SettingsError` for more ladders or curves than a picture can show.
+    """
+    draw = [draw_quality, draw_perplexity]
+    draw += [draw_speed] if findings.speed else []
+    draw += [draw_similarity, draw_student_layers] if findings.similarity else []
+    draw += [draw_curves] if findings.curves else []
+    draw += [draw_training] if findings.training else []
+    return [*(each(findings, out) for each in draw), *draw_tasks(findings, out)]
