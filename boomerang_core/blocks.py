@@ -102,13 +102,14 @@ class BlockMap:
         """
         try:
             kept = sorted(int(layer) for layer in config["copied_teacher_layers"])
+            rest = sorted(set(range(num_layers)) - set(kept))
+            pruned = sorted(int(layer) for layer in config.get("pruned_teacher_layers", rest))
         except (KeyError, TypeError, ValueError) as error:
             raise BlockMapError(
-                "student_config.json must list integers under 'copied_teacher_layers'"
+                "student_config.json must list integers under 'copied_teacher_layers', and under "
+                "'pruned_teacher_layers' where it has that"
             ) from error
-        pruned = config.get("pruned_teacher_layers")
-        rest = sorted(set(range(num_layers)) - set(kept))
-        if pruned is not None and sorted(pruned) != rest:
+        if pruned != rest:
             raise BlockMapError(
                 f"copied and pruned layers do not add up to the teacher's {num_layers} layers"
             )

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 Source = TeacherRef | Family | Path
 
 CACHE_VARIABLE = "BOOMERANG_CACHE"
+STUDENT_CONFIG = "student_config.json"  # which teacher layers one of the paper's students keeps
 _PACKAGE = "package:"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?(?:@[\w./-]+)?", re.ASCII)
 _TOKENIZER_FILES = (
@@ -39,7 +40,7 @@ _TOKENIZER_FILES = (
     "merges.txt",
     "spiece.model",
 )
-_HUB_FILES = ["*.safetensors", "model.safetensors.index.json", "config.json"]
+_HUB_FILES = ["*.safetensors", "model.safetensors.index.json", "config.json", STUDENT_CONFIG]
 _COMPANIONS = (*_TOKENIZER_FILES, "generation_config.json")
 
 
@@ -97,7 +98,7 @@ def load_config(source: Source) -> Any:
     from transformers import AutoConfig
 
     folder = teacher_folder(source)
-    with _clear_errors(folder):
+    with clear_errors(folder):
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     architecture_of(config)
     if getattr(config, "quantization_config", None) is not None:
@@ -105,16 +106,17 @@ def load_config(source: Source) -> Any:
     return config
 
 
-def load_teacher(source: Source, dtype: torch.dtype | None = None) -> Any:
+def load_teacher(source: Source, dtype: torch.dtype | None = None, config: Any = None) -> Any:
     """The teacher as a transformers model in eval mode; `dtype` None keeps the stored one.
 
-    Raises `CheckpointError`, also where weights are missing, and `ArchitectureError`.
+    `config` takes the place of the checkpoint's own.  Raises `CheckpointError`, also where weights
+    are missing, and `ArchitectureError`.
     """
     from transformers import AutoModelForCausalLM
 
     folder = teacher_folder(source)
-    config = load_config(folder)
-    with _clear_errors(folder):
+    config = load_config(folder) if config is None else config
+    with clear_errors(folder):
         model, found = AutoModelForCausalLM.from_pretrained(
             folder,
             config=config,
@@ -130,13 +132,15 @@ def load_teacher(source: Source, dtype: torch.dtype | None = None) -> Any:
     return model.eval()
 
 
-def load_tokenizer(source: Source) -> Any:
-    """The teacher's tokenizer, with its chat template."""
+def load_tokenizer(source: Source, config: Any = None) -> Any:
+    """The teacher's tokenizer, with its chat template; `config` as for `load_teacher`."""
     from transformers import AutoTokenizer
 
     folder = teacher_folder(source)
-    with _clear_errors(folder):
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    with clear_errors(folder):
+        return AutoTokenizer.from_pretrained(
+            folder, config=config, local_files_only=True, trust_remote_code=False
+        )
 
 
 def copy_companions(folder: Path, out: Path) -> None:
@@ -146,13 +150,18 @@ def copy_companions(folder: Path, out: Path) -> None:
             shutil.copyfile(path, out / path.name)
 
 
+def require_unused(out: Path) -> None:
+    """Raise `CheckpointError` where `out` exists and is not an empty folder."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise CheckpointError(f"{out} exists and is not an empty folder")
+
+
 def write_folder(out: Path, fill: Callable[[Path], None]) -> None:
     """Let `fill` write a neighbouring temporary folder, then rename it to `out`: whole or absent.
 
     Raises `CheckpointError` where `out` exists and is not an empty folder.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise CheckpointError(f"{out} exists and is not an empty folder")
+    require_unused(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
     try:
@@ -164,7 +173,7 @@ def write_folder(out: Path, fill: Callable[[Path], None]) -> None:
 
 
 @contextmanager
-def _clear_errors(where: Path) -> Iterator[None]:
+def clear_errors(where: Path) -> Iterator[None]:
     """What transformers, safetensors and gguf raise for bad files becomes `CheckpointError`."""
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
@@ -222,7 +231,7 @@ def _hub_snapshot(ref: TeacherRef) -> Path:
     from huggingface_hub import snapshot_download
 
     patterns = [ref.file] if ref.file else [*_HUB_FILES, *_COMPANIONS]
-    with _clear_errors(Path(ref.location)):
+    with clear_errors(Path(ref.location)):
         return Path(snapshot_download(ref.location, revision=ref.revision, allow_patterns=patterns))
 
 
@@ -249,7 +258,7 @@ def _dequantise(file: Path, out: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    with _clear_errors(file):
+    with clear_errors(file):
         model = AutoModelForCausalLM.from_pretrained(
             file.parent,
             gguf_file=file.name,

@@ -1,0 +1,77 @@
+"""`import`: a family from a teacher and a student that exist already, as the paper's.
+
+    boomerang import --teacher Qwen/Qwen3-4B-Base --student Harvard-DCML/boomerang-qwen3-2.3B \\
+        --out qwen3-4b
+    boomerang import --teacher openai-community/gpt2 --student distilbert/distilgpt2 \\
+        --kept 0,2,4,7,9,11 --out gpt2
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from boomerang_core.cli.common import Threads, app, limit_threads, plain_errors, print_sizes
+from boomerang_core.errors import SettingsError
+
+
+@app.command("import")
+def import_(
+    teacher: Annotated[
+        str, typer.Option(help="A folder, a GGUF file, a hub id, or package:NAME/FILE.gguf.")
+    ],
+    student: Annotated[str, typer.Option(help="The same, with one layer for each block.")],
+    out: Annotated[Path, typer.Option(help="The family folder to write.")],
+    ladder: Annotated[
+        str, typer.Option(help="last-to-first, first-to-last (the paper's for Llama), or JSON.")
+    ] = "last-to-first",
+    kept: Annotated[
+        str | None,
+        typer.Option(
+            help="The teacher layer that each student layer started from, where there is no "
+            "student_config.json: 0,2,4,7,9,11 for DistilGPT2."
+        ),
+    ] = None,
+    layout: Annotated[
+        str | None,
+        typer.Option(help="Or every-second-and-last, first-two-then-every-second, JSON blocks."),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="The family's name; default: OUT's.")] = None,
+    text: Annotated[Path | None, typer.Option(help="Measure every size on this text.")] = None,
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens of it to score.")] = 8192,
+    row_length: Annotated[int, typer.Option(min=2, help="Tokens of a row.")] = 512,
+    threads: Threads = None,
+) -> None:
+    """Make a family of a teacher and a student that exist already; nothing is trained.
+
+    boomerang import --teacher openai-community/gpt2 --student distilbert/distilgpt2
+    --kept 0,2,4,7,9,11 --out gpt2
+    """
+    with plain_errors():
+        layers = None if kept is None else _layers(kept)
+        limit_threads(threads)
+        from boomerang_core.checkpoint import load_tokenizer, parse_teacher
+        from boomerang_core.evaluate.ladder import evaluate_family
+        from boomerang_core.evaluate.perplexity import evaluation_rows
+        from boomerang_core.evaluate.record import save_measured
+        from boomerang_core.importing import Pair, import_pair
+
+        pair = Pair(parse_teacher(teacher), parse_teacher(student), ladder, layout, layers)
+        if text is not None:  # too short a text shows before the slow part
+            evaluation_rows(text, load_tokenizer(pair.teacher), row_length, tokens)
+        family = import_pair(pair, out, name)
+        if text is not None:
+            measured = evaluate_family(family, text, row_length, tokens)
+            family = save_measured(family, measured, text)
+        print_sizes(family)
+        if text is None:
+            typer.echo(f"not measured yet: boomerang evaluate {out} --text FILE --save")
+
+
+def _layers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.strip("[] ").split(","))
+    except ValueError as error:
+        raise SettingsError(f"--kept must list layers such as 0,2,4, got {text!r}") from error
