@@ -10,9 +10,9 @@ from typing import Any
 from boomerang_core.architectures import model_shape
 from boomerang_core.distill.blockwise import Fit
 from boomerang_core.distill.recipe import Recipe
-from boomerang_core.evaluate.ladder import Measured, pareto
-from boomerang_core.evaluate.record import rounded, write_reports
-from boomerang_core.family import INDEX, Family, TeacherRef, build_rows, write_family
+from boomerang_core.evaluate.ladder import Measured
+from boomerang_core.evaluate.record import measured_rows, write_reports
+from boomerang_core.family import INDEX, Family, TeacherRef, write_family
 from boomerang_core.provenance import copy_file, provenance, save_json
 from boomerang_core.route import FamilyDesign
 from boomerang_core.student import Student, save_student
@@ -45,7 +45,6 @@ def write_result(result: Result, out: Path) -> Family:
     write_reports(out / "report", design, measured)
     _write_errors(out / "report", design, result.fits)
     _keep_curve(result.curve, out / CURVE)
-    quality = {size: rounded(value) for size, value in enumerate(measured.family)}
     shape = model_shape(result.model)
     family = Family(
         name=recipe.name,
@@ -53,7 +52,7 @@ def write_result(result: Result, out: Path) -> Family:
         design=design,
         shape=shape,
         teacher=result.teacher,
-        rows=build_rows(design, shape, quality, pareto(measured.family)),
+        rows=measured_rows(design, shape, measured),
         student_params=result.student.num_params,
         footprint_tokens=recipe.footprint_tokens,
         default_size=design.ladder.teacher_size,

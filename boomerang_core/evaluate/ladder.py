@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,9 @@ from boomerang_core.route import FamilyDesign, Route, build_route
 from boomerang_core.sizes import Quality
 from boomerang_core.student import Student, load_student
 
+Measure = Callable[[Lanes, Route, Sequence[Route], torch.Tensor, str], list[Quality]]
+"""What `evaluate_routes` does; `parts.Parts` does the same and can be stopped."""
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -35,7 +37,11 @@ class Measured:
 
 
 def evaluate_design(
-    model: Any, student: Student, design: FamilyDesign, ids_RL: torch.Tensor
+    model: Any,
+    student: Student,
+    design: FamilyDesign,
+    ids_RL: torch.Tensor,
+    measure: Measure = evaluate_routes,
 ) -> Measured:
     """Measure every size, and naive pruning, on the same rows of tokens (R, L).
 
@@ -46,8 +52,8 @@ def evaluate_design(
     naive = [naive_route(route, design.block_map) for route in routes]
     whole = naive[-1]
     return Measured(
-        evaluate_routes(both, whole, routes, ids_RL, "sizes"),
-        evaluate_routes(both, whole, naive, ids_RL, "naive pruning"),
+        measure(both, whole, routes, ids_RL, "sizes"),
+        measure(both, whole, naive, ids_RL, "naive pruning"),
     )
 
 
@@ -64,19 +70,31 @@ def ladder_routes(design: FamilyDesign) -> list[Route]:
     return [build_route(design, size) for size in range(design.ladder.num_sizes)]
 
 
-def evaluate_family(family: Family, text: Path, row_length: int, tokens: int) -> Measured:
-    """Measure a family on a file of text.  Raises CheckpointError, DataError."""
+def evaluate_family(
+    family: Family,
+    text: Path,
+    row_length: int,
+    tokens: int,
+    measure: Measure = evaluate_routes,
+    device: torch.device | None = None,
+) -> Measured:
+    """Measure a family on a file of text, in float32.  Raises CheckpointError, DataError."""
     ids_RL = evaluation_rows(text, load_tokenizer(family), row_length, tokens)
-    model = load_teacher(family, torch.float32).eval().requires_grad_(False)
-    return evaluate_design(model, load_student(family.student_dir), family.design, ids_RL)
+    model = load_teacher(family, torch.float32).to(device).requires_grad_(False)
+    student = load_student(family.student_dir)
+    return evaluate_design(model, student, family.design, ids_RL, measure)
 
 
-def pareto(qualities: Sequence[Quality]) -> frozenset[int]:
-    """Sizes whose KL is below that of every smaller one; the teacher always."""
-    front = {len(qualities) - 1}
-    best = math.inf
-    for size, quality in enumerate(qualities):
-        if quality.kl < best:
-            front.add(size)
-            best = quality.kl
-    return frozenset(front)
+def pareto(qualities: Sequence[Quality], params: Sequence[int]) -> frozenset[int]:
+    """Sizes that no other beats: none with as few parameters is as close to the teacher.
+
+    The last size, the teacher, always belongs.  A tied family whose student owns its embeddings
+    has sizes with both vocabulary matrices, larger than the teacher, which therefore do not.
+    """
+    rated = list(zip(params, (quality.kl for quality in qualities), strict=True))
+    beaten = {
+        size
+        for size, (count, kl) in enumerate(rated)
+        if any(p <= count and k <= kl and (p, k) != (count, kl) for p, k in rated)
+    }
+    return frozenset(range(len(rated))) - beaten | {len(rated) - 1}

@@ -8,6 +8,7 @@ from typing import Any
 
 from boomerang_core.evaluate.ladder import Measured, pareto
 from boomerang_core.family import Family, build_rows, sha256_of, write_family
+from boomerang_core.footprint import ModelShape
 from boomerang_core.provenance import provenance, save_json
 from boomerang_core.route import FamilyDesign, build_route
 from boomerang_core.sizes import Quality, SizeRow
@@ -23,7 +24,7 @@ def save_measured(family: Family, measured: Measured, text: Path) -> Family:
     note = provenance(seed, **evaluation_note(measured, text))
     updated = replace(
         family,
-        rows=measured_rows(family, measured),
+        rows=measured_rows(family.design, family.shape, measured),
         provenance={**family.provenance, "evaluation": note},
     )
     write_family(updated, family.root)
@@ -36,10 +37,13 @@ def save_report(family: Family, name: str, record: Any) -> None:
     write_family(family, family.root)
 
 
-def measured_rows(family: Family, measured: Measured) -> tuple[SizeRow, ...]:
-    """The family's table with measured qualities; sizes on the Pareto front are offered."""
+def measured_rows(
+    design: FamilyDesign, shape: ModelShape, measured: Measured
+) -> tuple[SizeRow, ...]:
+    """The table of a measured ladder; sizes on the Pareto front are offered."""
     quality = {size: rounded(value) for size, value in enumerate(measured.family)}
-    return build_rows(family.design, family.shape, quality, pareto(measured.family))
+    params = [row.params for row in build_rows(design, shape)]
+    return build_rows(design, shape, quality, pareto(measured.family, params))
 
 
 def evaluation_note(measured: Measured, text: Path | None) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from typing import Any
 
 from boomerang_core.distill.recipe import read_settings
 from boomerang_core.distill.result import RECIPE
-from boomerang_core.evaluate.ladder import Measured, pareto
-from boomerang_core.evaluate.record import rounded, save_measured
-from boomerang_core.family import Family, build_rows
+from boomerang_core.evaluate.ladder import Measured
+from boomerang_core.evaluate.record import measured_rows, save_measured
+from boomerang_core.family import Family
 from boomerang_core.ladder import Ladder
 from boomerang_core.provenance import provenance, save_json
 from boomerang_core.search.session import Sample
@@ -27,8 +27,7 @@ def save_ladder(
     `note` goes into the provenance, beside the ladder that the student was distilled with.
     """
     design = replace(family.design, ladder=ladder)
-    quality = {size: rounded(value) for size, value in enumerate(measured.family)}
-    rows = build_rows(design, family.shape, quality, pareto(measured.family))
+    rows = measured_rows(design, family.shape, measured)
     before = family.provenance.get("ladder", {}).get("distilled_with")
     distilled_with = before or family.design.ladder.to_json()
     seed = int(family.provenance.get("seed", 0))
