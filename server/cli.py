@@ -1,4 +1,4 @@
-"""`boomerang`: the offline commands, and `serve`."""
+"""`boomerang`: the offline commands, `serve`, and `sample`."""
 
 import asyncio
 import atexit
@@ -17,6 +17,7 @@ from boomerang_core.errors import BoomerangError, SettingsError
 from boomerang_core.family import Family, load_family
 from server.app import create_app
 from server.lifecycle import DrainingServer, Lifecycle, in_thread, prepare_environment
+from server.sample import sample
 from server.settings import Settings, read_settings
 from server.sizing import Policy
 
@@ -59,6 +60,9 @@ def serve(
     if lifecycle.error is not None:
         typer.echo(f"error: {_one_line(lifecycle.error)}", err=True)
         raise typer.Exit(1)
+
+
+app.command()(sample)
 
 
 async def _serve(settings: Settings, family: Family) -> Lifecycle:

@@ -1,84 +1,31 @@
-"""Text to distil on: local documents, and documents that the teacher writes itself.
+"""Text to distil on: drawn from sources in balance, split by document, packed into rows.
 
-Shapes: R rows, L tokens a row.  A document is a 1-D int64 tensor of token ids.
+Shapes: R rows, L tokens a row.  A tokenised document is a 1-D int64 tensor of token ids.
 """
 
 from __future__ import annotations
 
-import html
 import itertools
 import random
-import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from pydoc_data.topics import topics
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from tqdm import tqdm
 
-from boomerang_core.distill.stream import batches
-from boomerang_core.errors import DataError
+from boomerang_core.distill.records import Document, Feed
+from boomerang_core.distill.sources import open_sources, shown
+from boomerang_core.errors import DataError, SettingsError
 from boomerang_core.provenance import save_tensors
 
-# Beginnings of prose. An instruction-tuned teacher continues them as documents, which a bare
-# begin-of-sequence token alone seldom makes it do.
-PROSE_OPENINGS = (
-    "The history of the city begins in",
-    "She was born in a small village and",
-    "In the early twentieth century , the",
-    "The species is found in",
-    "The battle began on the morning of",
-    "The album was recorded in",
-    "During the winter, the river",
-    "The first season of the series",
-    "The railway was built between",
-    "Scientists have long known that",
-    "The ship was launched in",
-    "The novel tells the story of",
-    "The bridge was designed by",
-    "According to the report, the government",
-    "The team finished the season with",
-    "The storm moved slowly across",
-)
-QUESTIONS = (
-    "What is the capital of Australia, and why was it chosen?",
-    "Explain how a refrigerator works.",
-    "Write a short story about a lighthouse keeper.",
-    "Write a Python function that reverses a list.",
-    "Give me three tips for learning a language.",
-    "Why is the sky blue?",
-    "Summarise the causes of the First World War.",
-    "How do I make bread without yeast?",
-    "What is the difference between a virus and a bacterium?",
-    "Write a polite email asking for a day off.",
-    "Tell me about the life of Marie Curie.",
-    "How many hours are there in three weeks?",
-    "Describe a rainy afternoon in a large city.",
-    "What should I know before adopting a dog?",
-    "How does a bill become law?",
-    "Explain compound interest with an example.",
-)
-REQUESTS = (
-    "Summarise this passage in one paragraph:\n\n{}",
-    "Continue this text:\n\n{}",
-    "Explain this to a beginner:\n\n{}",
-    "What questions does this passage leave open?\n\n{}",
-    "Rewrite this in plain words:\n\n{}",
-    "Tell me more about the subject of this text:\n\n{}",
-    "{}\n\nWhat does that mean?",
-    "Write a short article that begins with these words: {}",
-)
-PYTHON_REFERENCE = "python-reference"
-"""The language reference that comes with every Python: prose that needs no network."""
+BATCH = 1024
+"""Documents that are tokenised at once: a tokenizer uses all cores on many, one on one."""
 
-PASSAGES = 1024
-"""Passages that are tokenised at once: a tokenizer uses all cores on many, one on one."""
-
-_HTML = {".html", ".xhtml", ".htm"}
-_TAG = re.compile(r"<(script|style)\b.*?</\1>|<[^>]+>", re.DOTALL | re.IGNORECASE)
+CHAT_SHARE = 0.5
+"""Share of tokens from chat where sources hold both kinds: small sizes of post-trained teachers
+collapse when they are distilled on raw text alone (ADAPT)."""
 
 
 @dataclass(frozen=True)
@@ -89,149 +36,207 @@ class Rows:
     heldout: torch.Tensor
 
 
+@dataclass(frozen=True)
+class Count:
+    """What one source gave; the chat of a source that holds both kinds is counted apart."""
+
+    source: str
+    chat: bool
+    documents: int
+    tokens: int
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """A tokenised document, where it comes from, and whether it is chat."""
+
+    source: str
+    chat: bool
+    ids: torch.Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Text:
+    """Tokenised documents in the order in which they were drawn.
+
+    ``wanted`` is how many tokens were asked for, and ``chat_share`` the share of them that was to
+    be chat.  There are fewer, or another share, where the sources hold no more.
+    """
+
+    drawn: tuple[Drawn, ...]
+    wanted: int
+    chat_share: float
+
+    @property
+    def documents(self) -> list[torch.Tensor]:
+        """The token ids of every document."""
+        return [document.ids for document in self.drawn]
+
+    @property
+    def raw(self) -> list[torch.Tensor]:
+        """Those of the documents that are no chat: what the teacher's prompts begin with."""
+        return [document.ids for document in self.drawn if not document.chat]
+
+    @property
+    def counts(self) -> tuple[Count, ...]:
+        """Documents and tokens of each source and kind, in the order of their first draw."""
+        lengths: dict[tuple[str, bool], list[int]] = {}
+        for document in self.drawn:
+            kind = (shown(document.source), document.chat)
+            lengths.setdefault(kind, []).append(len(document.ids))
+        return tuple(Count(*kind, len(each), sum(each)) for kind, each in lengths.items())
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all documents."""
+        return sum(len(document.ids) for document in self.drawn)
+
+    @property
+    def lines(self) -> list[str]:
+        """The counts in words, a line a source, then what the sources could not give."""
+        lines = [
+            f"{'chat' if count.chat else 'text'}: {count.tokens:,} tokens from {count.source}, "
+            f"documents: {count.documents:,}"
+            for count in self.counts
+        ]
+        if self.tokens < self.wanted:
+            lines.append(f"the sources hold {self.tokens:,} of the {self.wanted:,} tokens wanted")
+        share = sum(count.tokens for count in self.counts if count.chat) / max(1, self.tokens)
+        longest = max(map(len, self.documents), default=0)  # no balance is finer than that
+        if abs(share - self.chat_share) * self.tokens > longest:
+            short = "chat" if share < self.chat_share else "raw text"
+            lines.append(f"{short} ran out: {share:.0%} is chat, not {self.chat_share:.0%}")
+        return lines
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """The counts, for provenance."""
+        return [asdict(count) for count in self.counts]
+
+
+def read_text(
+    sources: Sequence[str],
+    tokenizer: Any,
+    num_tokens: int,
+    seed: int,
+    chat_share: float | None = None,
+) -> Text:
+    """Draw documents from ``sources`` until they hold ``num_tokens``; the seed orders them.
+
+    ``chat_share`` is the share of tokens from chat; None is ``CHAT_SHARE`` where the sources hold
+    chat and other text.  When one kind runs out, the other fills up: ``Text.lines`` says so.  On
+    either side, sources give the same number of tokens as long as they last, all plain files
+    together counting as one.  Raises DataError, SettingsError.
+    """
+    if chat_share is not None and not 0 <= chat_share <= 1:
+        raise SettingsError(f"chat_share must be between 0 and 1, got {chat_share}")
+    lanes = [_Lane(feed, tokenizer) for feed in open_sources(sources, seed)] if num_tokens else []
+    share = _share(lanes, chat_share)
+    lanes = [lane for lane in lanes if (share > 0 if lane.chat else share < 1)]
+    return Text(tuple(_draw(lanes, num_tokens, share)), num_tokens if sources else 0, share)
+
+
 def read_documents(
     sources: Sequence[str], tokenizer: Any, num_tokens: int, seed: int
 ) -> list[torch.Tensor]:
-    """Tokenise passages of local text in random order until they hold ``num_tokens``.
+    """The documents of :func:`read_text`."""
+    return read_text(sources, tokenizer, num_tokens, seed).documents
 
-    A source is a file (HTML loses its tags) or ``PYTHON_REFERENCE``.  A passage is a run of
-    paragraphs of about 2,000 characters.  Raises DataError for a file that cannot be read.
+
+class _Lane:
+    """The tokenised documents of a feed, and how many tokens it has given."""
+
+    def __init__(self, feed: Feed, tokenizer: Any) -> None:
+        self.source = feed.source
+        self.chat = feed.chat
+        self.tokens = 0
+        self._documents = tokenised(tokenizer, feed.documents)
+
+    def draw(self) -> Drawn | None:
+        """The next document; None when there is none.  Raises DataError where there never was."""
+        found = next(self._documents, None)
+        if found is not None:
+            self.tokens += len(found.ids)
+        elif not self.tokens:
+            raise DataError(f"the text of {self.source} has no tokens")
+        return found
+
+
+def _share(lanes: Sequence[_Lane], chat_share: float | None) -> float:
+    """The share of chat to draw.  Raises SettingsError for a kind that no source holds."""
+    kinds = {lane.chat for lane in lanes}
+    if chat_share is None or not lanes:
+        return CHAT_SHARE if len(kinds) == 2 else float(True in kinds)
+    if chat_share > 0 and True not in kinds:
+        raise SettingsError(f"chat_share is {chat_share}, but no source of text holds messages")
+    if chat_share < 1 and False not in kinds:
+        raise SettingsError(f"chat_share is {chat_share}, but every source of text holds messages")
+    return chat_share
+
+
+def _draw(lanes: list[_Lane], num_tokens: int, share: float) -> Iterator[Drawn]:
+    """Documents until there are enough tokens, each from the lane that is furthest behind."""
+    tokens = {False: 0, True: 0}
+    while lanes and sum(tokens.values()) < num_tokens:
+        behind = tokens[True] < share * sum(tokens.values()) or share == 1
+        side = [lane for lane in lanes if lane.chat is behind] or lanes
+        lane = min(side, key=lambda lane: lane.tokens)
+        found = lane.draw()
+        if found is None:
+            lanes.remove(lane)
+            continue
+        tokens[lane.chat] += len(found.ids)
+        yield found
+
+
+def tokenised(tokenizer: Any, documents: Iterator[Document]) -> Iterator[Drawn]:
+    """Documents as token ids, chat through the chat template; empty ones are left out.
+
+    Raises DataError for messages or tokens that do not go with the tokenizer.
     """
-    passages = [passage for source in sources for passage in _passages(_read(source))]
-    random.Random(seed).shuffle(passages)
-    documents: list[torch.Tensor] = []
-    tokens = 0
-    for part in batches(len(passages), PASSAGES):
-        for ids in tokenizer(passages[part], add_special_tokens=False)["input_ids"]:
-            if tokens >= num_tokens:
-                return documents
-            documents.append(torch.tensor(ids))
-            tokens += len(ids)
-    return documents
+    while part := list(itertools.islice(documents, BATCH)):
+        texts = [_text(tokenizer, document) for document in part if not document.tokens]
+        encoded = iter(tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else [])
+        for document in part:
+            ids = _checked(tokenizer, document) if document.tokens else next(encoded)
+            if ids:
+                yield Drawn(document.source, document.chat, torch.tensor(ids))
 
 
-def _read(source: str) -> str:
-    if source == PYTHON_REFERENCE:
-        return "\n\n".join(topics.values())
-    path = Path(source)
+def _text(tokenizer: Any, document: Document) -> str:
+    if not document.messages:
+        return document.text
+    from jinja2 import TemplateError
+
+    if not has_chat_template(tokenizer):
+        raise DataError(
+            f"{document.place} holds messages, but the teacher's tokenizer has no chat template"
+        )
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read text from {path}: {error}") from error
-    return html.unescape(_TAG.sub(" ", text)) if path.suffix in _HTML else text
+        return str(tokenizer.apply_chat_template(document.messages, tokenize=False))
+    except TemplateError as error:
+        raise DataError(f"{document.place}: the chat template refuses it: {error}") from error
 
 
-def _encode(tokenizer: Any, text: str) -> torch.Tensor:
-    return torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"])
+def _checked(tokenizer: Any, document: Document) -> list[int]:
+    """A document's own token ids: known to the tokenizer, and what its text says, if it has one."""
+    ids = list(document.tokens)
+    if not 0 <= min(ids) <= max(ids) < len(tokenizer):
+        raise DataError(
+            f"{document.place} has a token outside the teacher's vocabulary of {len(tokenizer)}"
+        )
+    if document.text and decode(tokenizer, ids) != document.text:
+        raise DataError(f"{document.place}: its tokens are not those of the teacher's tokenizer")
+    return ids
 
 
-def _passages(text: str, characters: int = 2000) -> Iterator[str]:
-    passage = ""
-    for paragraph in re.split(r"\n\s*\n", text):
-        passage += re.sub(r"[ \t]+", " ", paragraph).strip() + "\n\n"
-        if len(passage) >= characters:
-            yield passage.strip()
-            passage = ""
-    if passage.strip():
-        yield passage.strip()
+def has_chat_template(tokenizer: Any) -> bool:
+    """Whether the teacher can be talked to."""
+    return getattr(tokenizer, "chat_template", None) is not None
 
 
-def sample_documents(
-    model: Any,
-    tokenizer: Any,
-    prompts: Iterator[torch.Tensor],
-    num_tokens: int,
-    seed: int,
-    length: int = 192,
-    rows: int = 64,
-) -> list[torch.Tensor]:
-    """Let the teacher continue ``prompts`` at temperature 1 until there are ``num_tokens``.
-
-    ``length`` is the most that it adds to a prompt; ``rows`` prompts run at once.
-    """
-    torch.manual_seed(seed)
-    documents: list[torch.Tensor] = []
-    with tqdm(total=num_tokens, desc="teacher writes text", unit="tok") as bar:
-        while bar.n < num_tokens:
-            new = _generate(model, tokenizer, list(itertools.islice(prompts, rows)), length)
-            documents += new
-            bar.update(sum(len(document) for document in new))
-    return documents
-
-
-def prompts(tokenizer: Any, documents: Sequence[torch.Tensor], seed: int) -> Iterator[torch.Tensor]:
-    """Endless prompts for the teacher: beginnings of documents and chat requests in turn.
-
-    Without ``documents`` a few fixed openings and questions, and the bare begin token, repeat.
-    """
-    fixed = itertools.cycle(_fixed_prompts(tokenizer))
-    if not documents:
-        yield from fixed
-    draw = random.Random(seed)
-    while True:
-        yield next(fixed)
-        for _ in range(8):
-            yield draw.choice(documents)[: draw.randrange(8, 33)]
-            passage = tokenizer.decode(draw.choice(documents)[: draw.randrange(32, 97)])
-            yield _chat(tokenizer, draw.choice(REQUESTS).format(passage))
-
-
-def _fixed_prompts(tokenizer: Any) -> list[torch.Tensor]:
-    """Token prompts, the three kinds in turn."""
-    begin = torch.tensor([_begin_token(tokenizer)])
-    found = []
-    for opening, question in zip(PROSE_OPENINGS, QUESTIONS, strict=True):
-        found += [_encode(tokenizer, opening), _chat(tokenizer, question), begin]
-    return found
-
-
-def _begin_token(tokenizer: Any) -> int:
-    for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
-        if token is not None:
-            return int(token)
-    return 0
-
-
-def _chat(tokenizer: Any, question: str) -> torch.Tensor:
-    if getattr(tokenizer, "chat_template", None) is None:
-        return _encode(tokenizer, question)
-    messages = [{"role": "user", "content": question}]
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    return _encode(tokenizer, text)
-
-
-@torch.inference_mode()
-def _generate(
-    model: Any, tokenizer: Any, prompts: Sequence[torch.Tensor], length: int
-) -> list[torch.Tensor]:
-    """One batch of continuations, each cut after its end token; prompts are padded on the left."""
-    end = tokenizer.eos_token_id
-    pad = end if end is not None else 0
-    longest = max(len(prompt) for prompt in prompts)
-    ids_RL = torch.full((len(prompts), longest), pad)
-    mask_RL = torch.zeros_like(ids_RL)
-    for row, prompt in enumerate(prompts):
-        ids_RL[row, longest - len(prompt) :] = prompt
-        mask_RL[row, longest - len(prompt) :] = 1
-    out_RL = model.generate(
-        input_ids=ids_RL.to(model.device),
-        attention_mask=mask_RL.to(model.device),
-        do_sample=True,
-        temperature=1.0,
-        top_k=0,
-        top_p=1.0,
-        max_new_tokens=length,
-        pad_token_id=pad,
-    ).cpu()
-    return [
-        torch.cat([prompt, _until_end(out_RL[row, longest:], end)])
-        for row, prompt in enumerate(prompts)
-    ]
-
-
-def _until_end(tokens: torch.Tensor, end: int | None) -> torch.Tensor:
-    found = (tokens == end).nonzero() if end is not None else tokens.new_empty(0)
-    return tokens[: int(found[0]) + 1] if len(found) else tokens
+def decode(tokenizer: Any, ids: Sequence[int]) -> str:
+    """The text of token ids, special tokens and spaces as they are."""
+    return str(tokenizer.decode(ids, clean_up_tokenization_spaces=False))
 
 
 def split_rows(

@@ -47,6 +47,7 @@ NAMES: Mapping[str, str] = {
     "LinearMethodBase": "vllm.model_executor.layers.linear:LinearMethodBase",
     "LlamaDecoderLayer": "vllm.model_executor.models.llama:LlamaDecoderLayer",
     "LlamaModel": "vllm.model_executor.models.llama:LlamaModel",
+    "LLM": "vllm:LLM",
     "LogitsComputer": "vllm.model_executor.layers.logits_processor:LogitsProcessor",
     "LogitsProcessor": "vllm.v1.sample.logits_processor:LogitsProcessor",
     "LoRARequest": "vllm.lora.request:LoRARequest",
@@ -59,6 +60,7 @@ NAMES: Mapping[str, str] = {
     "Qwen3DecoderLayer": "vllm.model_executor.models.qwen3:Qwen3DecoderLayer",
     "RMSNorm": "vllm.model_executor.layers.layernorm:RMSNorm",
     "RowParallelLinear": "vllm.model_executor.layers.linear:RowParallelLinear",
+    "SamplingParams": "vllm:SamplingParams",
     "Scheduler": "vllm.v1.core.sched.scheduler:Scheduler",
     "UBatchSlice": "vllm.v1.worker.ubatch_utils:UBatchSlice",
     "VLLMError": "vllm.exceptions:VLLMError",
@@ -107,7 +109,8 @@ MEMBERS: Mapping[str, tuple[str, ...]] = {
         "revision",
         "prefix",
     ),
-    "vllm:SamplingParams": ("extra_args",),
+    "vllm:LLM.generate": ("prompts", "sampling_params"),
+    "vllm:SamplingParams": ("extra_args", "seed", "stop_token_ids", "detokenize"),
 }
 """``module:attribute`` that is overridden or called → the parameters that we rely on."""
 

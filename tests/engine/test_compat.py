@@ -28,8 +28,8 @@ def test_another_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_lost_name_and_a_lost_parameter_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compat, "NAMES", compat.NAMES | {"Gone": "vllm:Gone"})
-    monkeypatch.setattr(compat, "MEMBERS", {"vllm:SamplingParams": ("gone",)})
-    assert compat.missing_names() == ("vllm:Gone", "vllm:SamplingParams(gone)")
+    monkeypatch.setattr(compat, "MEMBERS", {"vllm:LLM.generate": ("gone",)})
+    assert compat.missing_names() == ("vllm:Gone", "vllm:LLM.generate(gone)")
 
 
 def test_only_the_names_of_the_platform_must_be_there(monkeypatch: pytest.MonkeyPatch) -> None:

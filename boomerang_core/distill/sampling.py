@@ -1,0 +1,206 @@
+"""Text that the teacher writes itself: prompts, and its continuations with transformers.
+
+Shapes: R rows, L tokens a row.  A prompt or a document is a 1-D int64 tensor of token ids.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from boomerang_core.distill.data import Drawn, decode, has_chat_template
+from boomerang_core.provenance import write_atomically
+
+# Beginnings of prose. An instruction-tuned teacher continues them as documents, which a bare
+# begin-of-sequence token alone seldom makes it do.
+PROSE_OPENINGS = (
+    "The history of the city begins in",
+    "She was born in a small village and",
+    "In the early twentieth century , the",
+    "The species is found in",
+    "The battle began on the morning of",
+    "The album was recorded in",
+    "During the winter, the river",
+    "The first season of the series",
+    "The railway was built between",
+    "Scientists have long known that",
+    "The ship was launched in",
+    "The novel tells the story of",
+    "The bridge was designed by",
+    "According to the report, the government",
+    "The team finished the season with",
+    "The storm moved slowly across",
+)
+QUESTIONS = (
+    "What is the capital of Australia, and why was it chosen?",
+    "Explain how a refrigerator works.",
+    "Write a short story about a lighthouse keeper.",
+    "Write a Python function that reverses a list.",
+    "Give me three tips for learning a language.",
+    "Why is the sky blue?",
+    "Summarise the causes of the First World War.",
+    "How do I make bread without yeast?",
+    "What is the difference between a virus and a bacterium?",
+    "Write a polite email asking for a day off.",
+    "Tell me about the life of Marie Curie.",
+    "How many hours are there in three weeks?",
+    "Describe a rainy afternoon in a large city.",
+    "What should I know before adopting a dog?",
+    "How does a bill become law?",
+    "Explain compound interest with an example.",
+)
+REQUESTS = (
+    "Summarise this passage in one paragraph:\n\n{}",
+    "Continue this text:\n\n{}",
+    "Explain this to a beginner:\n\n{}",
+    "What questions does this passage leave open?\n\n{}",
+    "Rewrite this in plain words:\n\n{}",
+    "Tell me more about the subject of this text:\n\n{}",
+    "{}\n\nWhat does that mean?",
+    "Write a short article that begins with these words: {}",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """What the teacher continues, and whether it is chat."""
+
+    ids: torch.Tensor
+    chat: bool = False
+
+
+def sample_documents(
+    model: Any,
+    tokenizer: Any,
+    prompts: Iterator[torch.Tensor],
+    num_tokens: int,
+    seed: int,
+    length: int = 192,
+    rows: int = 64,
+) -> list[torch.Tensor]:
+    """Let the teacher continue ``prompts`` at temperature 1 until there are ``num_tokens``.
+
+    ``length`` is the most that it adds to a prompt; ``rows`` prompts run at once.
+    """
+    torch.manual_seed(seed)
+    documents: list[torch.Tensor] = []
+    with tqdm(total=num_tokens, desc="teacher writes text", unit="tok") as bar:
+        while bar.n < num_tokens:
+            new = _generate(model, tokenizer, list(itertools.islice(prompts, rows)), length)
+            documents += new
+            bar.update(sum(len(document) for document in new))
+    return documents
+
+
+def prompts(tokenizer: Any, documents: Sequence[torch.Tensor], seed: int) -> Iterator[torch.Tensor]:
+    """Endless prompts for the teacher: beginnings of documents and chat requests in turn.
+
+    Without ``documents`` a few fixed openings and questions, and the bare begin token, repeat.
+    """
+    return (prompt.ids for prompt in tagged_prompts(tokenizer, documents, seed))
+
+
+def tagged_prompts(
+    tokenizer: Any, documents: Sequence[torch.Tensor], seed: int
+) -> Iterator[Prompt]:
+    """The same prompts, and which of them are chat."""
+    fixed = itertools.cycle(_fixed_prompts(tokenizer))
+    if not documents:
+        yield from fixed
+    draw = random.Random(seed)
+    while True:
+        yield next(fixed)
+        for _ in range(8):
+            yield Prompt(draw.choice(documents)[: draw.randrange(8, 33)])
+            passage = tokenizer.decode(draw.choice(documents)[: draw.randrange(32, 97)])
+            yield _chat(tokenizer, draw.choice(REQUESTS).format(passage))
+
+
+def _fixed_prompts(tokenizer: Any) -> list[Prompt]:
+    """Token prompts, the three kinds in turn."""
+    begin = Prompt(torch.tensor([_begin_token(tokenizer)]))
+    found = []
+    for opening, question in zip(PROSE_OPENINGS, QUESTIONS, strict=True):
+        found += [Prompt(_encode(tokenizer, opening)), _chat(tokenizer, question), begin]
+    return found
+
+
+def _encode(tokenizer: Any, text: str) -> torch.Tensor:
+    return torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _begin_token(tokenizer: Any) -> int:
+    for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+        if token is not None:
+            return int(token)
+    return 0
+
+
+def _chat(tokenizer: Any, question: str) -> Prompt:
+    if not has_chat_template(tokenizer):
+        return Prompt(_encode(tokenizer, question))
+    messages = [{"role": "user", "content": question}]
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return Prompt(_encode(tokenizer, text), chat=True)
+
+
+@torch.inference_mode()
+def _generate(
+    model: Any, tokenizer: Any, prompts: Sequence[torch.Tensor], length: int
+) -> list[torch.Tensor]:
+    """One batch of continuations, each cut after its end token; prompts are padded on the left."""
+    end = tokenizer.eos_token_id
+    pad = end if end is not None else 0
+    longest = max(len(prompt) for prompt in prompts)
+    ids_RL = torch.full((len(prompts), longest), pad)
+    mask_RL = torch.zeros_like(ids_RL)
+    for row, prompt in enumerate(prompts):
+        ids_RL[row, longest - len(prompt) :] = prompt
+        mask_RL[row, longest - len(prompt) :] = 1
+    out_RL = model.generate(
+        input_ids=ids_RL.to(model.device),
+        attention_mask=mask_RL.to(model.device),
+        do_sample=True,
+        temperature=1.0,
+        top_k=0,
+        top_p=1.0,
+        max_new_tokens=length,
+        pad_token_id=pad,
+    ).cpu()
+    return [
+        torch.cat([prompt, _until_end(out_RL[row, longest:], end)])
+        for row, prompt in enumerate(prompts)
+    ]
+
+
+def _until_end(tokens: torch.Tensor, end: int | None) -> torch.Tensor:
+    found = (tokens == end).nonzero() if end is not None else tokens.new_empty(0)
+    return tokens[: int(found[0]) + 1] if len(found) else tokens
+
+
+def save_samples(documents: Iterator[Drawn], tokenizer: Any, path: Path) -> list[Drawn]:
+    """Write documents as they come, as JSONL that is read back to the same token ids, atomically.
+
+    A line has ``tokens``, whether they are ``chat``, and their ``text``, for people and as a check
+    of the tokenizer that reads them.  Returns what was written.
+    """
+    written = []
+
+    def write(temporary: Path) -> None:
+        with temporary.open("w", encoding="utf-8") as file:
+            for document in documents:
+                ids = document.ids.tolist()
+                record = {"tokens": ids, "chat": document.chat, "text": decode(tokenizer, ids)}
+                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+                written.append(document)
+
+    write_atomically(path, write)
+    return written

@@ -1,0 +1,130 @@
+"""Where text comes from.  A source is one string of a recipe's ``text``, or of ``--text``::
+
+prose.txt          any text file; .html, .htm and .xhtml lose their tags
+python-reference   the language reference that comes with every Python
+rows.jsonl         one JSON object a line (.json is read the same way)
+rows.parquet       one document a row
+hub:NAME[@REVISION][?split=train&config=NAME&field=COLUMN]
+                   a dataset of the Hugging Face hub, streamed; NAME may be a local folder
+"""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import random
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from pydoc_data.topics import topics
+
+from boomerang_core.distill.hub import HUB, HubDataset, hub_feed, parquet_feed
+from boomerang_core.distill.records import Document, Feed, jsonl_feeds
+from boomerang_core.errors import DataError
+from boomerang_core.family import sha256_of
+
+PYTHON_REFERENCE = "python-reference"
+"""The language reference that comes with every Python: prose that needs no network."""
+
+_JSONL = {".jsonl", ".json"}
+_PARQUET = ".parquet"
+_HTML = {".html", ".xhtml", ".htm"}
+_TAG = re.compile(r"<(script|style)\b.*?</\1>|<[^>]+>", re.DOTALL | re.IGNORECASE)
+
+
+def open_sources(sources: Sequence[str], seed: int) -> list[Feed]:
+    """The documents of every source, in an order decided by the seed.
+
+    Plain text is cut into passages, runs of paragraphs of about 2,000 characters, and all plain
+    sources are shuffled together into one feed; every other source is a feed, or two where it
+    holds both chat and other text.  Raises DataError, SettingsError.
+    """
+    plain = [source for source in sources if _is_plain(source)]
+    feeds = [_plain_feed(plain, seed)] if plain else []
+    for source in sources:
+        if source.startswith(HUB):
+            feeds.append(hub_feed(source, seed))
+        elif Path(source).suffix == _PARQUET:
+            feeds.append(parquet_feed(source, seed))
+        elif Path(source).suffix in _JSONL:
+            feeds += jsonl_feeds(source, seed)
+    return feeds
+
+
+def pin_sources(sources: Sequence[str]) -> tuple[str, ...]:
+    """The same sources, with every hub dataset at a commit, so that they stay what they are.
+
+    Raises DataError, SettingsError.
+    """
+    return tuple(
+        str(HubDataset.parse(source).pinned()) if source.startswith(HUB) else source
+        for source in sources
+    )
+
+
+def source_versions(sources: Sequence[str]) -> dict[str, str]:
+    """The sha256 of every source that is a file or a folder.
+
+    A folder's is that of its files' names and hashes.  A pinned hub dataset names its own version.
+    """
+    versions = {}
+    for source in sources:
+        if source.startswith(HUB):
+            if (folder := HubDataset.parse(source).folder) is not None:
+                versions[source] = _folder_sha256(folder)
+        elif Path(source).is_file():
+            versions[source] = sha256_of(Path(source))
+    return versions
+
+
+def shown(source: str) -> str:
+    """A source without the folders of this machine."""
+    if not source.startswith(HUB):
+        return Path(source).name
+    folder = HubDataset.parse(source).folder
+    return source if folder is None else source.replace(str(folder), folder.name, 1)
+
+
+def _is_plain(source: str) -> bool:
+    return not source.startswith(HUB) and Path(source).suffix not in {*_JSONL, _PARQUET}
+
+
+def _plain_feed(sources: Sequence[str], seed: int) -> Feed:
+    documents = [document for source in sources for document in _plain_documents(source)]
+    random.Random(seed).shuffle(documents)
+    return Feed(", ".join(sources), False, iter(documents))
+
+
+def _plain_documents(source: str) -> list[Document]:
+    documents = [Document(source, source, text=passage) for passage in _passages(_read(source))]
+    if not documents:
+        raise DataError(f"{source} has no text")
+    return documents
+
+
+def _read(source: str) -> str:
+    if source == PYTHON_REFERENCE:
+        return "\n\n".join(topics.values())
+    path = Path(source)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read text from {path}: {error}") from error
+    return html.unescape(_TAG.sub(" ", text)) if path.suffix in _HTML else text
+
+
+def _passages(text: str, characters: int = 2000) -> Iterator[str]:
+    passage = ""
+    for paragraph in re.split(r"\n\s*\n", text):
+        passage += re.sub(r"[ \t]+", " ", paragraph).strip() + "\n\n"
+        if len(passage) >= characters:
+            yield passage.strip()
+            passage = ""
+    if passage.strip():
+        yield passage.strip()
+
+
+def _folder_sha256(folder: Path) -> str:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    lines = [f"{path.relative_to(folder).as_posix()} {sha256_of(path)}\n" for path in files]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -1,0 +1,115 @@
+"""Text that a teacher writes itself, by plain vLLM: its continuations of many prompts at once."""
+
+import math
+import random
+from collections.abc import Iterator, Sequence
+from itertools import islice, takewhile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from boomerang_core.checkpoint import load_config
+from boomerang_core.distill.data import Drawn
+from boomerang_core.distill.sampling import Prompt
+from boomerang_core.errors import DataError
+from server.engine import compat
+from server.engine.compat import LLM, SamplingParams
+
+PROMPT_TOKENS = 1024
+"""Longer prompts are passed over; ours are a few hundred at most, with the chat template."""
+
+ROUND = 4096
+"""Prompts that vLLM is given at once; it runs as many at a time as its KV cache holds."""
+
+_CPU_KV_CACHE = 1 << 30
+
+
+class Sampler:
+    """A teacher that continues prompts at temperature 1, in vLLM.
+
+    Args:
+        teacher_dir: the teacher as a Hugging Face folder.
+        length: the most tokens that it adds to a prompt.
+        vocabulary: tokens that its tokenizer knows; the padding of a checkpoint's is cut off.
+        end: the token that ends a document, None where the tokenizer has none.
+        kv_cache_bytes: memory for the KV cache; None is what the GPU has left, 1 GiB on a CPU.
+        **limits: further arguments of `vllm.LLM`.
+
+    Raises `CheckpointError`, `ArchitectureError`, and vLLM's own errors.
+    """
+
+    def __init__(
+        self,
+        teacher_dir: Path,
+        length: int,
+        vocabulary: int,
+        end: int | None,
+        kv_cache_bytes: int | None = None,
+        **limits: Any,
+    ) -> None:
+        compat.check_version()
+        on_cpu = compat.platform() == "cpu"
+        self._length = length
+        self._vocabulary = vocabulary
+        self._end = end
+        positions = load_config(teacher_dir).max_position_embeddings
+        self._max_model_len = min(positions, PROMPT_TOKENS + length)
+        self._engine = LLM(
+            model=str(teacher_dir),
+            max_model_len=self._max_model_len,
+            kv_cache_memory_bytes=kv_cache_bytes or (_CPU_KV_CACHE if on_cpu else None),
+            enforce_eager=on_cpu,
+            # On a CPU, vLLM 0.32 cannot rewind the seeded generator of a prompt that it splits.
+            enable_chunked_prefill=False,
+            **limits,
+        )
+
+    def documents(
+        self, prompts: Iterator[Prompt], num_tokens: int, seed: int, source: str
+    ) -> Iterator[Drawn]:
+        """Documents, each a prompt and its continuation, until they hold ``num_tokens``.
+
+        ``source`` is what they are counted as.  Raises `DataError` where no prompt fits.
+        """
+        seeds = random.Random(seed)
+        tokens = 0
+        while tokens < num_tokens:
+            wanted = math.ceil((num_tokens - tokens) / self._length)
+            chosen = self._fitting(list(islice(prompts, min(wanted, ROUND))))
+            for prompt, ids in zip(chosen, self._continue(chosen, seeds), strict=True):
+                if tokens >= num_tokens:
+                    return
+                document = torch.cat([prompt.ids, torch.tensor(ids, dtype=torch.int64)])
+                tokens += len(document)
+                yield Drawn(source, prompt.chat, document)
+
+    def _fitting(self, prompts: Sequence[Prompt]) -> list[Prompt]:
+        fitting = [prompt for prompt in prompts if len(prompt.ids) < self._max_model_len]
+        if not fitting:
+            shortest = min(len(prompt.ids) for prompt in prompts)
+            raise DataError(
+                f"prompts have {shortest} tokens and more; the limit is {self._max_model_len - 1}"
+            )
+        return fitting
+
+    def _continue(self, prompts: Sequence[Prompt], seeds: random.Random) -> list[list[int]]:
+        """The token ids that the teacher adds to each prompt, up to and with its end token."""
+        outputs = self._engine.generate(
+            [{"prompt_token_ids": prompt.ids.tolist()} for prompt in prompts],
+            [self._params(seeds.getrandbits(31)) for _ in prompts],
+        )
+        return [
+            list(takewhile(lambda token: token < self._vocabulary, output.outputs[0].token_ids))
+            for output in outputs
+        ]
+
+    def _params(self, seed: int) -> Any:
+        """A seed for each prompt, so that its text does not depend on what runs beside it."""
+        return SamplingParams(
+            temperature=1.0,
+            max_tokens=self._length,
+            stop_token_ids=[] if self._end is None else [self._end],
+            seed=seed,
+            detokenize=False,
+        )

@@ -1,0 +1,125 @@
+"""`boomerang sample`: text to distil on that the teacher writes itself, by vLLM."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from boomerang_core.cli.common import plain_errors
+from boomerang_core.errors import SettingsError
+from boomerang_core.sizes import parse_bytes
+from server.lifecycle import prepare_environment
+from server.settings import read_settings
+
+if TYPE_CHECKING:
+    import torch
+
+    from boomerang_core.distill.data import Drawn, Text
+
+
+def sample(
+    teacher: Annotated[
+        str, typer.Option(help="A folder, a GGUF file, a hub id, or package:NAME/FILE.gguf.")
+    ],
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens of text to write.")],
+    out: Annotated[Path, typer.Option(help="The JSONL file to write; make reads it as --text.")],
+    chat_share: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, help="Share of tokens that are chat; default: half, if it can chat."
+        ),
+    ] = None,
+    prompts: Annotated[
+        list[str] | None,
+        typer.Option(help="A source of text, as make's --text, to begin from; may be repeated."),
+    ] = None,
+    length: Annotated[int, typer.Option(min=1, help="Most tokens added to a prompt.")] = 192,
+    seed: Annotated[int, typer.Option(help="Decides everything random.")] = 0,
+    kv_cache_bytes: Annotated[
+        str | None,
+        typer.Option(help="Memory for the KV cache: 4GiB; default: a GPU's rest, 1GiB on a CPU."),
+    ] = None,
+) -> None:
+    """Let a teacher write text to distil on, many prompts at once, by vLLM."""
+    with plain_errors():
+        if out.suffix != ".jsonl":
+            raise SettingsError(f"--out is a JSONL file and must be named so: {out.stem}.jsonl")
+        memory = None if kv_cache_bytes is None else parse_bytes(kv_cache_bytes, "kv_cache_bytes")
+        prepare_environment(read_settings())
+        # One process: requests are scheduled in the same order every time, so the text repeats.
+        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+        text = _write(teacher, out, tokens, chat_share, prompts or (), length, seed, memory)
+        for line in text.lines:
+            typer.echo(line)
+
+
+def _write(
+    teacher: str,
+    out: Path,
+    tokens: int,
+    chat_share: float | None,
+    sources: Sequence[str],
+    length: int,
+    seed: int,
+    kv_cache_bytes: int | None,
+) -> Text:
+    """Check everything that is cheap to check, then start the engine and write."""
+    from boomerang_core.checkpoint import load_tokenizer, parse_teacher, teacher_folder
+    from boomerang_core.distill.data import Text
+    from boomerang_core.distill.sampling import save_samples, tagged_prompts
+
+    folder = teacher_folder(parse_teacher(teacher))
+    tokenizer = load_tokenizer(folder)
+    share = _share(tokenizer, chat_share)
+    beginnings = _beginnings(sources, tokenizer, tokens, seed)
+    sampler = _sampler()(folder, length, len(tokenizer), tokenizer.eos_token_id, kv_cache_bytes)
+
+    def documents() -> Iterator[Drawn]:
+        chat = round(tokens * share)
+        for is_chat, quota in ((True, chat), (False, tokens - chat)):
+            prompts = tagged_prompts(tokenizer, beginnings, seed)
+            chosen = (prompt for prompt in prompts if prompt.chat is is_chat)
+            yield from sampler.documents(chosen, quota, seed, teacher)
+
+    return Text(tuple(save_samples(documents(), tokenizer, out)), tokens, share)
+
+
+def _sampler() -> Any:
+    """The engine's side, which imports vLLM.  Raises SettingsError where that is not installed."""
+    try:
+        from server.engine.sampling import Sampler
+    except ModuleNotFoundError as error:
+        if str(error.name).partition(".")[0] != "vllm":
+            raise
+        extra = "pip install 'boomerang-llm[cpu]', or [gpu]"
+        raise SettingsError(f"sample needs vLLM: {extra}") from error
+    return Sampler
+
+
+def _share(tokenizer: Any, chat_share: float | None) -> float:
+    """The share of chat: what is asked for, or half where the teacher has a chat template."""
+    from boomerang_core.distill.data import CHAT_SHARE, has_chat_template
+
+    if has_chat_template(tokenizer):
+        return CHAT_SHARE if chat_share is None else chat_share
+    if chat_share:
+        raise SettingsError(
+            f"--chat-share {chat_share} needs a chat template; the teacher's tokenizer has none"
+        )
+    return 0.0
+
+
+def _beginnings(
+    sources: Sequence[str], tokenizer: Any, tokens: int, seed: int
+) -> list[torch.Tensor]:
+    """Documents whose beginnings are prompts; no more of them than are to be written."""
+    from boomerang_core.distill.data import read_text
+
+    found = read_text(sources, tokenizer, tokens, seed).raw
+    if sources and not found:
+        raise SettingsError("--prompts needs raw text; those sources hold chat alone")
+    return found
