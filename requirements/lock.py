@@ -24,17 +24,17 @@ LLM_COMMAND = {
     "python-ulid",
     "sqlite-fts4",
     "sqlite-utils",
-    "tabulate",
 }
 LEFT_OUT = VISION_AND_AUDIO | LLM_COMMAND
 
 
-def resolve(inputs: list[Path]) -> dict[str, str]:
-    """Name → version of everything that pip would install for the input files."""
+def resolve(inputs: list[Path], pins: dict[str, str]) -> dict[str, str]:
+    """Name → version of everything that pip would install for the input files beside `pins`."""
     with TemporaryDirectory() as folder:
-        report = Path(folder) / "report.json"
+        report, constraints = Path(folder) / "report.json", Path(folder) / "pins.txt"
+        constraints.write_text("".join(f"{name}=={version}\n" for name, version in pins.items()))
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run"]
-        command += ["--ignore-installed", "--report", str(report)]
+        command += ["--ignore-installed", "--report", str(report), "-c", str(constraints)]
         for path in inputs:
             command += ["-r", str(path)]
         subprocess.run(command, check=True)
@@ -51,10 +51,8 @@ def write(name: str, pins: dict[str, str]) -> None:
 
 
 def main() -> None:
-    cpu = resolve([HERE / "cpu.in"])
-    both = resolve([HERE / "cpu.in", HERE / "dev.in"])
-    moved = {name for name in cpu if both[name] != cpu[name]}
-    assert not moved, f"the development tools move serving packages: {sorted(moved)}"
+    cpu = resolve([HERE / "cpu.in"], {})
+    both = resolve([HERE / "cpu.in", HERE / "dev.in"], cpu)
     write("cpu", {name: version for name, version in cpu.items() if name not in LEFT_OUT})
     write("dev", {n: v for n, v in both.items() if n not in cpu and n not in LEFT_OUT})
 

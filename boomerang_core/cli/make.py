@@ -77,9 +77,14 @@ def make(
     ] = None,
     text: Annotated[
         list[str] | None,
-        typer.Option(help="A file of text to distil on, or python-reference; may be repeated."),
+        typer.Option(
+            help="Text, JSONL or parquet, hub:NAME?split=train, python-reference; may be repeated."
+        ),
     ] = None,
     text_tokens: Annotated[int | None, typer.Option(help="Tokens of that text to use.")] = None,
+    chat_share: Annotated[
+        float | None, typer.Option(help="Share of it that is chat; default: half, where there is.")
+    ] = None,
     sample_tokens: Annotated[
         int | None, typer.Option(help="Tokens of text that the teacher writes.")
     ] = None,
@@ -130,6 +135,7 @@ def make(
         "ladder": ladder,
         "text": text,
         "text_tokens": text_tokens,
+        "chat_share": chat_share,
         "sample_tokens": sample_tokens,
         "sample_rows": sample_rows,
         "row_length": row_length,

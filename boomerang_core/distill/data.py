@@ -135,13 +135,6 @@ def read_text(
     return Text(tuple(_draw(lanes, num_tokens, share)), num_tokens if sources else 0, share)
 
 
-def read_documents(
-    sources: Sequence[str], tokenizer: Any, num_tokens: int, seed: int
-) -> list[torch.Tensor]:
-    """The documents of :func:`read_text`."""
-    return read_text(sources, tokenizer, num_tokens, seed).documents
-
-
 class _Lane:
     """The tokenised documents of a feed, and how many tokens it has given."""
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 import math
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self
@@ -21,7 +22,7 @@ from boomerang_core.distill.blockwise import Fit, Parameters, distill_blocks
 from boomerang_core.distill.data import (
     Rows,
     load_documents,
-    read_documents,
+    read_text,
     save_documents,
     split_rows,
 )
@@ -31,12 +32,13 @@ from boomerang_core.distill.metrics import METRICS
 from boomerang_core.distill.recipe import Recipe
 from boomerang_core.distill.result import Result, write_result
 from boomerang_core.distill.sampling import prompts, sample_documents
+from boomerang_core.distill.sources import pin_sources, shown, source_versions
 from boomerang_core.distill.stream import LayerRunner
 from boomerang_core.errors import SettingsError
 from boomerang_core.evaluate.ladder import evaluate_design
 from boomerang_core.evaluate.perplexity import evaluation_rows, leading_rows
 from boomerang_core.evaluate.record import evaluation_note
-from boomerang_core.family import Family, TeacherRef, load_family, sha256_of
+from boomerang_core.family import Family, TeacherRef, load_family
 from boomerang_core.route import FamilyDesign, StudentKind
 from boomerang_core.student import Student, initial_student, random_student
 
@@ -61,7 +63,7 @@ class _Work:
 
     @classmethod
     def of(cls, recipe: Recipe, folder: Path) -> Self:
-        files = list(_text_files(recipe).values())
+        files = list(source_versions(recipe.text).values())
         stages = {
             "text": recipe.text_key(*files),
             "blocks": recipe.blocks_key(*files),
@@ -71,11 +73,6 @@ class _Work:
         for path in paths.values():
             path.mkdir(parents=True, exist_ok=True)
         return cls(**paths)
-
-
-def _text_files(recipe: Recipe) -> dict[str, str]:
-    """The sha256 of each file of text, by the name that the recipe gives it."""
-    return {text: sha256_of(Path(text)) for text in recipe.text if Path(text).is_file()}
 
 
 def make(
@@ -95,13 +92,14 @@ def make(
     Raises the errors of its stages: CheckpointError, ArchitectureError, DataError, SettingsError,
     TrainingError, WriteError.
     """
+    recipe = replace(recipe, text=pin_sources(recipe.text))
     processes = _processes(device)
     stages = _Work.of(recipe, work)
     clock = _Clock()
     teacher = _load(recipe, usable_device(device or str(processes.device)))
     with processes.main_process_first():  # the others then find its work on disk
         with clock.stage("text"):
-            rows = _text(recipe, teacher, stages.text)
+            rows, counts = _text(recipe, teacher, stages.text, processes.is_main_process)
         with clock.stage("blocks"):
             design = _design(recipe, teacher.runner, rows, stages.blocks)
             student, fits = _start(recipe, teacher, design, rows, stages.blocks)
@@ -112,7 +110,8 @@ def make(
             teacher.model, student, design, _evaluation_text(recipe, teacher, rows, eval_text)
         )
         notes = {
-            "text": {Path(text).name: sha for text, sha in _text_files(recipe).items()},
+            "text": {shown(name): sha for name, sha in source_versions(recipe.text).items()},
+            "tokens": counts,
             "seconds": clock.seconds,
             "processes": processes.num_processes,
             "evaluation": evaluation_note(measured, eval_text),
@@ -187,15 +186,30 @@ def _load(recipe: Recipe, device: torch.device) -> _Teacher:
     return _Teacher(ref, model, load_tokenizer(ref), LayerRunner(model, recipe.row_length))
 
 
-def _text(recipe: Recipe, teacher: _Teacher, stage: Path) -> Rows:
-    """Local documents and the teacher's own, split by document, in rows."""
-    documents = read_documents(recipe.text, teacher.tokenizer, recipe.text_tokens, recipe.seed)
+def _text(
+    recipe: Recipe, teacher: _Teacher, stage: Path, show: bool
+) -> tuple[Rows, dict[str, Any]]:
+    """Documents of the sources and the teacher's own, split by document; and their counts."""
+    text = read_text(
+        recipe.text, teacher.tokenizer, recipe.text_tokens, recipe.seed, recipe.chat_share
+    )
     path = stage / "samples.safetensors"
     if recipe.sample_tokens and not path.exists():
-        save_documents(_samples(recipe, teacher, documents), path)
-    if recipe.sample_tokens:
-        documents += load_documents(path)
-    return split_rows(documents, recipe.row_length, recipe.heldout_every, recipe.seed)
+        save_documents(_samples(recipe, teacher, text.raw), path)
+    written = load_documents(path) if recipe.sample_tokens else []
+    documents = [*text.documents, *written]
+    rows = split_rows(documents, recipe.row_length, recipe.heldout_every, recipe.seed)
+    counts = {
+        "sources": text.to_json(),
+        "teacher": sum(len(document) for document in written),
+        "train": rows.train.numel(),
+        "heldout": rows.heldout.numel(),
+    }
+    if show:
+        wrote = f"teacher: {counts['teacher']:,} tokens"
+        rest = f"to train on: {counts['train']:,} tokens, held out: {counts['heldout']:,}"
+        print(*text.lines, wrote, rest, sep="\n", file=sys.stderr)
+    return rows, counts
 
 
 def _samples(

@@ -24,14 +24,24 @@ LADDERS = {"last-to-first": Ladder.last_to_first, "first-to-last": Ladder.first_
 LAYOUTS = ("pairs", "every-second-and-last", "first-two-then-every-second")
 KEPT = ("measured", "sequential", "first")
 STARTS = ("blockwise", "naive", "random")
-_TEXT = ("teacher", "text", "text_tokens", "sample_tokens", "sample_rows", "sample_length", "seed")
+_TEXT = (
+    "teacher",
+    "text",
+    "text_tokens",
+    "chat_share",
+    "sample_tokens",
+    "sample_rows",
+    "sample_length",
+    "seed",
+)
 _AFTER_BLOCKS = ("name", "footprint_tokens", "eval_tokens", "end_to_end")
 _AFTER_TRAINING = ("name", "footprint_tokens", "eval_tokens")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What to make, and how.  Lengths are tokens.  ``text`` names files, or the Python reference.
+    """What to make, and how.  Lengths are tokens.  ``text`` names sources (``sources.py``), and
+    ``chat_share`` how much of it is chat: None is half where there is chat and other text.
 
     ``layout`` is one of ``LAYOUTS`` or a JSON list of blocks such as ``[[0],[1,2]]``; ``shared``
     are one-layer blocks that the student takes from the teacher as they are.  ``kept`` chooses
@@ -55,6 +65,7 @@ class Recipe:
     ladder: str = "last-to-first"
     text: tuple[str, ...] = ()
     text_tokens: int = 48_000
+    chat_share: float | None = None
     sample_tokens: int = 48_000
     sample_rows: int = 64
     sample_length: int = 192

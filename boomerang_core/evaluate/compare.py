@@ -23,7 +23,7 @@ from boomerang_core.baselines.ladders import (
 )
 from boomerang_core.baselines.shortgpt import teacher_route
 from boomerang_core.checkpoint import load_teacher, load_tokenizer, teacher_folder
-from boomerang_core.distill.data import pack, read_documents
+from boomerang_core.distill.data import pack, read_text
 from boomerang_core.distill.sources import shown, source_versions
 from boomerang_core.errors import DataError, FamilyError, SettingsError
 from boomerang_core.evaluate.comparison import (
@@ -149,9 +149,9 @@ class _Bench:
         }
         if texts.calibration is not None:
             self._calibrated_on = self._calibration_note(texts.calibration)
-            documents = read_documents(
+            documents = read_text(
                 [texts.calibration], self._tokenizer, texts.calibration_tokens, texts.seed
-            )
+            ).documents
             self._calibration_RL = pack(documents, texts.row_length, "calibration")
 
     def jobs(self, baselines: Sequence[str]) -> list[_Job]:

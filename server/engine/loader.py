@@ -50,6 +50,9 @@ def engine_arguments(family: Family, teacher_dir: Path, **limits: Any) -> dict[s
     scheduling = "BoomerangAsyncScheduler" if limits.get("async_scheduling") else None
     return {
         "async_scheduling": False,
+        # On a CPU, vLLM 0.32 cannot rewind a seeded generator, as it must for a split prompt: the
+        # engine would die of one client's request.
+        "enable_chunked_prefill": compat.platform() != "cpu",
         "served_model_name": family.name,
         **limits,
         "model": str(teacher_dir),

@@ -19,6 +19,7 @@ LIMITS: dict[str, Any] = {
     "dtype": "float32",
     "max_model_len": 256,
     "max_num_seqs": 16,
+    "max_num_batched_tokens": 512,  # two long prompts and a half
     "block_size": 32,
     "kv_cache_memory_bytes": 16 << 20,
     "skip_tokenizer_init": True,

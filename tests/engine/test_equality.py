@@ -134,6 +134,22 @@ def test_staggered_arrivals_mix_prefill_and_decode(tiny: TinyFamily, engine: Any
     assert answers == {name: expected(tiny, size)[i] for name, (i, size) in sizes.items()}
 
 
+def test_seeded_prompts_that_do_not_fit_a_step_together(tiny: TinyFamily, engine: Any) -> None:
+    batch = prompts(8, seed=5, shortest=200, longest=200)
+    sizes = tiny.family.design.ladder.num_sizes
+
+    def sampled(requests: Sequence[int]) -> list[list[int]]:
+        params = [parameters(request % sizes) for request in requests]
+        for request, each in zip(requests, params, strict=True):
+            each.temperature, each.seed = 1.0, request
+        chosen = token_prompts([batch[request] for request in requests])
+        results = engine.generate(chosen, params, use_tqdm=False)
+        return [list(result.outputs[0].token_ids) for result in results]
+
+    together = sampled(range(8))
+    assert together == [tokens for request in range(8) for tokens in sampled([request])]
+
+
 def test_prefix_cache_never_crosses_sizes(tiny: TinyFamily, engine: Any) -> None:
     """One long prompt at all sizes, twice: the second time every size hits its own blocks."""
     prompt = prompts(1, seed=5, shortest=70, longest=70)[0]
