@@ -3,14 +3,16 @@
 Each command imports what it needs when it runs, so that ``sizes`` and ``verify`` load no torch.
 """
 
-from boomerang_core.cli import common, folders, make, measure, search
+from boomerang_core.cli import common, compare, folders, importing, make, measure, search
 from boomerang_core.cli.common import app, family_folder
 
 __all__ = [
     "app",
     "common",
+    "compare",
     "family_folder",
     "folders",
+    "importing",
     "make",
     "measure",
     "search",

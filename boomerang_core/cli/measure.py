@@ -15,48 +15,104 @@ from boomerang_core.cli.common import (
     limit_threads,
     plain_errors,
 )
+from boomerang_core.cli.evaluation import check_harness, evaluate_text, run_tasks
 from boomerang_core.errors import SettingsError
+from boomerang_core.evaluate.tasks import DTYPES, GROUPS, TaskSettings, named_sizes, named_tasks
 from boomerang_core.family import load_family
+
+Device = Annotated[
+    str | None, typer.Option(help="cpu, cuda, cuda:1; default: a GPU where there is one.")
+]
 
 
 @app.command()
 def evaluate(
     family: FamilyFolder,
-    text: Annotated[Path, typer.Option(help="Held-out text.")],
-    tokens: Annotated[int, typer.Option(min=1, help="Tokens to score.")] = 8192,
+    text: Annotated[Path | None, typer.Option(help="Held-out text.")] = None,
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens of it to score.")] = 8192,
     row_length: Annotated[int, typer.Option(min=2, help="Tokens of a row.")] = 512,
-    save: Annotated[bool, typer.Option(help="Make it the family's table of sizes.")] = False,
+    tasks: Annotated[
+        str | None,
+        typer.Option(help=f"lm-eval's names, YAML files, {', '.join(GROUPS)}; by commas."),
+    ] = None,
+    sizes: Annotated[
+        str, typer.Option(help="Of the tasks: offered, all, or 17L,106m,…; the teacher always.")
+    ] = "offered",
+    limit: Annotated[int | None, typer.Option(min=1, help="Items of a task; default: all.")] = None,
+    few_shot: Annotated[
+        int | None, typer.Option(min=0, help="Examples; default: as the task says.")
+    ] = None,
+    chat: Annotated[bool, typer.Option(help="Ask in the teacher's chat template.")] = False,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Items at a time; requests, with --server.")
+    ] = 1,
+    dtype: Annotated[str, typer.Option(help=f"Of the tasks: {', '.join(DTYPES)}.")] = "float32",
+    server: Annotated[
+        str | None, typer.Option(help="URL of a running server of the family, for the tasks.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Keeps what is finished, so that a stopped run goes on.")
+    ] = None,
+    save: Annotated[bool, typer.Option(help="Put it into the family folder.")] = False,
+    device: Device = None,
     threads: Threads = None,
 ) -> None:
-    """Measure every size of a family, and naive pruning, on a text of yours."""
+    """Measure the sizes of a family: on a text of yours, and on tasks.
+
+    On a text: KL to the teacher, top-1 agreement and perplexity of every size, and of naive
+    pruning; --save makes it the family's table of sizes, with the similarity of hidden states.
+    """
     with plain_errors():
         loaded = load_family(family_folder(family))
+        _check(text, tasks, server, out)
         limit_threads(threads)
-        from boomerang_core.evaluate.ladder import evaluate_family
-
-        measured = evaluate_family(loaded, text, row_length, tokens)
-        if save:
-            from boomerang_core.evaluate.record import save_measured
-
-            save_measured(loaded, measured, text)
-        typer.echo(f"{'size':>8} {'layers':>6} {'KL':>8} {'top-1':>6} {'ppl':>9} {'naive KL':>9}")
-        for row, ours, naive in zip(loaded.rows, measured.family, measured.naive, strict=True):
-            typer.echo(
-                f"{row.id:>8} {row.layers:>6} {ours.kl:8.4f} {ours.top1:6.3f} "
-                f"{ours.perplexity:9.2f} {naive.kl:9.4f}"
+        if tasks is not None and out is not None:
+            settings = TaskSettings(
+                named_tasks(tasks), limit, few_shot, chat, batch_size, dtype, device, server
             )
-        typer.echo(f"n = {measured.family[0].n} tokens")
+            rows = named_sizes(loaded, sizes)
+            check_harness()
+        if text is not None:
+            loaded = evaluate_text(loaded, text, row_length, tokens, out, save, device)
+        if tasks is not None and out is not None:
+            run_tasks(loaded, settings, rows, out, save)
+
+
+def _check(text: Path | None, tasks: str | None, server: str | None, out: Path | None) -> None:
+    """What must go together."""
+    if text is None and tasks is None:
+        raise SettingsError("give --text, --tasks, or both: there is nothing to measure on")
+    if tasks is None and server is not None:
+        raise SettingsError("--server is for --tasks; a text is measured here")
+    if tasks is not None and out is None:
+        raise SettingsError("give --out, a folder to keep the answers of the tasks in")
 
 
 @app.command()
 def report(
     family: FamilyFolder,
     out: Annotated[Path, typer.Option(help="The folder to write the page and pictures into.")],
+    comparison: Annotated[
+        Path | None, typer.Option(help="What `compare` wrote: ladders and baselines.")
+    ] = None,
+    curves: Annotated[
+        Path | None, typer.Option(help="JSON: the student's KL against seconds, by run.")
+    ] = None,
+    tasks: Annotated[
+        Path | None, typer.Option(help="Accuracies; default: the family's report/tasks.json.")
+    ] = None,
+    similarity: Annotated[
+        Path | None, typer.Option(help="Cosines; default: the family's report/similarity.json.")
+    ] = None,
+    speed: Annotated[
+        Path | None, typer.Option(help="Tokens per second; default: report/speed.json.")
+    ] = None,
 ) -> None:
     """Write a page with the sizes of a measured family: index.html and its pictures."""
     with plain_errors():
         loaded = load_family(family_folder(family))
         try:
+            from boomerang_core.evaluate.findings import Sources
             from boomerang_core.evaluate.report import write_report
         except ModuleNotFoundError as error:
             package = str(error.name).partition(".")[0]
@@ -64,4 +120,5 @@ def report(
                 raise
             extra = "pip install 'boomerang-llm[eval]'"
             raise SettingsError(f"a report needs {package}: {extra}") from error
-        typer.echo(write_report(loaded, out))
+        sources = Sources(comparison, curves, tasks, similarity, speed)
+        typer.echo(write_report(loaded, out, sources))

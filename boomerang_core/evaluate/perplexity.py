@@ -123,7 +123,7 @@ def lanes(teacher: LayerRunner, student: LayerRunner | None, block_map: BlockMap
     return Lanes(teacher, student, lambda r: kept[r.index] if r.owner is Owner.STUDENT else r.index)
 
 
-class _Prefix:
+class Prefix:
     """Hidden states along the last route, for one batch of rows; the next one reuses them."""
 
     def __init__(self, lanes: Lanes, ids_BL: torch.Tensor) -> None:
@@ -133,6 +133,10 @@ class _Prefix:
 
     def logits(self, route: Route) -> torch.Tensor:
         """The route's logits (B, L, V)."""
+        return self._lanes.head(route.head, self.states(route)[-1])
+
+    def states(self, route: Route) -> list[torch.Tensor]:
+        """What enters the route's first layer, and what each layer puts out (B, L, D)."""
         path: list[object] = [route.embedding, *route.layers]
         common = 0
         while common < min(len(path), len(self._done)) and self._done[common][0] == path[common]:
@@ -140,7 +144,7 @@ class _Prefix:
         del self._done[common:]
         for step in path[common:]:
             self._done.append((step, self._advance(step)))
-        return self._lanes.head(route.head, self._done[-1][1])
+        return [hidden_BLD for _, hidden_BLD in self._done]
 
     def _advance(self, step: object) -> torch.Tensor:
         if isinstance(step, LayerRef):
@@ -199,7 +203,7 @@ def evaluate_routes(
     with tqdm(total=total, desc=label, unit="row", disable=label is None) as bar:
         for part in batches(len(ids_RL), 1):
             ids_BL = ids_RL[part]
-            prefix = _Prefix(lanes, ids_BL)
+            prefix = Prefix(lanes, ids_BL)
             next_T = ids_BL[:, 1:].flatten().to(lanes.teacher.device)
             teacher = _TeacherLogits(prefix.logits(teacher_route)[:, :-1].flatten(0, 1))
             for score, route in zip(scores, routes, strict=True):
