@@ -1,5 +1,6 @@
 """Routes: a size written out as ordered layer references.  Pure data."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -37,6 +38,12 @@ class Route:
     layers: tuple[LayerRef, ...]
     embedding: Owner
     head: Owner
+
+
+def teacher_route(layers: Iterable[int]) -> Route:
+    """Those layers of the teacher, in that order: its pruned models are routes too."""
+    refs = tuple(LayerRef(Owner.TEACHER, layer) for layer in layers)
+    return Route(refs, Owner.TEACHER, Owner.TEACHER)
 
 
 @dataclass(frozen=True)

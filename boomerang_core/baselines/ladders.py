@@ -14,13 +14,13 @@ from tqdm import tqdm
 
 from boomerang_core.assemble import assemble
 from boomerang_core.baselines.laco import FinalSimilarity, Plan, laco_plan, laco_student
-from boomerang_core.baselines.shortgpt import block_influence, shortgpt_route, teacher_route
+from boomerang_core.baselines.shortgpt import block_influence, shortgpt_route
 from boomerang_core.blocks import BlockMap
 from boomerang_core.distill.stream import LayerRunner
 from boomerang_core.evaluate.ladder import ladder_routes
 from boomerang_core.evaluate.perplexity import evaluate_routes, lanes, naive_route
 from boomerang_core.ladder import Ladder
-from boomerang_core.route import FamilyDesign, Route, StudentKind, build_route
+from boomerang_core.route import FamilyDesign, Route, StudentKind, build_route, teacher_route
 from boomerang_core.sizes import Quality
 
 

@@ -13,14 +13,14 @@ Here it is what leaves the layer, as in the paper.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 from tqdm import tqdm
 
 from boomerang_core.distill.stream import LayerRunner, batches
 from boomerang_core.errors import SettingsError
-from boomerang_core.route import LayerRef, Owner, Route
+from boomerang_core.route import Route, teacher_route
 
 
 @torch.inference_mode()
@@ -46,9 +46,3 @@ def shortgpt_route(influence: Sequence[float], depth: int) -> Route:
         raise SettingsError(f"ShortGPT keeps 1 to {len(influence)} layers, not {depth}")
     by_influence = sorted(range(len(influence)), key=lambda layer: influence[layer])
     return teacher_route(sorted(by_influence[len(influence) - depth :]))
-
-
-def teacher_route(layers: Iterable[int]) -> Route:
-    """Those layers of the teacher, in that order."""
-    refs = tuple(LayerRef(Owner.TEACHER, layer) for layer in layers)
-    return Route(refs, Owner.TEACHER, Owner.TEACHER)

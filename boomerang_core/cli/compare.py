@@ -46,7 +46,7 @@ def compare(
     with plain_errors():
         loaded = named_families(families)
         limit_threads(threads)
-        from boomerang_core.distill.pipeline import usable_device
+        from boomerang_core.devices import usable_device
         from boomerang_core.evaluate.compare import Texts
         from boomerang_core.evaluate.compare import compare as measure
 

@@ -28,7 +28,7 @@ def evaluate_text(
     device: str | None,
 ) -> Family:
     """Measure on a text and print the table; the family, as it then is."""
-    from boomerang_core.distill.pipeline import usable_device
+    from boomerang_core.devices import usable_device
     from boomerang_core.evaluate.ladder import evaluate_family
     from boomerang_core.evaluate.parts import text_parts
     from boomerang_core.evaluate.perplexity import evaluate_routes

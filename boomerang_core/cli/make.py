@@ -116,6 +116,9 @@ def make(
     work: Annotated[
         Path | None, typer.Option(help="Where finished stages are kept; default: OUT.work.")
     ] = None,
+    tensorboard: Annotated[
+        Path | None, typer.Option(help="A folder for the metrics of that stage, for TensorBoard.")
+    ] = None,
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, cuda:1; default: a GPU where there is one.")
     ] = None,
@@ -152,7 +155,7 @@ def make(
         from boomerang_core.distill.pipeline import make as make_family
 
         folder = work or Path(f"{out}.work")
-        print_sizes(make_family(chosen, out, folder, eval_text, device))
+        print_sizes(make_family(chosen, out, folder, eval_text, device, tensorboard))
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:

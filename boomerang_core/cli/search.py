@@ -143,7 +143,7 @@ def _work(folder: Path | None) -> Path:
 
 
 def _device(name: str | None) -> Any:
-    from boomerang_core.distill.pipeline import usable_device
+    from boomerang_core.devices import usable_device
 
     return usable_device(name)
 

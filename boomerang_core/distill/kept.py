@@ -9,7 +9,7 @@ remove, but without layer 9 layer 11 no longer does what the rest of the model n
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -18,7 +18,7 @@ from boomerang_core.blocks import BlockMap
 from boomerang_core.distill.stream import LayerRunner
 from boomerang_core.evaluate.perplexity import evaluate_routes, lanes
 from boomerang_core.provenance import save_json
-from boomerang_core.route import LayerRef, Owner, Route
+from boomerang_core.route import teacher_route
 
 
 def kept_layers(
@@ -72,12 +72,7 @@ def _kl(
     ids_RL: torch.Tensor,
 ) -> list[float]:
     """KL to the teacher of the models of those teacher layers."""
-    routes = [_teacher_route(layers) for layers in candidates]
-    whole = _teacher_route(range(len(runner.layers)))
+    routes = [teacher_route(layers) for layers in candidates]
+    whole = teacher_route(range(len(runner.layers)))
     found = evaluate_routes(lanes(runner, None, plain), whole, routes, ids_RL, "kept layers")
     return [quality.kl for quality in found]
-
-
-def _teacher_route(layers: Iterable[int]) -> Route:
-    refs = tuple(LayerRef(Owner.TEACHER, layer) for layer in layers)
-    return Route(refs, Owner.TEACHER, Owner.TEACHER)

@@ -18,6 +18,7 @@ from accelerate import PartialState
 
 from boomerang_core.blocks import BlockMap
 from boomerang_core.checkpoint import load_teacher, load_tokenizer, parse_teacher
+from boomerang_core.devices import usable_device
 from boomerang_core.distill.blockwise import Fit, Parameters, distill_blocks
 from boomerang_core.distill.data import (
     Rows,
@@ -34,7 +35,6 @@ from boomerang_core.distill.result import Result, write_result
 from boomerang_core.distill.sampling import prompts, sample_documents
 from boomerang_core.distill.sources import pin_sources, shown, source_versions
 from boomerang_core.distill.stream import LayerRunner
-from boomerang_core.errors import SettingsError
 from boomerang_core.evaluate.ladder import evaluate_design
 from boomerang_core.evaluate.perplexity import evaluation_rows, leading_rows
 from boomerang_core.evaluate.record import evaluation_note
@@ -81,12 +81,14 @@ def make(
     work: Path,
     eval_text: Path | None = None,
     device: str | None = None,
+    tensorboard: Path | None = None,
 ) -> Family:
     """Make a family folder; the same recipe and machine give the same bytes.
 
     ``work`` keeps finished stages under a hash of the recipe, so that a run that was stopped goes
     on where it was.  Without ``eval_text`` the sizes are measured on the held-out documents.
-    ``device`` None is a GPU where there is one, each process its own.  Of the processes of
+    ``device`` None is a GPU where there is one, each process its own.  ``tensorboard`` is a folder
+    for the end-to-end stage's metrics as event files.  Of the processes of
     ``accelerate launch`` or ``torchrun``, the first prepares the text and the blocks, all train
     end to end, and the first measures and writes; ``work`` must be a folder that all of them see.
     Raises the errors of its stages: CheckpointError, ArchitectureError, DataError, SettingsError,
@@ -104,7 +106,7 @@ def make(
             design = _design(recipe, teacher.runner, rows, stages.blocks)
             student, fits = _start(recipe, teacher, design, rows, stages.blocks)
     with clock.stage("end_to_end"):
-        student = _trained(recipe, teacher, student, design, rows, stages.training)
+        student = _trained(recipe, teacher, student, design, rows, stages.training, tensorboard)
     if processes.is_main_process:
         measured = evaluate_design(
             teacher.model, student, design, _evaluation_text(recipe, teacher, rows, eval_text)
@@ -159,25 +161,15 @@ def _trained(
     design: FamilyDesign,
     rows: Rows,
     stage: Path,
+    tensorboard: Path | None,
 ) -> Student:
     """The student after the end-to-end stage, where there is one, in bfloat16."""
-    if recipe.end_to_end.tokens:
+    settings, seed = recipe.end_to_end, recipe.seed
+    if settings.tokens:
         student = distill(
-            teacher.model, student, design, rows.train, recipe.end_to_end, recipe.seed, stage
+            teacher.model, student, design, rows.train, settings, seed, stage, tensorboard
         )
     return student.with_tensors({n: t.to(torch.bfloat16) for n, t in student.tensors.items()})
-
-
-def usable_device(name: str | None) -> torch.device:
-    """The named device, or the best there is.  Raises SettingsError."""
-    found = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name or found)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise SettingsError(f"cannot use device {name!r}: {reason}; there is {found!r}") from error
-    return device
 
 
 def _load(recipe: Recipe, device: torch.device) -> _Teacher:

@@ -21,7 +21,6 @@ from boomerang_core.baselines.ladders import (
     naive_ladder,
     shortgpt_ladder,
 )
-from boomerang_core.baselines.shortgpt import teacher_route
 from boomerang_core.checkpoint import load_teacher, load_tokenizer, teacher_folder
 from boomerang_core.distill.data import pack, read_text
 from boomerang_core.distill.sources import shown, source_versions
@@ -42,6 +41,7 @@ from boomerang_core.evaluate.record import rounded
 from boomerang_core.family import Family, TeacherRef, sha256_of
 from boomerang_core.footprint import route_params
 from boomerang_core.provenance import provenance
+from boomerang_core.route import teacher_route
 from boomerang_core.student import load_student
 
 SENTENCES, SENTENCE_TOKENS = 10, 32

@@ -193,7 +193,7 @@ class _Run:
 def _models(family: Family, settings: TaskSettings) -> Models:
     import torch
 
-    from boomerang_core.distill.pipeline import usable_device
+    from boomerang_core.devices import usable_device
     from boomerang_core.evaluate.harness import Assembled, Served
 
     if settings.server is not None:

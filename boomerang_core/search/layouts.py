@@ -15,7 +15,7 @@ import torch
 from boomerang_core.blocks import Block, BlockMap
 from boomerang_core.distill.stream import LayerRunner
 from boomerang_core.errors import SettingsError
-from boomerang_core.route import LayerRef, Owner, Route
+from boomerang_core.route import Route, teacher_route
 from boomerang_core.search.measure import Oracle, similarities
 from boomerang_core.search.partition import candidates, cheapest_layout
 
@@ -89,5 +89,4 @@ def search_layout(
 def replaced(blocks: Sequence[Block], num_layers: int) -> Route:
     """The teacher with each of the blocks replaced by its kept layer."""
     left_out = {layer for block in blocks for layer in block.layers if layer != block.kept}
-    layers = [LayerRef(Owner.TEACHER, n) for n in range(num_layers) if n not in left_out]
-    return Route(tuple(layers), embedding=Owner.TEACHER, head=Owner.TEACHER)
+    return teacher_route(layer for layer in range(num_layers) if layer not in left_out)
