@@ -7,15 +7,14 @@ routes over the same tensors, so a step on one moves them all.
 A step is a function of the seed and its number (its rows, its size, its rate), so a run that was
 stopped goes on to the same tensors.
 
-Shapes: R rows, B rows of a step, L tokens a row, D hidden.
+Shapes: R rows, B rows of a step, L tokens a row.
 """
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,94 +22,19 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
-from tqdm import tqdm
 
-from boomerang_core.assemble import assemble
-from boomerang_core.distill.objective import HeadInput, HeadTerms, Objective, distance
+from boomerang_core.distill.distiller import TERMS, Distiller
+from boomerang_core.distill.metrics import METRICS, Metrics, Progress, require_tensorboard
 from boomerang_core.distill.schedule import PRECISIONS, EndToEnd, Schedule
-from boomerang_core.distill.stream import LayerRunner, batches
-from boomerang_core.errors import SettingsError, TrainingError
-from boomerang_core.evaluate.perplexity import lanes
-from boomerang_core.provenance import write_atomically
-from boomerang_core.route import FamilyDesign, Owner, Route, build_route
+from boomerang_core.distill.sharding import fsdp_settings, make_whole, shard, whole
+from boomerang_core.distill.state import STATE, RunState
+from boomerang_core.distill.stream import batches
+from boomerang_core.errors import SettingsError, TrainingError, WriteError
+from boomerang_core.route import FamilyDesign
 from boomerang_core.student import Student
 
-Terms = dict[str, torch.Tensor]
-METRICS = "metrics.jsonl"
 STATES, RECORDS = 40, 200
 """How often a run keeps its state, and its metrics, over all its steps."""
-
-
-class Distiller(nn.Module):
-    """Teacher and student as one module: token rows and a size → the terms of the objective."""
-
-    def __init__(
-        self,
-        teacher: Any,
-        student: Student,
-        design: FamilyDesign,
-        objective: Objective,
-        row_length: int,
-        compiled: bool = False,
-    ) -> None:
-        """``student``'s trainable tensors are parameters in float32 on the teacher's device."""
-        super().__init__()
-        self.teacher = teacher
-        self.student = assemble(teacher, student, build_route(design, 0))
-        self.objective = objective
-        self._terms = HeadTerms(objective.temperature, compiled)
-        self._runner = LayerRunner(teacher, row_length, compiled)
-        self._lanes = lanes(
-            self._runner, LayerRunner(self.student, row_length, compiled), design.block_map
-        )
-        self._blocks = design.block_map
-        self._routes = [build_route(design, size) for size in range(design.ladder.num_sizes)]
-
-    def forward(self, ids_BL: torch.Tensor, size: int) -> Terms:
-        """``cross_entropy``, ``kl``, ``alignment`` and their weighted ``loss``, means over tokens.
-
-        The last token of a row has no next one and is not scored.
-        """
-        route = self._routes[size]
-        ends, teacher_BLD = self._teacher(ids_BL)
-        states, model_BLD = self._model(route, ids_BL)
-        model = HeadInput(self._head(route.head), model_BLD[:, :-1].flatten(0, 1))
-        teacher = HeadInput(self._head(Owner.TEACHER), teacher_BLD[:, :-1].flatten(0, 1))
-        next_T = ids_BL[:, 1:].flatten()
-        cross_entropy, kl = self._terms(model, teacher, next_T)
-        distances = [
-            distance(state, ends[block], self.objective.aligned_by)
-            for block, state in states.items()
-        ]
-        alignment = torch.stack(distances).mean()
-        terms = {"cross_entropy": cross_entropy, "kl": kl, "alignment": alignment}
-        return {"loss": self.objective.total(terms), **{n: t.detach() for n, t in terms.items()}}
-
-    def _head(self, owner: Owner) -> Any:
-        return lambda hidden_TD: self._lanes.head(owner, hidden_TD)
-
-    @torch.no_grad()
-    def _teacher(self, ids_BL: torch.Tensor) -> tuple[dict[int, torch.Tensor], torch.Tensor]:
-        """The teacher's states at the end of each block, by block, and the last one."""
-        hidden_BLD = self._runner.embed(ids_BL)
-        ends = {}
-        for index, block in enumerate(self._blocks):
-            for layer in block.layers:
-                hidden_BLD = self._runner.run(self._runner.layers[layer], layer, hidden_BLD)
-            ends[index] = hidden_BLD
-        return ends, hidden_BLD
-
-    def _model(
-        self, route: Route, ids_BL: torch.Tensor
-    ) -> tuple[dict[int, torch.Tensor], torch.Tensor]:
-        """The route's states behind its student layers, by block, and the last one."""
-        hidden_BLD = self._lanes.embed(route.embedding, ids_BL)
-        states = {}
-        for ref in route.layers:
-            hidden_BLD = self._lanes.step(ref, hidden_BLD)
-            if ref.owner is Owner.STUDENT:
-                states[ref.index] = hidden_BLD
-        return states, hidden_BLD
 
 
 def distill(
@@ -121,163 +45,195 @@ def distill(
     settings: EndToEnd,
     seed: int,
     work: Path,
+    tensorboard: Path | None = None,
 ) -> Student:
-    """Train the student end to end and return it, in float32.
+    """Train the student end to end and return it, in float32 on the CPU.
 
-    ``work`` receives the metrics and the state from which a stopped run goes on.  Under
-    ``accelerate launch`` or ``torchrun`` each process takes its share of every step's rows; its
-    ``teacher`` is on its own device, and the first process alone writes.
-    Raises TrainingError when the loss is no longer a number, SettingsError for rows that the
-    processes cannot share evenly.
+    ``work`` receives the metrics and the state from which a stopped run goes on; ``tensorboard``
+    the metrics once more as event files.  Under ``accelerate launch`` or ``torchrun`` each process
+    takes its share of every step's rows; its ``teacher`` is on its own device, and the first
+    process alone writes, where all can read.  Configured for FSDP 2, they also share out the
+    parameters of teacher and student; the teacher is whole again at the end.
+    Raises TrainingError when the loss is no longer a number, WriteError for a full disk,
+    CheckpointError for a stored state that is damaged or of another run, SettingsError for a
+    teacher that is not in float32 and for rows that the processes cannot share evenly.
     """
-    device = next(teacher.parameters()).device
-    own = {
-        name: nn.Parameter(t.detach().to(device, torch.float32, copy=True))
-        for name, t in student.tensors.items()
+    if tensorboard is not None:
+        require_tensorboard()
+    trainer = Trainer(teacher, student, design, rows_RL, settings, seed, work)
+    trainer.train(tensorboard)
+    return student.with_tensors(trainer.finish())
+
+
+def _origin(
+    student: Student, design: FamilyDesign, rows_RL: torch.Tensor, settings: EndToEnd, seed: int
+) -> dict[str, Any]:
+    """What decides a run, as JSON: a state is taken up only where all of it is equal."""
+    return {
+        "student": {name: list(tensor.shape) for name, tensor in student.tensors.items()},
+        "blocks": design.block_map.to_json(),
+        "ladder": design.ladder.to_json(),
+        "rows": list(rows_RL.shape),
+        "settings": asdict(settings),
+        "seed": seed,
     }
-    trained = student.with_tensors(own)
-    distiller = Distiller(
-        teacher, trained, design, settings.objective, rows_RL.shape[1], settings.compiled
-    )
-    schedule = Schedule(settings, len(rows_RL), design.ladder.num_sizes, seed)
-    _Run(distiller, own, rows_RL, settings, schedule, work).run()
-    return student.with_tensors({name: tensor.detach().cpu() for name, tensor in own.items()})
 
 
-class _Run:
-    """The loop over steps."""
+class _Processes:
+    """The processes that share a run, as `accelerate` is configured."""
+
+    def __init__(self, device: torch.device, settings: EndToEnd) -> None:
+        batch_rows = settings.batch_rows
+        self.device, self.precision = device, PRECISIONS[settings.precision]
+        self.accelerator = Accelerator(
+            cpu=device.type == "cpu",
+            mixed_precision="no",  # the recipe says what is computed in which precision
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+        )
+        self.count = self.accelerator.num_processes
+        self.main = self.accelerator.is_main_process
+        self.fsdp = fsdp_settings(self.count)
+        if batch_rows % self.count:
+            raise SettingsError(
+                f"{self.count} processes cannot share {batch_rows} rows evenly: change batch_rows"
+            )
+
+    def spread(
+        self, distiller: Distiller, own: dict[str, nn.Parameter]
+    ) -> tuple[nn.Module, dict[str, nn.Parameter]]:
+        """The module that makes a step on every process, and the parameters that it trains.
+
+        Empties ``own`` where it shards them: they must not be held whole as well.
+        """
+        if self.fsdp is not None:
+            return distiller, shard(distiller, distiller.units, own, self.fsdp, self.precision)
+        return (self.accelerator.prepare(distiller) if self.count > 1 else distiller), own
+
+    def rows(self, rows: torch.Tensor) -> torch.Tensor:
+        """This process's share of a step's rows."""
+        share = len(rows) // self.count
+        return rows[share * self.accelerator.process_index :][:share]
+
+    def autocast(self) -> torch.autocast:
+        """Matrix products in the run's precision.
+
+        Not accelerate's own: its precision is fixed for the life of a process.
+        """
+        enabled = self.precision is not torch.float32
+        return torch.autocast(self.device.type, self.precision, enabled=enabled)
+
+    def gradients_stay(self, model: nn.Module, last: bool) -> Any:
+        """A context in which a backward pass only adds to this process's own gradients.
+
+        Not with FSDP, where they would be whole on every process.
+        """
+        if last or self.fsdp is not None:
+            return nullcontext()
+        return self.accelerator.no_sync(model)
+
+
+class Trainer:
+    """A run of ``distill``: its model and optimiser over all processes, and the loop over steps."""
 
     def __init__(
         self,
-        distiller: Distiller,
-        parameters: Mapping[str, nn.Parameter],
+        teacher: Any,
+        student: Student,
+        design: FamilyDesign,
         rows_RL: torch.Tensor,
         settings: EndToEnd,
-        schedule: Schedule,
+        seed: int,
         work: Path,
     ) -> None:
-        self._settings, self._schedule, self._rows_RL = settings, schedule, rows_RL
-        self._names = list(parameters)
-        self._parameters = list(parameters.values())
-        optimiser = torch.optim.AdamW(
-            self._parameters, betas=(0.9, 0.95), weight_decay=settings.weight_decay
-        )
-        self._accelerator = Accelerator(
-            cpu=self._parameters[0].device.type == "cpu",
-            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
-        )
-        self._model, self._optimiser = self._accelerator.prepare(distiller, optimiser)
-        if settings.batch_rows % self._accelerator.num_processes:
+        if teacher.dtype is not torch.float32:
             raise SettingsError(
-                f"{self._accelerator.num_processes} processes cannot share "
-                f"{settings.batch_rows} rows evenly: change batch_rows"
+                f"the teacher to distil from must be in float32, not {teacher.dtype}"
             )
-        self._tokens = settings.batch_rows * rows_RL.shape[1]
+        self._teacher, self._rows_RL, self._settings = teacher, rows_RL, settings
+        self._processes = _Processes(teacher.device, settings)
+        own = {
+            name: nn.Parameter(t.detach().to(teacher.device, torch.float32, copy=True))
+            for name, t in student.tensors.items()
+        }
+        trained, objective = student.with_tensors(own), settings.objective
+        length, sizes = rows_RL.shape[1], design.ladder.num_sizes
+        distiller = Distiller(teacher, trained, design, objective, length, settings.compiled)
+        del trained
+        self._model, self._parameters = self._processes.spread(distiller, own)
+        self._optimiser = torch.optim.AdamW(
+            self._parameters.values(), betas=(0.9, 0.95), weight_decay=settings.weight_decay
+        )
+        self._schedule = Schedule(settings, len(rows_RL), sizes, seed)
+        self._tokens = settings.batch_rows * length
         self._steps = math.ceil(settings.tokens / self._tokens)
-        work.mkdir(parents=True, exist_ok=True)
-        self._state = work / "state.pt"
+        origin = _origin(student, design, rows_RL, settings, seed)
+        self._state = RunState(
+            work / STATE, origin, self._parameters, self._optimiser, self._processes.main
+        )
         self._metrics = work / METRICS
 
-    def run(self) -> None:
-        """Train from the stored step to the last one."""
-        every = max(1, self._steps // STATES)
-        steps = range(self._restore(), self._steps)
-        main = self._accelerator.is_main_process
-        with tqdm(steps, desc="end to end", unit="step", disable=not main) as bar:
-            for step in bar:
-                terms = self._step(step)
-                if step % max(1, self._steps // RECORDS) == 0 or step + 1 == self._steps:
-                    self._record(step, terms, bar)
-                if (step + 1) % every == 0 or step + 1 == self._steps:
-                    self._store(step + 1)
+    def finish(self) -> dict[str, torch.Tensor]:
+        """The student's tensors, whole and on the CPU; the teacher is whole again too."""
+        device = self._processes.device
+        trained = {name: whole(p.detach()).cpu() for name, p in self._parameters.items()}
+        make_whole(self._teacher, device)
+        return trained
 
-    def _step(self, step: int) -> Terms:
-        """One optimiser step; the terms of this process's rows."""
+    def train(self, tensorboard: Path | None) -> None:
+        """Train from the stored step to the last one."""
+        start = self._state.restore()
+        if start == self._steps:
+            return
+        seen, main = start * self._tokens, self._processes.main
+        metrics = Metrics(self._metrics, tensorboard, start, seen) if main else None
+        progress = Progress(seen, self._steps * self._tokens, shown=main)
+        with closing(progress), closing(metrics) if metrics else nullcontext():
+            for step in range(start, self._steps):
+                values = self.step(step)
+                progress.advance(self._tokens, values)
+                try:
+                    self._keep(step, values, metrics)
+                except WriteError as error:
+                    raise WriteError(f"{error}; {self._state}") from error
+
+    def _keep(self, step: int, values: dict[str, float], metrics: Metrics | None) -> None:
+        """Record the step, and store the state after it, where that is due."""
+        last = step + 1 == self._steps
+        if metrics is not None and (last or step % max(1, self._steps // RECORDS) == 0):
+            line = {"size": self._schedule.size(step), **values}
+            metrics.record(step, (step + 1) * self._tokens, line)
+        if last or (step + 1) % max(1, self._steps // STATES) == 0:
+            self._state.store(step + 1)
+
+    def step(self, step: int) -> dict[str, float]:
+        """One optimiser step; the terms of all its rows, and what the step was made with."""
+        rate = self._settings.rate((step + 1) / self._steps)
         for group in self._optimiser.param_groups:
-            group["lr"] = self._settings.rate((step + 1) / self._steps)
-        batches = list(self._micro_batches(step))
-        sums: Terms = {}
-        for index, ids_BL in enumerate(batches):
-            last = index + 1 == len(batches)
-            with nullcontext() if last else self._accelerator.no_sync(self._model):
-                with self._autocast():
-                    terms = self._model(ids_BL, self._schedule.size(step))
-                self._accelerator.backward(terms["loss"] / len(batches))
-            for name, term in terms.items():
-                sums[name] = sums.get(name, 0) + term.detach() / len(batches)
-        if not math.isfinite(float(sums["loss"])):
+            group["lr"] = rate
+        terms = self._gradients(step)
+        norm = nn.utils.clip_grad_norm_(self._parameters.values(), self._settings.clip)
+        found = {**terms, "gradient_norm": float(whole(norm)), "learning_rate": rate}
+        if not all(math.isfinite(value) for value in found.values()):
             raise TrainingError(
-                f"the loss of step {step} is not a number: lower the learning rate of "
-                f"{self._settings.learning_rate}; the state before is kept in {self._state.parent}"
+                f"the loss or the gradient of step {step} is not a number: lower the learning "
+                f"rate of {self._settings.learning_rate}; {self._state}"
             )
-        self._accelerator.clip_grad_norm_(self._parameters, self._settings.clip)
         self._optimiser.step()
         self._optimiser.zero_grad()
-        return sums
+        return found
 
-    def _autocast(self) -> torch.autocast:
-        # not accelerate's own: its precision is fixed for the life of a process
-        dtype = PRECISIONS[self._settings.precision]
-        enabled = dtype is not torch.float32
-        return torch.autocast(self._accelerator.device.type, dtype, enabled=enabled)
-
-    def _micro_batches(self, step: int) -> Iterator[torch.Tensor]:
-        """This process's share of the step's rows, ``micro_rows`` at a time (B, L)."""
-        rows = self._schedule.rows(step)
-        share = len(rows) // self._accelerator.num_processes
-        mine = rows[share * self._accelerator.process_index :][:share]
+    def _gradients(self, step: int) -> dict[str, float]:
+        """Gradients of the step's mean loss, ``micro_rows`` at a time; the terms' means."""
+        mine = self._processes.rows(self._schedule.rows(step))
+        size, device = self._schedule.size(step), self._processes.device
+        sums = torch.zeros(len(TERMS), device=device)
         for part in batches(len(mine), self._settings.micro_rows):
-            yield self._rows_RL[mine[part]].to(self._accelerator.device)
-
-    def _record(self, step: int, terms: Terms, bar: Any) -> None:
-        """A line of ``metrics.jsonl``, and the progress bar's text."""
-        means = {n: float(v) for n, v in self._accelerator.reduce(terms, "mean").items()}
-        if not self._accelerator.is_main_process:
-            return
-        speed = (bar.format_dict["rate"] or 0.0) * self._tokens
-        bar.set_postfix_str(f"KL {means['kl']:.3f}, {speed:,.0f} tokens/s")
-        line = {
-            "step": step,
-            "tokens": (step + 1) * self._tokens,
-            "size": self._schedule.size(step),
-        }
-        with self._metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({**line, **means, "tokens_per_second": round(speed)}) + "\n")
-
-    def _store(self, step: int) -> None:
-        """Keep everything that the next step depends on, whole or not at all."""
-        if not self._accelerator.is_main_process:
-            return
-        state = {
-            "step": step,
-            "parameters": dict(zip(self._names, self._parameters, strict=True)),
-            "optimiser": self._optimiser.state_dict(),
-        }
-        write_atomically(self._state, lambda path: torch.save(state, path))
-
-    def _restore(self) -> int:
-        """Take up the stored state; the step to go on with."""
-        if not self._state.exists():
-            self._keep_metrics_before(0)
-            return 0
-        state = torch.load(self._state, map_location=self._accelerator.device, weights_only=True)
-        with torch.no_grad():
-            for name, parameter in zip(self._names, self._parameters, strict=True):
-                parameter.copy_(state["parameters"][name])
-        self._optimiser.load_state_dict(state["optimiser"])
-        start = int(state["step"])
-        self._keep_metrics_before(start)
-        return start
-
-    def _keep_metrics_before(self, step: int) -> None:
-        """Drop the lines of steps that will run again; a kill can have cut the last line short."""
-        if not self._accelerator.is_main_process or not self._metrics.exists():
-            return
-        lines = self._metrics.read_text(encoding="utf-8").splitlines(keepends=True)
-        whole = (line for line in lines if line.endswith("\n"))
-        before = "".join(line for line in whole if json.loads(line)["step"] < step)
-
-        def write(temporary: Path) -> None:
-            temporary.write_text(before, encoding="utf-8")
-
-        write_atomically(self._metrics, write)
+            ids_BL = self._rows_RL[mine[part]].to(device)
+            parts = len(mine) / len(ids_BL)
+            with self._processes.gradients_stay(self._model, last=part.stop == len(mine)):
+                with self._processes.autocast():
+                    terms = self._model(ids_BL, size)
+                self._processes.accelerator.backward(terms["loss"] / parts)
+            sums += torch.stack([terms[name].detach() for name in TERMS]) / parts
+        means = self._processes.accelerator.reduce(sums, "mean")
+        return dict(zip(TERMS, means.tolist(), strict=True))

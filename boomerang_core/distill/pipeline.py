@@ -33,6 +33,7 @@ from boomerang_core.distill.metrics import METRICS
 from boomerang_core.distill.recipe import Recipe
 from boomerang_core.distill.result import Result, write_result
 from boomerang_core.distill.sampling import prompts, sample_documents
+from boomerang_core.distill.sharding import fsdp_settings
 from boomerang_core.distill.sources import pin_sources, shown, source_versions
 from boomerang_core.distill.stream import LayerRunner
 from boomerang_core.evaluate.ladder import evaluate_design
@@ -143,9 +144,14 @@ class _Clock:
 
 
 def _processes(device: str | None) -> PartialState:
-    """The processes of this run; the first may take days before the others are needed."""
-    on_cpu = device is not None and device.startswith("cpu")
-    return PartialState(cpu=on_cpu, timeout=timedelta(days=30))
+    """The processes of this run; the first may take days before the others are needed.
+
+    Raises SettingsError for a configuration of FSDP that the end-to-end stage cannot follow.
+    """
+    on_cpu = device.startswith("cpu") if device else not torch.cuda.is_available()
+    processes = PartialState(cpu=on_cpu, timeout=timedelta(days=30))
+    fsdp_settings(processes.num_processes)  # what cannot work is refused now, not days later
+    return processes
 
 
 def _design(recipe: Recipe, runner: LayerRunner, rows: Rows, stage: Path) -> FamilyDesign:

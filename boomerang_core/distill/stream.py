@@ -108,6 +108,11 @@ class LayerRunner:
         logits: torch.Tensor = self._model.get_output_embeddings()(self.norm(hidden_BLD))
         return logits
 
+    def head_parameters(self) -> Iterator[nn.Parameter]:
+        """What ``head`` computes with."""
+        for module in (self.norm, self._model.get_output_embeddings()):
+            yield from module.parameters()
+
 
 def compile_layers(layers: nn.ModuleList) -> nn.ModuleList:
     """Compiled twins of layers, each specialised to the shapes that it meets."""

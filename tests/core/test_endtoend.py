@@ -1,11 +1,8 @@
-"""End-to-end distillation: its objective, its steps, and that a stopped run goes on exactly."""
+"""End-to-end distillation: the module of a step, the schedule, and what a run learns."""
 
 from __future__ import annotations
 
-import json
 import math
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,30 +12,27 @@ import torch
 from torch.nn import functional
 
 from boomerang_core.assemble import assemble
-from boomerang_core.distill.endtoend import METRICS, Distiller, distill
-from boomerang_core.distill.objective import HeadInput, HeadTerms, Objective, distance
+from boomerang_core.distill.distiller import Distiller
+from boomerang_core.distill.endtoend import distill
+from boomerang_core.distill.objective import Objective
 from boomerang_core.distill.schedule import EndToEnd, Schedule
-from boomerang_core.errors import SettingsError, TrainingError
-from boomerang_core.route import FamilyDesign, StudentKind, build_route
-from boomerang_core.student import Student, initial_student
-from tests.core.conftest import BLOCKS, LADDER, RANK, VOCABULARY, tiny_teacher
-
-ROW = 12
-SETTINGS = EndToEnd(tokens=20 * 4 * ROW, batch_rows=4, micro_rows=4, learning_rate=5e-3)
+from boomerang_core.errors import SettingsError
+from boomerang_core.route import FamilyDesign, Owner, StudentKind, build_route
+from boomerang_core.student import Student
+from tests.core.conftest import BLOCKS, tiny_student, tiny_teacher
+from tests.core.tiny_run import ROW, SETTINGS, metrics, start, tiny_rows
 
 
-@pytest.fixture(params=["full", "lowrank"])
-def kind(request: pytest.FixtureRequest) -> StudentKind:
-    return StudentKind(request.param)
+@pytest.fixture(params=["full", "lowrank", "own embeddings"])
+def case(request: pytest.FixtureRequest, teacher: Any) -> tuple[Student, FamilyDesign]:
+    """A student of each kind before distillation, and its design."""
+    own = request.param == "own embeddings"
+    return start(teacher, StudentKind.FULL if own else StudentKind(request.param), own)
 
 
 @pytest.fixture
 def teacher() -> Any:
-    return tiny_teacher("llama", True).requires_grad_(False)
-
-
-def tiny_rows() -> torch.Tensor:
-    return torch.randint(VOCABULARY, (10, ROW), generator=torch.Generator().manual_seed(3))
+    return tiny_teacher("llama", True)
 
 
 @pytest.fixture
@@ -46,61 +40,23 @@ def rows() -> torch.Tensor:
     return tiny_rows()
 
 
-def start(teacher: Any, kind: StudentKind) -> tuple[Student, FamilyDesign]:
-    torch.manual_seed(1)
-    return initial_student(teacher, BLOCKS, kind, RANK, False), FamilyDesign(BLOCKS, LADDER, kind)
-
-
-def same(one: Student, other: Student) -> bool:
-    return all(torch.equal(one.tensors[name], other.tensors[name]) for name in one.tensors)
-
-
-class TestObjective:
-    @pytest.mark.parametrize("temperature", [1.0, 2.0])
-    def test_head_terms_equal_a_plain_computation(
-        self, temperature: float, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr("boomerang_core.distill.objective.HEAD_TOKENS", 3)
-        torch.manual_seed(0)
-        head, model, teacher = (torch.randn(*shape).double() for shape in ((9, 5), (8, 5), (8, 5)))
-        next_T = torch.randint(9, (8,))
-        found = HeadTerms(temperature)(
-            HeadInput(lambda x: x.double() @ head.T, model),
-            HeadInput(lambda x: x.double() @ head.T, teacher),
-            next_T,
-        )
-        probs = ((teacher @ head.T) / temperature).softmax(-1)
-        kl = (probs * (probs / ((model @ head.T) / temperature).softmax(-1)).log()).sum(-1).mean()
-        cross_entropy = functional.cross_entropy(model @ head.T, next_T)
-        assert found[0].item() == pytest.approx(cross_entropy.item(), abs=1e-5)
-        assert found[1].item() == pytest.approx(kl.item(), abs=1e-5)
-
-    def test_distances_equal_a_plain_computation(self) -> None:
-        one, two = torch.randn(2, 3, 4), torch.randn(2, 3, 4)
-        cosines = (one * two).sum(-1) / (one.norm(dim=-1) * two.norm(dim=-1))
-        errors = ((one - two) ** 2).sum(-1) / (two**2).sum(-1)
-        assert distance(one, two, "cosine").item() == pytest.approx(1 - cosines.mean().item())
-        assert distance(one, two, "mse").item() == pytest.approx(errors.mean().item())
-
-    def test_the_total_is_weighted(self) -> None:
-        terms = {"cross_entropy": 2.0, "kl": 3.0, "alignment": 5.0}
-        tensors = {name: torch.tensor(value) for name, value in terms.items()}
-        total = Objective(0.5, 0.25, 2.0, "mse", temperature=2.0).total(tensors)
-        assert total.item() == pytest.approx(0.5 * 2 + 0.25 * 4 * 3 + 2 * 5)
-
-    @pytest.mark.parametrize(
-        "bad", [{"kl": -1.0}, {"kl": 0.0, "alignment": 0.0}, {"aligned_by": "l1"}]
-    )
-    def test_refuses_what_has_no_meaning(self, bad: dict[str, Any]) -> None:
-        with pytest.raises(SettingsError):
-            Objective(**bad)
+def states_of(model: Any, rows: torch.Tensor) -> list[torch.Tensor]:
+    """The hidden states before the first layer and behind each, as the model itself makes them."""
+    states: list[torch.Tensor] = []
+    layers = model.model.layers
+    hooks = [layers[0].register_forward_pre_hook(lambda _, args: states.append(args[0]))]
+    hooks += [layer.register_forward_hook(lambda *call: states.append(call[2])) for layer in layers]
+    model(rows)
+    for hook in hooks:
+        hook.remove()
+    return states
 
 
 class TestDistiller:
     def test_a_size_is_the_assembled_model(
-        self, kind: StudentKind, teacher: Any, rows: torch.Tensor
+        self, case: tuple[Student, FamilyDesign], teacher: Any, rows: torch.Tensor
     ) -> None:
-        student, design = start(teacher, kind)
+        student, design = case
         distiller = Distiller(teacher, student, design, Objective(), ROW)
         for size in range(design.ladder.num_sizes - 1):
             logits = assemble(teacher, student, build_route(design, size))(rows).logits[:, :-1]
@@ -108,15 +64,48 @@ class TestDistiller:
             found = distiller(rows, size)["cross_entropy"]
             assert found.item() == pytest.approx(loss.item(), abs=1e-5)
 
-    def test_gradients_reach_the_students_tensors_alone(
-        self, kind: StudentKind, teacher: Any, rows: torch.Tensor
+    @pytest.mark.parametrize("own", [False, True])
+    def test_the_students_states_are_aligned(
+        self, own: bool, teacher: Any, rows: torch.Tensor
     ) -> None:
-        student, design = start(teacher, kind)
+        """Behind each student layer, and behind the embedding where that is the student's."""
+        student = tiny_student(teacher, StudentKind.FULL, own)
+        design = FamilyDesign(BLOCKS, start(teacher, student.kind)[1].ladder, student.kind, own)
+        targets = states_of(teacher, rows)
+        distiller = Distiller(teacher, student, design, Objective(aligned_by="cosine"), ROW)
+        for size in range(design.ladder.num_sizes - 1):
+            route = build_route(design, size)
+            states = states_of(assemble(teacher, student, route), rows)
+            pairs = [(states[0], targets[0])] if route.embedding is Owner.STUDENT else []
+            pairs += [
+                (states[place + 1], targets[BLOCKS[ref.index].stop])
+                for place, ref in enumerate(route.layers)
+                if ref.owner is Owner.STUDENT
+            ]
+            expected = [1 - functional.cosine_similarity(*pair, dim=-1).mean() for pair in pairs]
+            found = distiller(rows, size)["alignment"]
+            assert found.item() == pytest.approx(torch.stack(expected).mean().item(), abs=1e-5)
+
+    def test_gradients_reach_the_students_tensors_alone(
+        self, case: tuple[Student, FamilyDesign], teacher: Any, rows: torch.Tensor
+    ) -> None:
+        student, design = case
         own = {name: torch.nn.Parameter(t.clone()) for name, t in student.tensors.items()}
         distiller = Distiller(teacher, student.with_tensors(own), design, Objective(), ROW)
         distiller(rows, 0)["loss"].backward()
         assert all(parameter.grad is not None for parameter in own.values())
         assert all(parameter.grad is None for parameter in teacher.parameters())
+
+    def test_every_parameter_is_in_one_unit(
+        self, case: tuple[Student, FamilyDesign], teacher: Any
+    ) -> None:
+        """FSDP needs that; what is in no unit is at the ends, and nothing is left out."""
+        student, design = case
+        own = {name: torch.nn.Parameter(t.clone()) for name, t in student.tensors.items()}
+        distiller = Distiller(teacher, student.with_tensors(own), design, Objective(), ROW)
+        parts = [set(unit.parameters()) for unit in [*distiller.units, distiller.ends]]
+        assert sum(map(len, parts)) == len(set.union(*parts))
+        assert set.union(*parts) == {*teacher.parameters(), *own.values()}
 
 
 class TestSchedule:
@@ -148,9 +137,13 @@ class TestSchedule:
 
 class TestRun:
     def test_lowers_the_loss(
-        self, kind: StudentKind, teacher: Any, rows: torch.Tensor, tmp_path: Path
+        self,
+        case: tuple[Student, FamilyDesign],
+        teacher: Any,
+        rows: torch.Tensor,
+        tmp_path: Path,
     ) -> None:
-        student, design = start(teacher, kind)
+        student, design = case
         trained = distill(teacher, student, design, rows, SETTINGS, 0, tmp_path)
         trained.check(teacher)
 
@@ -160,41 +153,18 @@ class TestRun:
                 return float(distiller(rows, 0)["loss"])
 
         assert loss(trained) < 0.9 * loss(student)
-        lines = [json.loads(line) for line in (tmp_path / METRICS).read_text().splitlines()]
+        lines = metrics(tmp_path)
         assert [line["step"] for line in lines] == list(range(20))
         assert all(math.isfinite(line["kl"]) for line in lines)
 
-    def test_a_stopped_run_goes_on_to_the_same_tensors(
-        self, kind: StudentKind, teacher: Any, rows: torch.Tensor, tmp_path: Path
-    ) -> None:
-        student, design = start(teacher, kind)
-        whole = distill(teacher, student, design, rows, SETTINGS, 0, tmp_path / "whole")
-
-        class StoppedError(Exception):
-            """Stands for a kill."""
-
-        def stop(self: Any, step: int) -> Any:
-            if step == 13:
-                raise StoppedError
-            return plain(self, step)
-
-        plain = Schedule.rows
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Schedule, "rows", stop)
-            with pytest.raises(StoppedError):
-                distill(teacher, student, design, rows, SETTINGS, 0, tmp_path / "stopped")
-        with (tmp_path / "stopped" / METRICS).open("a") as file:
-            file.write('{"step": 1')  # what a kill leaves of a line
-        resumed = distill(teacher, student, design, rows, SETTINGS, 0, tmp_path / "stopped")
-        lines = (tmp_path / "stopped" / METRICS).read_text().splitlines()
-        assert [json.loads(line)["step"] for line in lines] == list(range(20))
-        assert same(whole, resumed)
-        assert not same(whole, student)
-
     def test_smaller_micro_batches_make_the_same_step(
-        self, kind: StudentKind, teacher: Any, rows: torch.Tensor, tmp_path: Path
+        self,
+        case: tuple[Student, FamilyDesign],
+        teacher: Any,
+        rows: torch.Tensor,
+        tmp_path: Path,
     ) -> None:
-        student, design = start(teacher, kind)
+        student, design = case
         one_step = replace(SETTINGS, tokens=4 * ROW)
         whole = distill(teacher, student, design, rows, one_step, 0, tmp_path / "whole")
         split = replace(one_step, micro_rows=2)
@@ -215,30 +185,3 @@ class TestRun:
         also = {n: faster.tensors[n] - t for n, t in student.tensors.items()}
         one, other = (torch.cat([t.flatten() for t in ts.values()]) for ts in (moved, also))
         assert functional.cosine_similarity(one, other, dim=0) > 0.95
-
-    def test_a_loss_that_is_no_number_is_one_clear_error(
-        self, teacher: Any, rows: torch.Tensor, tmp_path: Path
-    ) -> None:
-        student, design = start(teacher, StudentKind.FULL)
-        name = next(iter(student.tensors))
-        broken = student.with_tensors({name: torch.full_like(student.tensors[name], math.nan)})
-        with pytest.raises(TrainingError, match="step 0 is not a number"):
-            distill(teacher, broken, design, rows, SETTINGS, 0, tmp_path)
-        assert not (tmp_path / "state.pt").exists()
-
-    def test_two_processes_learn_what_one_does(
-        self, teacher: Any, rows: torch.Tensor, tmp_path: Path
-    ) -> None:
-        student, design = start(teacher, StudentKind.LOWRANK)
-        distill(teacher, student, design, rows, SETTINGS, 0, tmp_path / "one")
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        command += ["--nproc-per-node=2", "-m", "tests.core.two_processes", str(tmp_path / "two")]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-        assert done.returncode == 0, done.stderr
-        one, two = (
-            [json.loads(line) for line in (tmp_path / name / METRICS).read_text().splitlines()]
-            for name in ("one", "two")
-        )
-        for alone, shared in zip(one, two, strict=True):
-            # the mean of two halves is rounded in another order than the mean of the whole
-            assert shared["loss"] == pytest.approx(alone["loss"], rel=1e-4)

@@ -13,9 +13,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from boomerang_core.devices import usable_device
 from boomerang_core.distill.data import pack, split_rows
 from boomerang_core.distill.kept import kept_layers
-from boomerang_core.distill.pipeline import make, usable_device
+from boomerang_core.distill.pipeline import make
 from boomerang_core.distill.recipe import Recipe, pairs
 from boomerang_core.distill.result import CURVE
 from boomerang_core.distill.sampling import prompts

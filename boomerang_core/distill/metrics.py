@@ -1,0 +1,111 @@
+"""What a training run tells while it runs: `metrics.jsonl`, TensorBoard files, a progress bar."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from boomerang_core.errors import SettingsError, WriteError
+from boomerang_core.provenance import write_text
+
+METRICS = "metrics.jsonl"
+_SHOWN = {"cross_entropy": "CE", "kl": "KL", "alignment": "alignment"}
+
+
+def require_tensorboard() -> None:
+    """Raise SettingsError where the package is missing."""
+    if importlib.util.find_spec("tensorboard") is None:
+        raise SettingsError("TensorBoard files need a package: pip install tensorboard")
+
+
+class Metrics:
+    """A line of JSON for a step, and the same numbers for TensorBoard, each step once."""
+
+    def __init__(self, path: Path, tensorboard: Path | None, step: int, tokens: int) -> None:
+        """The run goes on with ``step``, ``tokens`` seen; what was recorded from there on goes.
+
+        Raises WriteError.
+        """
+        self._path, self._tensorboard = path, tensorboard
+        with _writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        self._keep_before(step)
+        self._board = None if tensorboard is None else _board(tensorboard, step)
+        self._last = time.monotonic(), tokens
+
+    def _keep_before(self, step: int) -> None:
+        """A kill can have cut the last line short."""
+        if not self._path.exists():
+            return
+        lines = self._path.read_text(encoding="utf-8").splitlines(keepends=True)
+        whole = [line for line in lines if line.endswith("\n")]
+        write_text(self._path, "".join(line for line in whole if json.loads(line)["step"] < step))
+
+    def record(self, step: int, tokens: int, values: Mapping[str, float]) -> None:
+        """``tokens`` are all that the run has seen; the speed is that since the last record.
+
+        Raises WriteError.
+        """
+        now, (then, before) = time.monotonic(), self._last
+        self._last = now, tokens
+        speed = round((tokens - before) / max(now - then, 1e-9))
+        numbers = {"tokens": tokens, **values, "tokens_per_second": speed}
+        with _writing(self._path), self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **numbers}) + "\n")
+        if self._board is not None:
+            with _writing(self._tensorboard):
+                for name, value in numbers.items():
+                    self._board.add_scalar(name, value, step)
+                self._board.flush()  # a kill must not lose what metrics.jsonl has
+
+    def close(self) -> None:
+        """Close TensorBoard's file, whose last record is on disk already."""
+        if self._board is not None:
+            self._board.close()
+
+
+def _board(folder: Path, step: int) -> Any:
+    require_tensorboard()
+    from torch.utils.tensorboard import SummaryWriter
+
+    with _writing(folder):
+        return SummaryWriter(str(folder), purge_step=step)
+
+
+@contextmanager
+def _writing(path: Path | None) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise WriteError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+class Progress:
+    """A bar over tokens: how many, tokens/s and time left, the size and the loss terms."""
+
+    def __init__(self, tokens: int, total: int, shown: bool) -> None:
+        self._bar = tqdm(
+            desc="end to end",
+            initial=tokens,
+            total=total,
+            unit=" tokens",
+            unit_scale=True,
+            disable=not shown,
+        )
+
+    def advance(self, tokens: int, terms: Mapping[str, float]) -> None:
+        """``tokens`` more, and the terms of their step."""
+        text = ", ".join(f"{short} {terms[name]:.3f}" for name, short in _SHOWN.items())
+        self._bar.set_postfix_str(text, refresh=False)
+        self._bar.update(tokens)
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        self._bar.close()

@@ -1,0 +1,119 @@
+"""Several processes learn what one does, whether each holds everything or FSDP shares it out."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from boomerang_core.distill.endtoend import distill
+from boomerang_core.distill.metrics import METRICS
+from boomerang_core.distill.schedule import EndToEnd
+from boomerang_core.distill.sharding import fsdp_settings
+from boomerang_core.errors import SettingsError
+from boomerang_core.route import StudentKind
+from boomerang_core.student import Student
+from tests.core.conftest import tiny_teacher
+from tests.core.tiny_run import metrics, start, tiny_rows
+from tests.core.two_processes import BF16, SHORT
+
+LAUNCHERS = {
+    "each whole": ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"],
+    "sharded": [
+        *("accelerate.commands.launch", "--config_file", "docs/fsdp.yaml"),
+        *("--num_processes", "2", "--module"),
+    ],
+}
+
+
+def alone(work: Path, kind: StudentKind, settings: EndToEnd = SHORT) -> Student:
+    """What one process learns of the same rows."""
+    teacher = tiny_teacher("llama", True)
+    student, design = start(teacher, kind, kind is StudentKind.FULL)
+    return distill(teacher, student, design, tiny_rows(), settings, 0, work)
+
+
+@pytest.fixture(scope="module", params=LAUNCHERS)
+def two(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of `two_processes`."""
+    folder = tmp_path_factory.mktemp("two")
+    launcher = [sys.executable, "-m", *LAUNCHERS[request.param]]
+    done = subprocess.run(
+        [*launcher, "tests.core.two_processes", str(folder)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    limits = {"each whole": (1, 1), "sharded": (0.5, 0.52)}[request.param]
+    shares = json.loads((folder / "held.json").read_text())
+    assert all(limits[0] <= share <= limits[1] for share in shares.values())
+    return folder
+
+
+def test_bfloat16_learns_the_same(two: Path, tmp_path: Path) -> None:
+    """A sharded layer's norms are in bfloat16 too, which one process keeps in float32."""
+    alone(tmp_path, StudentKind.FULL, BF16)
+    found, expected = (
+        [line["loss"] for line in metrics(work)] for work in (two / "bf16", tmp_path)
+    )
+    assert found[0] == pytest.approx(expected[0], rel=2e-3)
+    assert found == pytest.approx(expected, rel=3e-2)
+
+
+def losses(work: Path) -> list[float]:
+    return [value for line in metrics(work) for value in (line["loss"], line["gradient_norm"])]
+
+
+@pytest.mark.parametrize("kind", StudentKind)
+class TestTwoProcesses:
+    def test_learn_what_one_does(self, kind: StudentKind, two: Path, tmp_path: Path) -> None:
+        student = alone(tmp_path, kind)
+        # the mean of two halves is rounded in another order than the mean of the whole
+        assert losses(two / kind) == pytest.approx(losses(tmp_path), rel=1e-5)
+        found = load_file(two / kind / "student.safetensors")
+        torch.testing.assert_close(found, dict(student.tensors), atol=1e-3, rtol=0)
+
+    def test_stopped_and_resumed_end_with_the_same_bits(self, kind: StudentKind, two: Path) -> None:
+        whole, resumed = (
+            load_file(two / name / "student.safetensors") for name in (kind, f"{kind}-resumed")
+        )
+        assert whole.keys() == resumed.keys()
+        assert all(torch.equal(resumed[name], tensor) for name, tensor in whole.items())
+        assert len(metrics(two / f"{kind}-resumed")) == 8
+
+    def test_their_state_is_taken_up_by_one(
+        self, kind: StudentKind, two: Path, tmp_path: Path
+    ) -> None:
+        shutil.copytree(two / f"{kind}-stopped", tmp_path / "resumed")
+        before = (tmp_path / "resumed" / METRICS).read_text()
+        alone(tmp_path / "resumed", kind)
+        assert (tmp_path / "resumed" / METRICS).read_text().startswith(before)
+        assert losses(tmp_path / "resumed") == pytest.approx(losses(two / kind), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"FSDP_VERSION": "1"}, "set fsdp_version to 2"),
+        ({"FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}, "fsdp_cpu_ram_efficient_loading to false"),
+    ],
+)
+def test_what_the_trainer_cannot_do_is_refused(
+    changed: dict[str, str], named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+    for name, value in {**settings, **changed}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=named):
+        fsdp_settings(num_processes=2)
+    assert fsdp_settings(num_processes=1) is None  # nothing to share
