@@ -7,6 +7,7 @@ teacher and the text open.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -155,7 +156,9 @@ def make(
         from boomerang_core.distill.pipeline import make as make_family
 
         folder = work or Path(f"{out}.work")
-        print_sizes(make_family(chosen, out, folder, eval_text, device, tensorboard))
+        family = make_family(chosen, out, folder, eval_text, device, tensorboard)
+        if int(os.environ.get("RANK", "0")) == 0:  # of the processes that made it, the first tells
+            print_sizes(family)
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:

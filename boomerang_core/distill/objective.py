@@ -115,7 +115,7 @@ class HeadTerms:
         """The same three, and the gradients of the first by the hidden states and the weights."""
         sums = model.hidden.new_zeros(2, dtype=torch.float32)
         gradient_TD = torch.empty_like(model.hidden)
-        by_weights = [torch.zeros_like(weight) for weight in model.weights]
+        by_weights: list[torch.Tensor] = []
         for start in range(0, len(next_T), HEAD_TOKENS):
             part = slice(start, start + HEAD_TOKENS)
             with torch.no_grad():
@@ -130,8 +130,10 @@ class HeadTerms:
             scaled_TV = gradient_TV.div_(len(next_T)).to(logits_TV.dtype)
             inputs = (hidden_TD, *model.weights)
             gradient_TD[part], *own = torch.autograd.grad(logits_TV, inputs, scaled_TV)
-            for total, one in zip(by_weights, own, strict=True):
-                total += one
+            by_weights = by_weights or own  # the first part's become the sums of all
+            if start:
+                for total, one in zip(by_weights, own, strict=True):
+                    total += one
         cross_entropy, kl = sums / len(next_T)
         loss = self._objective.cross_entropy * cross_entropy + self._objective.kl_weight * kl
         return (loss, cross_entropy, kl), [gradient_TD, *by_weights]
@@ -158,7 +160,8 @@ class _HeadLoss(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, by_loss: torch.Tensor, *_: torch.Tensor) -> tuple[Any, ...]:
-        return None, None, None, None, *(by_loss * gradient for gradient in ctx.saved_tensors)
+        # in place: a second pass through the same graph is an error, not another value
+        return None, None, None, None, *(each.mul_(by_loss) for each in ctx.saved_tensors)
 
 
 def divergence(

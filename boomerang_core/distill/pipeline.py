@@ -171,6 +171,9 @@ def _trained(
 ) -> Student:
     """The student after the end-to-end stage, where there is one, in bfloat16."""
     settings, seed = recipe.end_to_end, recipe.seed
+    student = student.with_tensors(
+        {n: t.cpu() for n, t in student.tensors.items()}
+    )  # one copy less
     if settings.tokens:
         student = distill(
             teacher.model, student, design, rows.train, settings, seed, stage, tensorboard
