@@ -100,11 +100,10 @@ def main() -> None:
         point = measure(run, options.work / f"family-{place}", options.eval_text, fitted)
         curves.setdefault(run.way, []).append(point)
         print(run.way, point, flush=True)
-    record = {
-        "curves": [{"name": name, "points": points} for name, points in curves.items()],
-        "recipe": recipe.to_json(),
-        "provenance": provenance(recipe.seed, threads=torch.get_num_threads()),
-    }
+    origin = provenance(recipe.seed, threads=torch.get_num_threads(), recipe=recipe.to_json())
+    record = [
+        {"name": name, "points": points, "provenance": origin} for name, points in curves.items()
+    ]
     save_json(record, options.out)
 
 
