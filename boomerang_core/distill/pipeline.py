@@ -6,7 +6,7 @@ import copy
 import math
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -19,7 +19,6 @@ from accelerate import PartialState
 from boomerang_core.blocks import BlockMap
 from boomerang_core.checkpoint import load_teacher, load_tokenizer, parse_teacher
 from boomerang_core.devices import usable_device
-from boomerang_core.distill.blockwise import Fit, Parameters, distill_blocks
 from boomerang_core.distill.data import (
     Rows,
     load_documents,
@@ -35,13 +34,14 @@ from boomerang_core.distill.result import Result, write_result
 from boomerang_core.distill.sampling import prompts, sample_documents
 from boomerang_core.distill.sharding import fsdp_settings
 from boomerang_core.distill.sources import pin_sources, shown, source_versions
+from boomerang_core.distill.start import starting_student
 from boomerang_core.distill.stream import LayerRunner
 from boomerang_core.evaluate.ladder import evaluate_design
 from boomerang_core.evaluate.perplexity import evaluation_rows, leading_rows
 from boomerang_core.evaluate.record import evaluation_note
 from boomerang_core.family import Family, TeacherRef, load_family
 from boomerang_core.route import FamilyDesign, StudentKind
-from boomerang_core.student import Student, initial_student, random_student
+from boomerang_core.student import Student
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,9 @@ def make(
             rows, counts = _text(recipe, teacher, stages.text, processes.is_main_process)
         with clock.stage("blocks"):
             design = _design(recipe, teacher.runner, rows, stages.blocks)
-            student, fits = _start(recipe, teacher, design, rows, stages.blocks)
+            student, fits = starting_student(
+                recipe, teacher.model, teacher.runner, design, rows, stages.blocks
+            )
     with clock.stage("end_to_end"):
         student = _trained(recipe, teacher, student, design, rows, stages.training, tensorboard)
     if processes.is_main_process:
@@ -230,43 +232,6 @@ def _samples(
     )
 
 
-def _start(
-    recipe: Recipe, teacher: _Teacher, design: FamilyDesign, rows: Rows, stage: Path
-) -> tuple[Student, dict[int, Fit]]:
-    """The student that the end-to-end stage begins with, in float32, and how its blocks fit."""
-    torch.manual_seed(recipe.seed)
-    if recipe.start == "random":
-        return random_student(teacher.model, design.block_map, design.own_embeddings), {}
-    initial = initial_student(
-        teacher.model, design.block_map, design.kind, recipe.rank, design.own_embeddings
-    )
-    if recipe.start == "naive":
-        return initial, {}
-    return _blockwise(recipe, teacher, initial, design, rows, stage)
-
-
-def _blockwise(
-    recipe: Recipe,
-    teacher: _Teacher,
-    initial: Student,
-    design: FamilyDesign,
-    rows: Rows,
-    stage: Path,
-) -> tuple[Student, dict[int, Fit]]:
-    """A student distilled block after block, in float32."""
-    layers = teacher.runner.architecture.layers
-    count = math.ceil(recipe.block_tokens / recipe.row_length)
-    fits = distill_blocks(
-        teacher.runner,
-        dict(enumerate(design.block_map)),
-        _by_block(initial, layers),
-        Rows(rows.train[:count], rows.heldout[: max(1, count // recipe.heldout_every)]),
-        recipe,
-        stage,
-    )
-    return _with_parameters(initial, fits, layers), fits
-
-
 def _blocks(recipe: Recipe, runner: LayerRunner, rows: Rows, stage: Path) -> BlockMap:
     """The recipe's blocks, with kept layers."""
     plain = recipe.block_map(len(runner.layers))
@@ -274,28 +239,6 @@ def _blocks(recipe: Recipe, runner: LayerRunner, rows: Rows, stage: Path) -> Blo
         return plain
     count = math.ceil(recipe.kept_tokens / recipe.row_length)
     return kept_layers(recipe.kept, runner, plain, rows.train[:count], stage)
-
-
-def _by_block(student: Student, prefix: str) -> dict[int, Parameters]:
-    """The tensors of the student's layers in float32, by block, named relative to their layer."""
-    blocks: dict[int, Parameters] = {}
-    for name, tensor in student.tensors.items():
-        if not name.startswith(prefix + "."):
-            continue  # an embedding, the final norm or the head
-        index, _, rest = name.removeprefix(prefix + ".").partition(".")
-        blocks.setdefault(int(index), {})[rest] = tensor.detach().float().clone()
-    return blocks
-
-
-def _with_parameters(student: Student, fits: Mapping[int, Fit], prefix: str) -> Student:
-    """The student with trained tensors."""
-    return student.with_tensors(
-        {
-            f"{prefix}.{index}.{name}": tensor.contiguous()
-            for index, fit in fits.items()
-            for name, tensor in fit.parameters.items()
-        }
-    )
 
 
 def _evaluation_text(
