@@ -5,16 +5,42 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+import typer.core
 
 from boomerang_core.errors import BoomerangError
 from boomerang_core.family import Family
 from boomerang_core.footprint import resident_params, teacher_params
 from boomerang_core.sizes import SizeRow, format_bytes
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+JOURNEY = [
+    "serve",
+    "make",
+    "sample",
+    "import",
+    "search",
+    "evaluate",
+    "compare",
+    "report",
+    "sizes",
+    "verify",
+    "export",
+]
+
+
+class Commands(typer.core.TyperGroup):
+    """Commands in the order in which they are needed, not in that of their files."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Those of ``JOURNEY`` first; ``serve`` and ``sample`` come with the server."""
+        return sorted(super().list_commands(ctx), key=JOURNEY.index)
+
+
+app = typer.Typer(
+    cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+)
 
 FAMILIES = Path(__file__).parents[1] / "families"
 FamilyFolder = Annotated[
