@@ -48,10 +48,16 @@ def hardware() -> str:
 
 def command_line() -> str:
     """The command that was typed, without the folders of this machine."""
-    words = [Path(word).name if os.path.isabs(word) else word for word in sys.argv[1:]]
+    words = [_without_folders(word) for word in sys.argv[1:]]
     spec = getattr(sys.modules["__main__"], "__spec__", None)  # of `python -m`
     module = spec and f"python -m {spec.name.removesuffix('.__main__')}"
     return " ".join([module or Path(sys.argv[0]).name, *words])
+
+
+def _without_folders(word: str) -> str:
+    """A path's last part; `NAME=PATH` keeps its name."""
+    name, equals, value = word.rpartition("=")
+    return f"{name}{equals}{Path(value).name}" if os.path.isabs(value) else word
 
 
 def git_commit() -> str | None:
