@@ -92,3 +92,7 @@ class Ladder:
     def from_json(cls, steps: Sequence[Sequence[int]]) -> Self:
         """The inverse of `to_json`."""
         return cls(sum(len(step) for step in steps), tuple(tuple(step) for step in steps))
+
+
+FIXED = {"last-to-first": Ladder.last_to_first, "first-to-last": Ladder.first_to_last}
+"""The orders that need no measurement, by name."""

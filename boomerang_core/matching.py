@@ -183,7 +183,8 @@ def _weights(folder: Path) -> Iterator[tuple[str, Any]]:
     with clear_errors(folder):
         for path in sorted(folder.glob("*.safetensors")):
             with safe_open(path, framework="pt") as file:
-                for name in file.keys():  # noqa: SIM118 - no mapping
+                names: list[str] = file.keys()
+                for name in names:
                     if name.endswith(".weight"):
                         yield name, file.get_slice(name)
 

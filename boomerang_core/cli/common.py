@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
-from boomerang_core.errors import BoomerangError
+from boomerang_core.errors import BoomerangError, SettingsError
 from boomerang_core.family import Family
 from boomerang_core.footprint import resident_params, teacher_params
 from boomerang_core.sizes import SizeRow, format_bytes
@@ -63,6 +63,14 @@ def family_folder(folder: Path) -> Path:
     """The folder itself, or that of the shipped family of that name."""
     shipped = FAMILIES / folder
     return shipped if not folder.exists() and shipped.is_dir() else folder
+
+
+def layer_list(text: str, option: str) -> list[int]:
+    """Layers such as `0,2,4`.  Raises `SettingsError`, which names the option."""
+    try:
+        return [int(part) for part in text.strip("[] ").split(",") if part.strip()]
+    except ValueError as error:
+        raise SettingsError(f"{option} must list layers such as 0,2,4, got {text!r}") from error
 
 
 def limit_threads(threads: int | None) -> None:

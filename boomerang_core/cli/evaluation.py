@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,7 +61,7 @@ def _print_text(family: Family, measured: Measured) -> None:
 def check_harness() -> None:
     """Raise `SettingsError` unless lm-eval and what it needs are installed."""
     try:
-        import boomerang_core.evaluate.harness  # noqa: F401
+        importlib.import_module("boomerang_core.evaluate.harness")
     except ModuleNotFoundError as error:
         extra = "pip install 'boomerang-llm[eval]'"
         raise SettingsError(f"tasks need the package {error.name}: {extra}") from error

@@ -13,8 +13,14 @@ from typing import Annotated
 
 import typer
 
-from boomerang_core.cli.common import Threads, app, limit_threads, plain_errors, print_sizes
-from boomerang_core.errors import SettingsError
+from boomerang_core.cli.common import (
+    Threads,
+    app,
+    layer_list,
+    limit_threads,
+    plain_errors,
+    print_sizes,
+)
 
 
 @app.command("import")
@@ -50,7 +56,7 @@ def import_(
     --kept 0,2,4,7,9,11 --out gpt2
     """
     with plain_errors():
-        layers = None if kept is None else _layers(kept)
+        layers = None if kept is None else tuple(layer_list(kept, "--kept"))
         limit_threads(threads)
         from boomerang_core.checkpoint import load_tokenizer, parse_teacher
         from boomerang_core.evaluate.ladder import evaluate_family
@@ -68,10 +74,3 @@ def import_(
         print_sizes(family)
         if text is None:
             typer.echo(f"not measured yet: boomerang evaluate {out} --text FILE --save")
-
-
-def _layers(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.strip("[] ").split(","))
-    except ValueError as error:
-        raise SettingsError(f"--kept must list layers such as 0,2,4, got {text!r}") from error

@@ -7,7 +7,6 @@ teacher and the text open.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,6 +17,7 @@ from boomerang_core.cli.common import (
     FAMILIES,
     Threads,
     app,
+    layer_list,
     limit_threads,
     plain_errors,
     print_sizes,
@@ -126,11 +126,10 @@ def make(
     threads: Threads = None,
 ) -> None:
     """Make a family: blocks, student, distillation, evaluation.  Stopped, it goes on."""
-    given = {
+    given: dict[str, Any] = {
         "teacher": teacher,
         "name": name,
         "layout": layout,
-        "shared": None if shared is None else _layers(shared),
         "kept": kept,
         "kind": kind,
         "rank": rank,
@@ -150,14 +149,18 @@ def make(
     }
     training = {"tokens": tokens, "precision": precision}
     with plain_errors():
+        if shared is not None:
+            given["shared"] = layer_list(shared, "--shared")
         settings = {**_given(given), "end_to_end": _given(training)}
         chosen = recipe_of(preset, recipe, out, [settings, *map(assignment, set_ or [])])
         limit_threads(threads)
+        from accelerate import PartialState
+
         from boomerang_core.distill.pipeline import make as make_family
 
         folder = work or Path(f"{out}.work")
         family = make_family(chosen, out, folder, eval_text, device, tensorboard)
-        if int(os.environ.get("RANK", "0")) == 0:  # of the processes that made it, the first tells
+        if PartialState().is_main_process:  # of the processes that made it, the first tells
             print_sizes(family)
 
 
@@ -209,10 +212,3 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
         if isinstance(value, dict) and isinstance(below.get(name), dict)
     }
     return {**below, **above, **both}
-
-
-def _layers(text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",") if part.strip()]
-    except ValueError as error:
-        raise typer.BadParameter(f"not a list of layers: {text}") from error

@@ -13,14 +13,13 @@ from boomerang_core.blocks import BlockMap
 from boomerang_core.distill.objective import Objective
 from boomerang_core.distill.schedule import EndToEnd
 from boomerang_core.errors import LadderError, SettingsError
-from boomerang_core.ladder import Ladder
+from boomerang_core.ladder import FIXED, Ladder
 from boomerang_core.route import StudentKind
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 _T = TypeVar("_T", bound="DataclassInstance")
-LADDERS = {"last-to-first": Ladder.last_to_first, "first-to-last": Ladder.first_to_last}
 LAYOUTS = ("pairs", "every-second-and-last", "first-two-then-every-second")
 KEPT = ("measured", "sequential", "first")
 STARTS = ("blockwise", "naive", "random")
@@ -46,7 +45,7 @@ class Recipe:
     ``layout`` is one of ``LAYOUTS`` or a JSON list of blocks such as ``[[0],[1,2]]``; ``shared``
     are one-layer blocks that the student takes from the teacher as they are.  ``kept`` chooses
     the layer that a block's student starts from (``kept.py``), or is a JSON list, a layer a block.
-    ``ladder`` is one of ``LADDERS`` or a JSON list of steps such as ``[[3,2],[1,0]]``.  ``start``
+    ``ladder`` is one of ``FIXED`` or a JSON list of steps such as ``[[3,2],[1,0]]``.  ``start``
     is what the end-to-end stage begins with: a student distilled block after block, the kept
     layers as they are, or random weights (the paper's control).  ``own_embeddings``: a full
     student that owns embedding, final norm and head, as the paper's does.
@@ -85,7 +84,7 @@ class Recipe:
     def __post_init__(self) -> None:
         _choose("kind", self.kind, [kind.value for kind in StudentKind])
         _choose("start", self.start, STARTS)
-        for name, choices in (("ladder", LADDERS), ("kept", KEPT), ("layout", LAYOUTS)):
+        for name, choices in (("ladder", FIXED), ("kept", KEPT), ("layout", LAYOUTS)):
             if not getattr(self, name).startswith("["):
                 _choose(name, getattr(self, name), choices)
         self._check_start()
@@ -221,8 +220,8 @@ def parse_ladder(text: str, block_map: BlockMap) -> Ladder:
     Raises SettingsError, and LadderError where the steps do not patch every block once.
     """
     if not text.startswith("["):
-        _choose("ladder", text, LADDERS)
-        return LADDERS[text](block_map)
+        _choose("ladder", text, FIXED)
+        return FIXED[text](block_map)
     ladder = Ladder.from_json(_lists("ladder", text))
     if ladder.num_blocks != len(block_map):
         raise LadderError(

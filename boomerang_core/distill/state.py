@@ -97,7 +97,8 @@ class RunState:
 
     def _load(self, file: Any) -> None:
         moments: dict[str, Moments] = {name: {} for name in self._parameters}
-        for key in file.keys():  # noqa: SIM118 -- not a dict
+        keys: list[str] = file.keys()
+        for key in keys:
             kind, _, name = key.partition("/")
             if kind == "parameters":
                 parameter = self._parameters[name]

@@ -6,12 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from boomerang_core.errors import SettingsError
-from boomerang_core.ladder import Ladder
+from boomerang_core.ladder import FIXED, Ladder
 from boomerang_core.route import FamilyDesign, Route, route_of_set
 from boomerang_core.search.lattice import STUDENT, BlockSet, Lattice, area
 from boomerang_core.search.path import Asked, greedy, shortest_path
 
-FIXED = {"last-to-first": Ladder.last_to_first, "first-to-last": Ladder.first_to_last}
 ORDERS = (*FIXED, "cosine", "klpatch", "klpatch-backward", "shortest-path")
 PRESENT = "present"
 

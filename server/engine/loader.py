@@ -117,7 +117,8 @@ def student_shapes(student_dir: Path) -> dict[str, tuple[int, ...]]:
     shapes = {}
     for file in files:
         with safe_open(file, framework="pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118  (not a mapping)
+            names: list[str] = tensors.keys()
+            for name in names:
                 shapes[name] = tuple(tensors.get_slice(name).get_shape())
     return shapes
 

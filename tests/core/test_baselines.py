@@ -194,7 +194,7 @@ class TestLaCoAlgorithm:
         similarity = FinalSimilarity(LayerRunner(tiny_teacher("llama", True), ROW_LENGTH), ids)
         plan = merge(whole_plan(LAYERS), 2, 1)
         before = similarity(plan)
-        similarity._runner = None  # type: ignore[assignment]
+        similarity._runner = None
         assert similarity(plan) == before
 
     @pytest.mark.parametrize("architecture", ARCHITECTURES)

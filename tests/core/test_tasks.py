@@ -314,7 +314,7 @@ def test_an_unknown_task_is_named(
         bench.run(name)
 
 
-class OfflineManager(harness.TaskManager):  # type: ignore[misc]
+class OfflineManager(harness.TaskManager):
     """Knows no task but our own: to read the names of all takes half a minute."""
 
     def __init__(self, include_path: str, include_defaults: bool) -> None:

@@ -131,3 +131,11 @@ def test_sizes_loads_nothing_heavy(family_dir: Path) -> None:
     command = ["sizes", str(family_dir)]
     code = f"from boomerang_core.cli import app; app({command!r}, standalone_mode=False)"
     assert heavy_after(code) == []
+
+
+@pytest.mark.parametrize("command", [["make", "--shared"], ["import", "--student", "y", "--kept"]])
+def test_a_list_that_is_none_is_one_line(command: list[str], tmp_path: Path) -> None:
+    rest = ["0,one", "--teacher", "x", "--out", str(tmp_path / "out")]
+    result = runner.invoke(cli.app, [*command, *rest])
+    assert result.exit_code == 2
+    assert "must list layers such as 0,2,4, got '0,one'" in result.output

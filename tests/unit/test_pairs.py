@@ -130,7 +130,7 @@ def test_a_row_of_plain_text_has_a_perplexity_a_word() -> None:
 @pytest.mark.parametrize("changed", [{"id": 7}, {"prompt": "another"}, {"task": "u"}])
 def test_other_items_are_not_compared(changed: dict[str, object]) -> None:
     teacher = answers([1, 0], [-1.0, -2.0])
-    other = [teacher[0], Item(**{**vars(teacher[1]), **changed})]  # type: ignore[arg-type]
+    other = [teacher[0], Item(**{**vars(teacher[1]), **changed})]
     with pytest.raises(DataError, match="93m answered other items"):
         task_row("t", SIZE, other, teacher)
     with pytest.raises(DataError, match="93m answered other items"):

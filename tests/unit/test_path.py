@@ -264,7 +264,7 @@ class TestOrders:
         assert bound is not None
         assert isclose(best.area, ladders[-1].area)
         assert gap(ladders[-1], bound) == pytest.approx(0)
-        assert all(gap(rated, bound) >= 0 for rated in ladders)  # type: ignore[operator]
+        assert all(gap(rated, bound) >= 0 for rated in ladders)
 
     def test_an_unknown_order_is_refused(self) -> None:
         with pytest.raises(SettingsError, match="shortest-path, got 'fastest'"):
