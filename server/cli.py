@@ -17,6 +17,7 @@ from boomerang_core.errors import BoomerangError, SettingsError
 from boomerang_core.family import Family, load_family
 from server.app import create_app
 from server.lifecycle import DrainingServer, Lifecycle, in_thread, prepare_environment
+from server.precision import Precision, served_precision
 from server.sample import sample
 from server.settings import Settings, read_settings
 from server.sizing import Policy
@@ -32,7 +33,7 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on: 127.0.0.1.")] = None,
     port: Annotated[int | None, typer.Option(help="Port: 8000; 0 takes a free one.")] = None,
     dtype: Annotated[
-        str | None, typer.Option(help="auto, bfloat16, float16 or float32: auto.")
+        str | None, typer.Option(help="auto, bfloat16, float16 or float32: auto, float32 on a CPU.")
     ] = None,
     max_model_len: Annotated[
         int | None, typer.Option(help="Longest prompt plus reply, in tokens: 2048.")
@@ -52,8 +53,10 @@ def serve(
     }
     try:
         settings = read_settings(**options)
+        precision = served_precision(settings.dtype)
         loaded = load_family(family_folder(Path(settings.family)))
-        lifecycle = asyncio.run(_serve(settings, loaded))
+        served = loaded.served_in(precision.bytes_per_param)
+        lifecycle = asyncio.run(_serve(settings, served, precision))
     except BoomerangError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from error
@@ -65,7 +68,7 @@ def serve(
 app.command()(sample)
 
 
-async def _serve(settings: Settings, family: Family) -> Lifecycle:
+async def _serve(settings: Settings, family: Family, precision: Precision) -> Lifecycle:
     """Serve until stopped; the lifecycle tells how it ended."""
     logging.basicConfig(level=settings.log_level.upper())
     prepare_environment(settings)
@@ -82,7 +85,7 @@ async def _serve(settings: Settings, family: Family) -> Lifecycle:
     typer.echo(f"{family.name} on http://{address}:{port} (loading)")
 
     async def load() -> None:
-        client = await in_thread(lambda: _start(settings, family))
+        client = await in_thread(lambda: _start(settings, family, precision))
         from server.engine.serving import mount
 
         await mount(app, client, Policy.of(family), app.state.metrics)
@@ -94,7 +97,7 @@ async def _serve(settings: Settings, family: Family) -> Lifecycle:
     return lifecycle
 
 
-def _start(settings: Settings, family: Family) -> Any:
+def _start(settings: Settings, family: Family, precision: Precision) -> Any:
     """Load the engine; seconds of imports, then the weights.  Blocks."""
     from boomerang_core.checkpoint import teacher_folder
 
@@ -104,7 +107,7 @@ def _start(settings: Settings, family: Family) -> Any:
     return start_engine(
         family,
         teacher_dir,
-        dtype=settings.dtype,
+        dtype=precision.dtype,
         max_model_len=settings.max_model_len,
         max_num_seqs=settings.max_num_seqs,
         kv_cache_memory_bytes=settings.kv_cache_bytes,

@@ -33,7 +33,8 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port; 0 takes a free one.")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
-        "auto", description="Type of weights and activations; auto: the checkpoint's."
+        "auto",
+        description="Weights and activations; auto: float32 on a CPU, vLLM's choice on a GPU.",
     )
     max_model_len: int = Field(2048, ge=16, description="Longest prompt plus reply, in tokens.")
     max_num_seqs: int = Field(32, ge=1, description="Requests that run at the same time.")
