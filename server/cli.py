@@ -111,6 +111,7 @@ def _start(settings: Settings, family: Family, precision: Precision) -> Any:
         max_model_len=settings.max_model_len,
         max_num_seqs=settings.max_num_seqs,
         kv_cache_memory_bytes=settings.kv_cache_bytes,
+        tensor_parallel_size=settings.tensor_parallel_size,
     )
 
 

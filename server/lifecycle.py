@@ -113,12 +113,17 @@ def prepare_environment(settings: Settings) -> None:
     """Set what vLLM reads from the environment, before vLLM is imported.
 
     No usage statistics leave the machine.  Engine processes are spawned: forking a process that
-    already runs threads can deadlock the child.
+    already runs threads can deadlock the child.  Plans are carried by model runner V1, where vLLM
+    would take V2 on a GPU (docs/decisions/0006-model-runner-v1.md).  On a CPU, tensor-parallel
+    ranks are not bound to NUMA nodes: vLLM wants one for each and refuses to start without.
     """
     os.environ["VLLM_NO_USAGE_STATS"] = "1"
     os.environ["DO_NOT_TRACK"] = "1"
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", settings.log_level.upper())
+    os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"
+    if settings.tensor_parallel_size > 1:
+        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
     if settings.cache is not None:
         os.environ["BOOMERANG_CACHE"] = str(settings.cache)
 

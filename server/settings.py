@@ -41,6 +41,9 @@ class Settings(BaseSettings):
     kv_cache_bytes: Annotated[int, BeforeValidator(_bytes)] = Field(
         256 << 20, description="Memory for the KV cache of all requests: 256MiB or bytes."
     )
+    tensor_parallel_size: int = Field(
+        1, ge=1, description="GPUs (on a CPU: processes) that share every layer."
+    )
     linger_seconds: float = Field(
         2.0, ge=0, description="On SIGTERM: how long requests are still accepted, being unready."
     )
