@@ -5,7 +5,7 @@ PORT ?= 8000
 OUT ?= build/smollm2-135m
 BIN := .venv/bin
 
-.PHONY: serve test check family lock
+.PHONY: serve test check bench family lock
 .DEFAULT_GOAL := serve
 
 .venv/cpu: requirements/cpu.txt pyproject.toml
@@ -28,6 +28,9 @@ check: .venv/dev ## format, lint, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+bench: .venv/dev ## the benchmarks of the engine, into build/bench: report.md and report.png
+	$(BIN)/python -m bench
 
 family: .venv/cpu build/prose.txt ## make the default family again, into OUT; FLAGS change its recipe
 	cd build && ../$(BIN)/boomerang make --preset smollm2-135m --out $(abspath $(OUT)) $(FLAGS)
