@@ -182,8 +182,8 @@ def plan(family: Family, residents: Residents, budget: int | None, kv_bytes: int
     if not fitting:
         need = needs[smallest] + kv_bytes
         raise BudgetError(
-            f"a memory budget of {format_bytes(budget)} fits no size: the smallest, "
-            f"{offered[0].id}, needs {format_bytes(need)}, {format_bytes(kv_bytes)} of it for the "
+            f"a memory budget of {budget:,} bytes fits no size: the smallest, {offered[0].id}, "
+            f"needs {need:,} bytes ({format_bytes(need)}), {format_bytes(kv_bytes)} of it for the "
             "KV cache",
             "memory_budget",
         )

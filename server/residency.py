@@ -59,9 +59,9 @@ class Residency:
         """Whether a change of the budget is going on."""
         return self._changing.locked()
 
-    def running(self, size: int) -> int:
-        """Requests that run at a size, counted from the choice of the size to the last byte."""
-        return self._running[size]
+    def runs(self, size: int) -> bool:
+        """Whether a request runs at a size, from the choice of the size to the last byte."""
+        return self._running[size] > 0
 
     @contextmanager
     def lease(self, size: int) -> Iterator[None]:

@@ -122,13 +122,12 @@ class BudgetBody(BaseModel):
     changing: bool
     sizes: list[str] = Field(description="Model names on offer, smallest first.")
     unavailable: dict[str, str] = Field(description="Size → why it is not held.")
-    running: dict[str, int] = Field(description="Size → requests that run at it.")
+    running: list[str] = Field(description="Sizes that requests run at, smallest first.")
 
     @classmethod
     def of(cls, residency: Residency) -> "BudgetBody":
         """As things are now."""
         plan, table = residency.plan, residency.policy.table
-        running = {row.id: residency.running(row.size) for row in table.rows}
         return cls(
             memory_budget=plan.budget,
             weight_bytes=plan.weight_bytes,
@@ -136,7 +135,7 @@ class BudgetBody(BaseModel):
             changing=residency.changing,
             sizes=[table.model_id(row) for row in table.offered],
             unavailable={table.rows[size].id: why for size, why in plan.missing.items()},
-            running={size: count for size, count in running.items() if count},
+            running=[row.id for row in table.rows if residency.runs(row.size)],
         )
 
 

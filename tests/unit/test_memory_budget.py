@@ -32,7 +32,7 @@ class Engine:
 
     async def hold_sizes(self, span: Span) -> int:
         await asyncio.sleep(0)
-        assert all(size in span for size in range(14) if self.residency.running(size))
+        assert all(size in span for size in range(14) if self.residency.runs(size))
         self.spans.append(span)
         return RESIDENTS.weight_bytes(span)
 

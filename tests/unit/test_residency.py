@@ -2,6 +2,7 @@
 
 import json
 import struct
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 
@@ -42,7 +43,7 @@ def designs(draw: st.DrawFn) -> FamilyDesign:
         layers.append(list(range(start, start + length)))
         start += length
     kept = [draw(st.sampled_from(block)) for block in layers]
-    single = [index for index, block in enumerate(layers) if len(block) == 1]
+    single = [block[0] for block in layers if len(block) == 1]
     shared = draw(st.sets(st.sampled_from(single))) if single else set()
     block_map = BlockMap.from_layers(layers, kept=kept, shared=sorted(shared))
     order = draw(st.permutations(range(len(layers))))
@@ -118,7 +119,7 @@ def test_a_size_fits_from_its_first_byte_on(size: int) -> None:
     if size:
         assert plan(SHIPPED, RESIDENTS, need - 1, KV).span == Span(0, size - 1)
     else:
-        with pytest.raises(BudgetError, match="88m, needs 439.5MiB, 256.0MiB of it for the KV"):
+        with pytest.raises(BudgetError, match=f"88m, needs {need:,} bytes"):
             plan(SHIPPED, RESIDENTS, need - 1, KV)
 
 
@@ -135,10 +136,8 @@ def test_more_memory_never_offers_less_and_is_never_overdrawn(
     assert larger.span.largest >= held.span.largest
 
 
-def test_sizes_that_are_not_offered_take_no_memory(tmp_path: Path) -> None:
+def test_sizes_that_are_not_offered_take_no_memory() -> None:
     """Dips below the smallest offered size are left out; those between cost nothing."""
-    from dataclasses import replace
-
     rows = tuple(replace(row, offered=row.size in (2, 5, 13)) for row in SHIPPED.rows)
     family: Family = replace(SHIPPED, rows=rows)
     held = plan(family, RESIDENTS, RESIDENTS.weight_bytes(Span(2, 6)) + KV, KV)
@@ -153,14 +152,12 @@ def test_shapes_come_from_the_header() -> None:
     assert sum(prod(shape) for shape in shapes.values()) == SHIPPED.student_params
 
 
-HEADERS = [
-    b"",
-    b"tensors",
-    b"\xff" * 8,
-    struct.pack("<Q", 4) + b"null",
-    struct.pack("<Q", 2) + b"[]",
-]
-HEADERS.append(struct.pack("<Q", len(bad := json.dumps({"x": {"dtype": "F32"}}).encode())) + bad)
+def header(content: object) -> bytes:
+    text = json.dumps(content).encode()
+    return struct.pack("<Q", len(text)) + text
+
+
+HEADERS = [b"", b"tensors", b"\xff" * 8, header(None), header([]), header({"x": {"dtype": "F32"}})]
 
 
 @pytest.mark.parametrize("content", HEADERS)
