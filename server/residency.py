@@ -120,9 +120,9 @@ class Residency:
 
     def _offer(self, target: Plan, span: Span) -> None:
         """Offer the sizes of `span` only, on the way to a plan."""
-        changing = "the server's memory budget is being changed"
+        unread = "its weights are not loaded at present"
         missing = {
-            row.size: target.missing.get(row.size, changing)
+            row.size: target.missing.get(row.size, unread)
             for row in self._family.rows
             if row.size not in span
         }

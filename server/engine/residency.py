@@ -115,7 +115,7 @@ class Residency:
         self._weights[place] = weights = Weights(module)
         if place not in self.held:
             weights.release()
-        return module
+        return module.eval()  # vLLM does that later, to what is in the tree then
 
     def settle(self, parties: Mapping[Owner, Any]) -> None:
         """All is built: take what is not held out of the module tree."""
