@@ -5,6 +5,7 @@ BoomerangError
 ├── LadderError         a ladder is not a nested order of all blocks
 ├── SizeError           a request for a size makes no sense        (HTTP 400)
 │   ├── UnknownSizeError    no offered size has that name          (HTTP 404)
+│   │   └── UnavailableSizeError  it is left out for want of memory
 │   └── BudgetError         no offered size fits the memory budget (HTTP 400)
 ├── FamilyError         a family folder is missing, corrupt or of another format
 ├── CheckpointError     a checkpoint cannot be read or written
@@ -41,6 +42,10 @@ class SizeError(BoomerangError):
 
 class UnknownSizeError(SizeError):
     """No offered size has that name."""
+
+
+class UnavailableSizeError(UnknownSizeError):
+    """The family has that size, and the server's memory budget leaves it out."""
 
 
 class BudgetError(SizeError):

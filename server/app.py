@@ -13,9 +13,10 @@ from boomerang_core.family import Family
 from server.errors import error_response, install_handlers
 from server.lifecycle import Lifecycle
 from server.metrics import Metrics
+from server.residency import Residency
+from server.routes.admin import admin_router
 from server.routes.health import health_router
 from server.routes.sizes import sizes_router
-from server.sizing import Policy
 
 _REQUEST_ID = "x-request-id"
 _ID = re.compile(r"[\x21-\x7e]{1,128}")
@@ -23,16 +24,25 @@ _RETRY_SECONDS = 5
 
 
 def create_app(
-    family: Family, max_model_len: int, registry: CollectorRegistry = REGISTRY
+    family: Family,
+    max_model_len: int,
+    residency: Residency,
+    admin: bool = False,
+    registry: CollectorRegistry = REGISTRY,
 ) -> tuple[FastAPI, Lifecycle]:
-    """The app of a family and its lifecycle; nothing is loaded yet."""
+    """The app of a family and its lifecycle; nothing is loaded yet.
+
+    `admin`: whether there are admin keys, and so `/admin`.
+    """
     metrics = Metrics(family, registry)
     lifecycle = Lifecycle(on_ready=metrics.set_ready)
     app = FastAPI(title="Boomerang", description=f"Every size of {family.name}.")
     app.state.metrics = metrics
     install_handlers(app)
     app.include_router(health_router(lifecycle, metrics))
-    app.include_router(sizes_router(Policy.of(family), max_model_len))
+    app.include_router(sizes_router(lambda: residency.policy, max_model_len))
+    if admin:
+        app.include_router(admin_router(residency, lifecycle, metrics))
     app.add_middleware(Gate, lifecycle=lifecycle)
     return app, lifecycle
 

@@ -16,11 +16,13 @@ from boomerang_core.cli import app, family_folder
 from boomerang_core.errors import BoomerangError, SettingsError
 from boomerang_core.family import Family, load_family
 from server.app import create_app
+from server.cgroup import memory_limit
+from server.engine.compat import built_for_cpu
 from server.lifecycle import DrainingServer, Lifecycle, in_thread, prepare_environment
 from server.precision import Precision, served_precision
+from server.residency import Residency
 from server.sample import sample
 from server.settings import Settings, read_settings
-from server.sizing import Policy
 
 _BACKLOG = 2048
 
@@ -41,6 +43,10 @@ def serve(
     kv_cache_bytes: Annotated[
         str | None, typer.Option(help="Memory for the KV cache: 256MiB.")
     ] = None,
+    memory_budget: Annotated[
+        str | None,
+        typer.Option(help="Memory for weights and KV cache; larger sizes are left out: 2GiB."),
+    ] = None,
 ) -> None:
     """Serve every size of a family over HTTP.  Each option is also BOOMERANG_<NAME>."""
     options: dict[str, Any] = {
@@ -50,6 +56,7 @@ def serve(
         "dtype": dtype,
         "max_model_len": max_model_len,
         "kv_cache_bytes": kv_cache_bytes,
+        "memory_budget": memory_budget,
     }
     try:
         settings = read_settings(**options)
@@ -72,7 +79,9 @@ async def _serve(settings: Settings, family: Family, precision: Precision) -> Li
     """Serve until stopped; the lifecycle tells how it ended."""
     logging.basicConfig(level=settings.log_level.upper())
     prepare_environment(settings)
-    app, lifecycle = create_app(family, settings.max_model_len)
+    residency = Residency(family, settings.kv_cache_bytes, _budget(settings))
+    admin = settings.admin_keys_file is not None
+    app, lifecycle = create_app(family, settings.max_model_len, residency, admin)
     config = uvicorn.Config(
         app,
         log_level=settings.log_level,
@@ -85,19 +94,33 @@ async def _serve(settings: Settings, family: Family, precision: Precision) -> Li
     typer.echo(f"{family.name} on http://{address}:{port} (loading)")
 
     async def load() -> None:
-        client = await in_thread(lambda: _start(settings, family, precision))
+        client = await in_thread(lambda: _start(settings, family, precision, residency))
         from server.engine.serving import mount
 
-        await mount(app, client, Policy.of(family), app.state.metrics)
+        await mount(app, client, residency, app.state.metrics)
         app.state.metrics.set_resident(await client.resident_bytes())
         lifecycle.loaded(client)
-        typer.echo(f"{family.name} is ready: {len(family.table.offered)} sizes")
+        typer.echo(f"{family.name} is ready: {_count_sizes(residency)}")
 
     await server.serve_until_stopped(load, [listening])
     return lifecycle
 
 
-def _start(settings: Settings, family: Family, precision: Precision) -> Any:
+def _budget(settings: Settings) -> int | None:
+    """The memory budget: as told; on a CPU, else, the container's limit."""
+    if settings.memory_budget is not None or not built_for_cpu():
+        return settings.memory_budget
+    return memory_limit()
+
+
+def _count_sizes(residency: Residency) -> str:
+    """`14 sizes`, or how many of them the memory budget leaves."""
+    table = residency.policy.table
+    total, offered = sum(row.offered for row in table.rows), len(table.offered)
+    return f"{total} sizes" if offered == total else f"{offered} of {total} sizes, by its budget"
+
+
+def _start(settings: Settings, family: Family, precision: Precision, residency: Residency) -> Any:
     """Load the engine; seconds of imports, then the weights.  Blocks."""
     from boomerang_core.checkpoint import teacher_folder
 
@@ -107,6 +130,7 @@ def _start(settings: Settings, family: Family, precision: Precision) -> Any:
     return start_engine(
         family,
         teacher_dir,
+        residency,
         dtype=precision.dtype,
         max_model_len=settings.max_model_len,
         max_num_seqs=settings.max_num_seqs,

@@ -9,7 +9,12 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from boomerang_core.errors import BudgetError, SizeError, UnknownSizeError
+from boomerang_core.errors import (
+    BudgetError,
+    SizeError,
+    UnavailableSizeError,
+    UnknownSizeError,
+)
 
 _TYPES = {
     HTTPStatus.BAD_REQUEST: "BadRequestError",
@@ -44,6 +49,8 @@ def refusal_of(error: SizeError) -> str:
     """The label under which a refusal is counted; a bounded set."""
     if isinstance(error, BudgetError):
         return "budget"
+    if isinstance(error, UnavailableSizeError):
+        return "unavailable"
     return "unknown_size" if isinstance(error, UnknownSizeError) else "malformed"
 
 

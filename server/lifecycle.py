@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 import uvicorn
 
+from boomerang_core.residency import Span
 from server.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -39,6 +40,10 @@ class Engine(Protocol):
 
     async def resident_bytes(self) -> int:
         """Bytes of weights that it holds."""
+        ...
+
+    async def hold_sizes(self, span: Span) -> int:
+        """Hold the weights of those sizes and no others; bytes of weights held then."""
         ...
 
     def shutdown(self, timeout: float | None = None) -> None:

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from boomerang_core.errors import SettingsError, SizeError
@@ -16,12 +16,15 @@ from boomerang_core.sizes import parse_bytes
 PREFIX = "BOOMERANG_"
 
 
-def _bytes(value: object) -> int:
+def _bytes(value: object, field: ValidationInfo) -> int:
     """`256MiB` or a number of bytes; pydantic reports what is raised here."""
     try:
-        return parse_bytes(value, "kv_cache_bytes")
+        return parse_bytes(value, field.field_name or "")
     except SizeError as error:
         raise ValueError(str(error)) from error
+
+
+Bytes = Annotated[int, BeforeValidator(_bytes)]
 
 
 class Settings(BaseSettings):
@@ -38,11 +41,19 @@ class Settings(BaseSettings):
     )
     max_model_len: int = Field(2048, ge=16, description="Longest prompt plus reply, in tokens.")
     max_num_seqs: int = Field(32, ge=1, description="Requests that run at the same time.")
-    kv_cache_bytes: Annotated[int, BeforeValidator(_bytes)] = Field(
+    kv_cache_bytes: Bytes = Field(
         256 << 20, description="Memory for the KV cache of all requests: 256MiB or bytes."
     )
     tensor_parallel_size: int = Field(
         1, ge=1, description="GPUs (on a CPU: processes) that share every layer."
+    )
+    memory_budget: Bytes | None = Field(
+        None,
+        description="Memory for weights and KV cache: as many offered sizes, from the smallest up, "
+        "as fit; by default, on a CPU, the container's limit, where it has one.",
+    )
+    admin_keys_file: Path | None = Field(
+        None, description="Keys of /admin, one a line; without it there is no /admin."
     )
     linger_seconds: float = Field(
         2.0, ge=0, description="On SIGTERM: how long requests are still accepted, being unready."

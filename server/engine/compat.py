@@ -36,7 +36,6 @@ NAMES: Mapping[str, str] = {
     "create_completion": "vllm.entrypoints.openai.completion.api_router:create_completion",
     "create_error_response": "vllm.entrypoints.serve:create_error_response",
     "current_platform": "vllm.platforms:current_platform",
-    "DefaultModelLoader": "vllm.model_executor.model_loader.default_loader:DefaultModelLoader",
     "EngineClient": "vllm.engine.protocol:EngineClient",
     "FlexibleArgumentParser": "vllm.utils.argparse_utils:FlexibleArgumentParser",
     "GPT2Block": "vllm.model_executor.models.gpt2:GPT2Block",
@@ -59,10 +58,14 @@ NAMES: Mapping[str, str] = {
     "Qwen2DecoderLayer": "vllm.model_executor.models.qwen2:Qwen2DecoderLayer",
     "Qwen2Model": "vllm.model_executor.models.qwen2:Qwen2Model",
     "Qwen3DecoderLayer": "vllm.model_executor.models.qwen3:Qwen3DecoderLayer",
+    "process_weights_after_loading": (
+        "vllm.model_executor.model_loader.utils:process_weights_after_loading"
+    ),
     "RMSNorm": "vllm.model_executor.layers.layernorm:RMSNorm",
     "RowParallelLinear": "vllm.model_executor.layers.linear:RowParallelLinear",
     "SamplingParams": "vllm:SamplingParams",
     "Scheduler": "vllm.v1.core.sched.scheduler:Scheduler",
+    "set_current_vllm_config": "vllm.config:set_current_vllm_config",
     "UBatchSlice": "vllm.v1.worker.ubatch_utils:UBatchSlice",
     "VLLMError": "vllm.exceptions:VLLMError",
     "VocabParallelEmbedding": (
@@ -105,11 +108,12 @@ MEMBERS: Mapping[str, tuple[str, ...]] = {
     f"{_LINEAR}:ColumnParallelLinear.weight_loader": ("param", "loaded_weight"),
     f"{_LINEAR}:RowParallelLinear.weight_loader": ("param", "loaded_weight"),
     f"{_LINEAR}:LinearMethodBase.apply": ("layer", "x", "bias"),
-    "vllm.model_executor.model_loader.default_loader:DefaultModelLoader.Source": (
-        "model_or_path",
-        "revision",
-        "prefix",
+    "vllm.model_executor.model_loader.utils:process_weights_after_loading": (
+        "model",
+        "model_config",
+        "target_device",
     ),
+    "vllm.v1.engine.async_llm:AsyncLLM.collective_rpc": ("method", "args"),
     "vllm:LLM.generate": ("prompts", "sampling_params"),
     "vllm:SamplingParams": ("extra_args", "seed", "stop_token_ids", "detokenize"),
 }
