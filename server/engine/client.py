@@ -10,9 +10,17 @@ from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
 from typing import Any
 
+from boomerang_core.errors import EngineError
 from boomerang_core.family import Family
 from boomerang_core.sizes import SizeTable
-from server.engine.compat import AsyncEngineArgs, AsyncLLM, LoRARequest, VLLMError
+from server.engine.compat import (
+    AsyncEngineArgs,
+    AsyncLLM,
+    EngineDeadError,
+    LoRARequest,
+    RetryableRequestError,
+    VLLMError,
+)
 from server.engine.loader import engine_arguments
 from server.engine.sizes import SIZE_KEY
 
@@ -62,6 +70,8 @@ class SizedEngineClient:
         try:
             async for output in outputs:
                 yield output
+        except EngineDeadError as error:  # a client may ask again, of the server that comes next
+            raise RetryableRequestError("the engine has died; the server is stopping") from error
         finally:
             await outputs.aclose()  # aborts the request at once when the caller has gone
 
@@ -109,9 +119,12 @@ def _already_stopped(timeout: float | None = None) -> None:
 def start_engine(family: Family, teacher_dir: Path, **limits: Any) -> SizedEngineClient:
     """Start vLLM on a family, in a process of its own; returns when it is loaded.
 
-    `limits` are arguments of vLLM.  Raises what `engine_arguments` raises, and vLLM's own errors.
+    `limits` are arguments of vLLM.  Raises what `engine_arguments` raises, vLLM's own errors, and
+    `EngineError` where the engine's process ended before it was ready.
     """
     arguments = AsyncEngineArgs(**engine_arguments(family, teacher_dir, **limits))
-    return SizedEngineClient(
-        AsyncLLM.from_engine_args(arguments), family.table, family.default_size
-    )
+    try:
+        inner = AsyncLLM.from_engine_args(arguments)
+    except RuntimeError as error:
+        raise EngineError("the engine could not start; what it printed above says why") from error
+    return SizedEngineClient(inner, family.table, family.default_size)
