@@ -122,6 +122,8 @@ def prepare_environment(settings: Settings) -> None:
     """
     os.environ["VLLM_NO_USAGE_STATS"] = "1"
     os.environ["DO_NOT_TRACK"] = "1"
+    # vLLM's own bound counts as a type error; `Limits` refuses too many with a clear sentence.
+    os.environ["VLLM_MAX_STOP_STRINGS"] = str(2**31 - 1)
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", settings.log_level.upper())
     if settings.cache is not None:

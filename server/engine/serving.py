@@ -6,11 +6,11 @@ controls that anyone could call.
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Self
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, PrivateAttr
+from pydantic import BaseModel, ModelWrapValidatorHandler, PrivateAttr, model_validator
 
 from boomerang_core.errors import SizeError
 from server.engine.client import SizedEngineClient, published_sizes
@@ -42,10 +42,29 @@ _PROMPT_ERRORS = frozenset({"input_text", "input_tokens"})
 """What vLLM calls the field at fault where a prompt is too long."""
 
 
-class BoundedPrompt(BaseModel):
-    """A request whose prompt may be bounded below the model's length."""
+class MisfitError(ValueError):
+    """A field that vLLM's validators refuse; a `ValueError` is what pydantic reports."""
+
+    def __init__(self, message: str, parameter: str | None = None) -> None:
+        super().__init__(message)
+        self.parameter = parameter
+
+
+class GuardedBody(BaseModel):
+    """What both bodies need before vLLM may be trusted with them."""
 
     _prompt_tokens: int | None = PrivateAttr(default=None)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _mistyped(cls, body: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
+        """Refuse what vLLM's own validators trip over: they use fields before they have a type."""
+        try:
+            return validate(body)
+        except VLLMError as error:
+            raise MisfitError(str(error.args[0]), getattr(error, "parameter", None)) from error
+        except (AttributeError, TypeError, KeyError) as error:
+            raise MisfitError("a field has a value of a type that it cannot have") from error
 
     def bound_prompt(self, tokens: int | None) -> None:
         """Refuse, when the prompt is tokenised, more than so many tokens; None: no bound."""
@@ -60,14 +79,14 @@ class BoundedPrompt(BaseModel):
         return replace(params, max_total_tokens=self._prompt_tokens, max_output_tokens=0)
 
 
-class SizedCompletionRequest(BoundedPrompt, CompletionRequest):
+class SizedCompletionRequest(GuardedBody, CompletionRequest):
     """vLLM's body of `/v1/completions`, with the choice of a size."""
 
     size: SizeField = None
     memory_budget: BudgetField = None
 
 
-class SizedChatCompletionRequest(BoundedPrompt, ChatCompletionRequest):
+class SizedChatCompletionRequest(GuardedBody, ChatCompletionRequest):
     """vLLM's body of `/v1/chat/completions`, with the choice of a size."""
 
     size: SizeField = None

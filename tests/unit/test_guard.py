@@ -256,9 +256,9 @@ def test_slots_and_turns_count_exactly() -> None:
     hold.release()
     hold.release()
     assert slots.taken == 0
-    with turns.of(0), turns.of(0), turns.of(1), turns.of(None):
-        with pytest.raises(RefusedError), turns.of(0):
-            pass
+    two = (turns.of(0), turns.of(0))
+    with two[0], two[1], turns.of(1), turns.of(None), pytest.raises(RefusedError), turns.of(0):
+        pass
     with turns.of(0), turns.of(0):
         pass
 
