@@ -88,7 +88,7 @@ async def _serve(settings: Settings, family: Family) -> Lifecycle:
     guarding = Guarding.of(settings)
     _warn_if_open(settings)
     app, lifecycle = create_app(family, settings.max_model_len, guarding, settings.cors_origins)
-    config = _http_config(app, settings)
+    config = http_config(app, settings)
     server = DrainingServer(config, lifecycle, settings.linger_seconds)
     listening = _listen(settings)
     address, port = listening.getsockname()[:2]
@@ -108,7 +108,7 @@ async def _serve(settings: Settings, family: Family) -> Lifecycle:
     return lifecycle
 
 
-def _http_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
+def http_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
     """uvicorn's configuration, loaded; `SettingsError` for a certificate that is none."""
     config = uvicorn.Config(
         app,
