@@ -4,11 +4,13 @@ The fast tier makes a few hundred; the slow one, 2,000 and more.
 """
 
 from collections import Counter
+from typing import Any
 
 import httpx
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 
@@ -20,6 +22,15 @@ pytestmark = pytest.mark.engine
 MODES = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)  # as described, and not
 BODIES = 3  # operations that take a body: there most can go wrong
 SHARE = 8  # of the examples of such an operation, those of any other
+
+
+def shorten(body: dict[str, Any], sized: bool) -> None:
+    """Ask for one short answer, and by a size only where `sized`: most random ones do not exist."""
+    body["max_tokens"] = 1
+    body.pop("n", None)
+    if not sized:
+        for name in ("model", "size", "memory_budget"):
+            body.pop(name, None)
 
 
 def run_operations(url: str, examples: int) -> Counter[int]:
@@ -42,11 +53,10 @@ def run_operations(url: str, examples: int) -> Counter[int]:
                 derandomize=True,
                 suppress_health_check=list(HealthCheck),
             )
-            @given(case=operation.as_strategy(generation_mode=mode))
-            def once(case: schemathesis.Case) -> None:
+            @given(case=operation.as_strategy(generation_mode=mode), sized=st.booleans())
+            def once(case: schemathesis.Case, sized: bool) -> None:
                 if isinstance(case.body, dict):
-                    case.body["max_tokens"] = 1  # a long answer tells no more
-                    case.body.pop("n", None)
+                    shorten(case.body, sized)
                 reply = case.call(timeout=30)
                 case.validate_response(reply, checks=[not_a_server_error])
                 statuses[reply.status_code] += 1
