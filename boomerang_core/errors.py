@@ -13,6 +13,7 @@ BoomerangError
 ├── DataError           text to train or measure on is missing or unusable
 ├── TrainingError       a training run cannot go on
 ├── WriteError          a file cannot be written; what was there before is whole
+├── EngineError         the engine could not start, or died
 └── SettingsError       a setting is unknown or out of range
 """
 
@@ -74,6 +75,10 @@ class TrainingError(BoomerangError):
 
 class WriteError(BoomerangError):
     """A file cannot be written, as on a full disk; what was there before is whole."""
+
+
+class EngineError(BoomerangError):
+    """The engine that serves the models could not start, or died; it does not come back."""
 
 
 class SettingsError(BoomerangError):

@@ -2,15 +2,19 @@
 
 import re
 import uuid
+from collections.abc import Sequence
 from http import HTTPStatus
+from typing import Any
 
 from fastapi import FastAPI
 from prometheus_client import REGISTRY, CollectorRegistry
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from boomerang_core.family import Family
 from server.errors import error_response, install_handlers
+from server.guard.middleware import Guard, Guarding
 from server.lifecycle import Lifecycle
 from server.metrics import Metrics
 from server.residency import Residency
@@ -21,12 +25,25 @@ from server.routes.sizes import sizes_router
 _REQUEST_ID = "x-request-id"
 _ID = re.compile(r"[\x21-\x7e]{1,128}")
 _RETRY_SECONDS = 5
+_CORS: dict[str, Any] = {
+    "allow_methods": ["GET", "POST"],
+    "allow_headers": ["authorization", "content-type", _REQUEST_ID],
+    "expose_headers": [
+        _REQUEST_ID,
+        "retry-after",
+        "x-boomerang-size",
+        "x-boomerang-reason",
+        "x-boomerang-footprint-bytes",
+    ],
+}
 
 
 def create_app(
     family: Family,
     max_model_len: int,
     residency: Residency,
+    guarding: Guarding,
+    cors_origins: Sequence[str] = (),
     admin: bool = False,
     registry: CollectorRegistry = REGISTRY,
 ) -> tuple[FastAPI, Lifecycle]:
@@ -43,7 +60,10 @@ def create_app(
     app.include_router(sizes_router(lambda: residency.policy, max_model_len))
     if admin:
         app.include_router(admin_router(residency, lifecycle, metrics))
+    app.add_middleware(Guard, guarding=guarding, metrics=metrics)  # the last one is the outermost
     app.add_middleware(Gate, lifecycle=lifecycle)
+    if cors_origins:
+        app.add_middleware(CORSMiddleware, allow_origins=cors_origins, **_CORS)
     return app, lifecycle
 
 

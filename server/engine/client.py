@@ -10,10 +10,18 @@ from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
 from typing import Any
 
+from boomerang_core.errors import EngineError
 from boomerang_core.family import Family
 from boomerang_core.residency import Span
 from boomerang_core.sizes import SizeTable
-from server.engine.compat import AsyncEngineArgs, AsyncLLM, LoRARequest, VLLMError
+from server.engine.compat import (
+    AsyncEngineArgs,
+    AsyncLLM,
+    EngineDeadError,
+    LoRARequest,
+    RetryableRequestError,
+    VLLMError,
+)
 from server.engine.loader import engine_arguments
 from server.engine.sizes import SIZE_KEY
 from server.residency import Residency
@@ -66,6 +74,9 @@ class SizedEngineClient:
             try:
                 async for output in outputs:
                     yield output
+            except EngineDeadError as error:  # a client may ask again, of the server to come
+                message = "the engine has died; the server is stopping"
+                raise RetryableRequestError(message) from error
             finally:
                 await outputs.aclose()  # aborts the request at once when the caller has gone
 
@@ -121,8 +132,13 @@ def start_engine(
     """Start vLLM on a family, in a process of its own; returns when it is loaded.
 
     `residency` says which sizes are loaded, `limits` are arguments of vLLM.  Raises what
-    `engine_arguments` raises, and vLLM's own errors.
+    `engine_arguments` raises, vLLM's own errors, and `EngineError` where the engine's process
+    ended before it was ready.
     """
     sizes = residency.plan.span
     arguments = AsyncEngineArgs(**engine_arguments(family, teacher_dir, sizes=sizes, **limits))
-    return SizedEngineClient(AsyncLLM.from_engine_args(arguments), family.table, residency)
+    try:
+        inner = AsyncLLM.from_engine_args(arguments)
+    except RuntimeError as error:
+        raise EngineError("the engine could not start; what it printed above says why") from error
+    return SizedEngineClient(inner, family.table, residency)

@@ -37,6 +37,7 @@ NAMES: Mapping[str, str] = {
     "create_error_response": "vllm.entrypoints.serve:create_error_response",
     "current_platform": "vllm.platforms:current_platform",
     "EngineClient": "vllm.engine.protocol:EngineClient",
+    "EngineDeadError": "vllm.v1.engine.exceptions:EngineDeadError",
     "FlexibleArgumentParser": "vllm.utils.argparse_utils:FlexibleArgumentParser",
     "GPT2Block": "vllm.model_executor.models.gpt2:GPT2Block",
     "GPT2Model": "vllm.model_executor.models.gpt2:GPT2Model",
@@ -61,6 +62,7 @@ NAMES: Mapping[str, str] = {
     "process_weights_after_loading": (
         "vllm.model_executor.model_loader.utils:process_weights_after_loading"
     ),
+    "RetryableRequestError": "vllm.exceptions:RetryableRequestError",
     "RMSNorm": "vllm.model_executor.layers.layernorm:RMSNorm",
     "RowParallelLinear": "vllm.model_executor.layers.linear:RowParallelLinear",
     "SamplingParams": "vllm:SamplingParams",
@@ -97,6 +99,13 @@ MEMBERS: Mapping[str, tuple[str, ...]] = {
     "vllm.v1.core.sched.scheduler:Scheduler.shutdown": (),
     "vllm.v1.engine.async_llm:AsyncLLM._run_output_handler": (),  # it makes `output_handler`
     "vllm.v1.engine.async_llm:AsyncLLM.shutdown": ("timeout",),
+    "vllm.entrypoints.openai.completion.protocol:CompletionRequest.build_tok_params": (
+        "model_config",
+    ),
+    "vllm.entrypoints.openai.chat_completion.protocol:ChatCompletionRequest.build_tok_params": (
+        "model_config",
+    ),
+    "vllm.renderers.params:TokenizeParams": ("max_total_tokens", "max_output_tokens"),
     "vllm.v1.request:Request.update_block_hashes": (),
     "vllm.v1.sample.logits_processor:LogitsProcessor.validate_params": ("sampling_params",),
     f"{_LINEAR}:QKVParallelLinear.weight_loader": ("param", "loaded_weight", "loaded_shard_id"),

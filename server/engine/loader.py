@@ -25,7 +25,16 @@ CONFIG_KEY = "boomerang"
 """Attribute of the Hugging Face config that carries the family into vLLM's processes."""
 
 _OURS = frozenset(
-    {"model", "hf_overrides", "worker_cls", "scheduler_cls", "logits_processors", "enforce_eager"}
+    {
+        "model",
+        "hf_overrides",
+        "worker_cls",
+        "scheduler_cls",
+        "logits_processors",
+        "enforce_eager",
+        "load_format",
+        "trust_remote_code",
+    }
 )
 _UNSUPPORTED = frozenset({"speculative_config", "enable_lora", "enable_prompt_embeds"})
 
@@ -62,6 +71,8 @@ def engine_arguments(
         **limits,
         "model": str(teacher_dir),
         "hf_overrides": _config_overrides(family, sizes or whole(family.design)),
+        "load_format": "safetensors",  # left to itself, vLLM falls back to pickled weights
+        "trust_remote_code": False,
         "worker_cls": _worker_class(),
         "scheduler_cls": f"server.engine.scheduler.{scheduling or 'BoomerangScheduler'}",
         "logits_processors": [admission_name(family.design.ladder.num_sizes - 1)],
