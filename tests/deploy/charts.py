@@ -46,4 +46,7 @@ def containers(spec: Object) -> Iterator[Object]:
 
 def cases() -> list[tuple[Path, Path | None]]:
     """(chart, profile) of everything that is rendered, the charts' own defaults too."""
-    return [(SERVE, None), *((chart, path) for chart in (SERVE, DISTILL) for path in profiles(chart))]
+    return [
+        (SERVE, None),
+        *((chart, path) for chart in (SERVE, DISTILL) for path in profiles(chart)),
+    ]

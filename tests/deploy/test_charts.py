@@ -10,7 +10,9 @@ from typing import Any
 import helm_python as helm
 import kubernetes_validate
 import pytest
+import typer.main
 
+from boomerang_core.cli import app
 from server.settings import Settings
 from tests.deploy.charts import (
     DISTILL,
@@ -56,7 +58,11 @@ def test_objects_are_valid(chart: Path, profile: Path | None, minor: str) -> Non
 
 @every_case
 def test_every_container_is_confined(chart: Path, profile: Path | None) -> None:
-    specs = [pod_spec(item) for item in render(chart, values(profile)) if "template" in item.get("spec", {})]
+    specs = [
+        pod_spec(item)
+        for item in render(chart, values(profile))
+        if "template" in item.get("spec", {})
+    ]
     assert specs
     for spec in specs:
         assert spec["automountServiceAccountToken"] is False
@@ -109,7 +115,11 @@ def test_the_server_takes_the_default_settings() -> None:
     code = "from server.settings import read_settings; print(read_settings().model_dump_json())"
     clean = {name: text for name, text in os.environ.items() if not name.startswith("BOOMERANG_")}
     done = subprocess.run(
-        [sys.executable, "-c", code], env={**clean, **data}, cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-c", code],
+        env={**clean, **data},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     read = json.loads(done.stdout)
@@ -150,7 +160,9 @@ def test_the_budget_follows_the_limit() -> None:
     server = pod_spec(only(objects, "Deployment"))["containers"][0]
     source = next(item for item in server["env"] if item["name"] == "MEMORY_LIMIT")
     assert source["valueFrom"]["resourceFieldRef"]["resource"] == "limits.memory"
-    script = server["args"][0].replace("exec boomerang serve", "sh -c 'echo $BOOMERANG_MEMORY_BUDGET'")
+    script = server["args"][0].replace(
+        "exec boomerang serve", "sh -c 'echo $BOOMERANG_MEMORY_BUDGET'"
+    )
     env = {"MEMORY_LIMIT": str(3 << 30), "MEMORY_RESERVE": server["env"][1]["value"]}
     said = subprocess.run(["/bin/sh", "-ec", script], env=env, capture_output=True, text=True)
     assert int(said.stdout) == (3 << 30) - (1536 << 20)
@@ -158,7 +170,16 @@ def test_the_budget_follows_the_limit() -> None:
 
 def test_slices_of_different_memory_get_different_budgets() -> None:
     budgets = [
-        int(only([o for o in render(SERVE, values(p)) if not o["metadata"]["name"].endswith("scripts")], "ConfigMap")["data"]["BOOMERANG_MEMORY_BUDGET"])
+        int(
+            only(
+                [
+                    o
+                    for o in render(SERVE, values(p))
+                    if not o["metadata"]["name"].endswith("scripts")
+                ],
+                "ConfigMap",
+            )["data"]["BOOMERANG_MEMORY_BUDGET"]
+        )
         for p in (SERVE / "profiles" / "mig-10gb.yaml", SERVE / "profiles" / "mig-20gb.yaml")
     ]
     assert budgets == [int(9.5 * 2**30) - (1536 << 20), int(19.5 * 2**30) - (1536 << 20)]
@@ -181,13 +202,28 @@ BAD: list[tuple[Path, Any, str]] = [
     (SERVE, {"memoryBudget": {"from": "device"}}, "/memoryBudget/device"),
     (SERVE, {"memoryBudget": {"from": "limit", "reserve": "4Gi"}}, "memoryBudget.reserve"),
     (SERVE, {**GPU, "memoryBudget": {"from": "limit"}}, "memoryBudget.from"),
-    (SERVE, {**GPU, "memoryBudget": {"from": "fixed", "device": "9Gi", "fixed": "10GiB"}}, "memoryBudget.fixed"),
-    (SERVE, {"image": {"flavour": "gpu"}, "accelerator": {"resource": "nvidia.com/mig-1g.10gb", "count": 2}}, "accelerator.count"),
+    (
+        SERVE,
+        {**GPU, "memoryBudget": {"from": "fixed", "device": "9Gi", "fixed": "10GiB"}},
+        "memoryBudget.fixed",
+    ),
+    (
+        SERVE,
+        {
+            "image": {"flavour": "gpu"},
+            "accelerator": {"resource": "nvidia.com/mig-1g.10gb", "count": 2},
+        },
+        "accelerator.count",
+    ),
     (SERVE, {"terminationGracePeriodSeconds": 20}, "terminationGracePeriodSeconds"),
     (SERVE, {"replicas": 2, "storage": {"create": True}}, "storage.accessMode"),
     (SERVE, {"family": {"source": "volume"}}, "storage.existingClaim"),
     (SERVE, {"family": {"source": "hub"}}, "/family/hub/re"),
-    (SERVE, {"family": {"source": "hub", "hub": {"repository": "a/b", "revision": "main"}}}, "/family/hub/revision"),
+    (
+        SERVE,
+        {"family": {"source": "hub", "hub": {"repository": "a/b", "revision": "main"}}},
+        "/family/hub/revision",
+    ),
     (SERVE, {"autoscaling": {"minReplicas": 9}}, "autoscaling.minReplicas"),
     (SERVE, {"autoscaling": {"kvUsage": 80}}, "/autoscaling/kvUsage"),
     (SERVE, {"keys": {"api": ["short"]}}, "/keys/api"),
@@ -195,7 +231,15 @@ BAD: list[tuple[Path, Any, str]] = [
     (SERVE, {"gateway": {"pool": True, "endpointPicker": "x"}}, "gateway.pool"),
     (SERVE, {"resources": {"limits": {"memory": "plenty"}}}, "/resources/limits/memory"),
     (SERVE, {"startupSeconds": 1}, "/startupSeconds"),
-]  # fmt: skip
+    (DISTILL, {}, "/teacher"),
+    (DISTILL, {"teacher": "t", "texts": []}, "/texts"),
+    (DISTILL, {"teacher": "t", "texts": ["x"], "nodes": 0}, "/nodes"),
+    (
+        DISTILL,
+        {"teacher": "t", "texts": ["x"], "nodes": 2, "accelerator": {"resource": ""}},
+        "nodes",
+    ),
+]
 
 
 @pytest.mark.parametrize(("chart", "given", "names"), BAD, ids=[names for _, _, names in BAD])
@@ -203,3 +247,28 @@ def test_bad_values_are_refused_by_name(chart: Path, given: Object, names: str) 
     with pytest.raises(helm.HelmError) as refused:
         render(chart, given)
     assert names in str(refused.value)
+
+
+@pytest.mark.parametrize("profile", profiles(DISTILL), ids=lambda path: path.stem)
+def test_the_job_makes_a_family(profile: Path) -> None:
+    """Its options are options of `boomerang make`; several nodes meet at the first pod's name."""
+    given = values(profile)
+    objects = render(DISTILL, given)
+    job = only(objects, "Job")
+    command = pod_spec(job)["containers"][0]["command"]
+    told = command[command.index("make") + 1 :]
+    options = {option for parameter in click_command("make").params for option in parameter.opts}
+    assert {word for word in told if word.startswith("--")} <= options
+    if given.get("nodes", 1) > 1:
+        service = only(objects, "Service")
+        first = f"{job['metadata']['name']}-0.{service['metadata']['name']}:29500"
+        assert f"--rdzv-endpoint={first}" in command
+        assert job["spec"]["completionMode"] == "Indexed"
+        assert pod_spec(job)["subdomain"] == service["metadata"]["name"]
+        assert service["spec"]["clusterIP"] == "None"
+
+
+def click_command(name: str) -> Any:
+    """A command of the offline command line."""
+    group: Any = typer.main.get_command(app)
+    return group.commands[name]
