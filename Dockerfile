@@ -64,7 +64,7 @@ STOPSIGNAL SIGTERM
 ENTRYPOINT ["tini", "--", "boomerang"]
 CMD ["serve"]
 HEALTHCHECK --interval=10s --timeout=5s --start-period=15m --retries=3 \
-    CMD ["python3", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/health')"]
+    CMD ["python3", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ.get('BOOMERANG_PORT', '8000') + '/health')"]
 
 FROM runtime AS gpu
 # Triton compiles a small C stub for every kernel that it launches: the one compiler that stays.

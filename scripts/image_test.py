@@ -56,9 +56,9 @@ class Buildah:
         shutil.rmtree(rootfs)
 
     def build(self) -> None:
-        """The target `cpu`, over the base; finished layers are used again."""
+        """The target `cpu`, over the base: a layer a stage, since vfs copies each one whole."""
         secret, volumes = pip_settings(self._folder)
-        options = ["--isolation", "chroot", "--format", "docker", "--layers", "--pull-never"]
+        options = ["--isolation", "chroot", "--format", "docker", "--pull-never"]
         options += ["--build-arg", f"BASE={BASE}", "--secret", f"id=pip,src={secret}"]
         for path in volumes:
             options += ["--volume", f"{path}:{path}:ro"]
@@ -135,7 +135,7 @@ def complete(url: str, **fields: object) -> dict[str, Any]:
     return answer
 
 
-def check_served(process: "subprocess.Popen[bytes]", url: str, sandbox: list[str]) -> None:
+def check_served(process: "subprocess.Popen[bytes]", url: str, health: list[str]) -> None:
     """Ready, a completion by size, one by budget, the health check; then a drained stop."""
     began = time.monotonic()
     while get(f"{url}/ready") != 200:
@@ -143,10 +143,21 @@ def check_served(process: "subprocess.Popen[bytes]", url: str, sandbox: list[str
         assert time.monotonic() - began < START_SECONDS, "the server does not become ready"
         time.sleep(0.5)
     print(f"ready after {time.monotonic() - began:.0f} s", flush=True)
+    subprocess.run(health, check=True)
     for fields in ({"size": "0.8"}, {"memory_budget": "500MiB"}, {"size": "teacher"}):
         answer = complete(url, max_tokens=8, temperature=0, **fields)
         print(fields, "→", answer["model"], repr(answer["choices"][0]["text"]), flush=True)
+    print(f"memory of its own: {memory_of(process.pid) >> 20:,} MiB", flush=True)
     check_drain(process, url)
+
+
+def memory_of(pid: int) -> int:
+    """Proportional set size of a process and all that it started, in bytes."""
+    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    own = next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    children = {int(child) for task in tasks for child in (task / "children").read_text().split()}
+    return (own << 10) + sum(memory_of(child) for child in children)
 
 
 def check_drain(process: "subprocess.Popen[bytes]", url: str) -> None:
@@ -205,7 +216,8 @@ def main() -> None:
         command = [*sandbox, *config["Entrypoint"], *config["Cmd"]]
         process = subprocess.Popen(command)
         try:
-            check_served(process, f"http://127.0.0.1:{port}", sandbox)
+            health = [*sandbox, *config["Healthcheck"]["Test"][1:]]
+            check_served(process, f"http://127.0.0.1:{port}", health)
         finally:
             process.kill()
     print("1 passed, 0 failed")
