@@ -82,11 +82,17 @@ def pip_settings(folder: Path) -> tuple[Path, list[Path]]:
         key, _, quoted = line.partition("=")
         value = quoted.strip("'\"")
         lines.append(f"{key.rsplit('.', 1)[-1]} = {value}")
-        words = (Path(word.removeprefix("file://")) for word in value.split())
+        words = map(local_path, value.split())
         paths += [path for path in words if path.is_absolute() and path.exists()]
     file = folder / "pip.conf"
     file.write_text("\n".join(dict.fromkeys(lines)) + "\n")
     return file, sorted(set(paths))
+
+
+def local_path(word: str) -> Path:
+    """The path that a setting names; of an index on disk, the folder that its links stay in."""
+    path = Path(word.removeprefix("file://"))
+    return path.parent if word.startswith("file://") else path
 
 
 def sandboxed(root: Path, config: dict[str, Any], cache: Path, port: int) -> list[str]:
