@@ -200,7 +200,7 @@ BAD: list[tuple[Path, Any, str]] = [
     (SERVE, {"memoryBudget": {"from": "fixed", "fixed": "8GiB"}}, "memoryBudget.fixed"),
     (SERVE, {"memoryBudget": {"from": "fixed"}}, "/memoryBudget/fixed"),
     (SERVE, {"memoryBudget": {"from": "device"}}, "/memoryBudget/device"),
-    (SERVE, {"memoryBudget": {"from": "limit", "reserve": "4Gi"}}, "memoryBudget.reserve"),
+    (SERVE, {"memoryBudget": {"from": "limit", "reserve": "5Gi"}}, "memoryBudget.reserve"),
     (SERVE, {**GPU, "memoryBudget": {"from": "limit"}}, "memoryBudget.from"),
     (
         SERVE,
