@@ -9,11 +9,12 @@ from prometheus_client import REGISTRY, CollectorRegistry
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from boomerang_core.family import Family
+from boomerang_core.family import Family, naive_quality
 from server.errors import error_response, install_handlers
 from server.lifecycle import Lifecycle
 from server.metrics import Metrics
 from server.routes.health import health_router
+from server.routes.page import page_router
 from server.routes.sizes import sizes_router
 from server.sizing import Policy
 
@@ -23,7 +24,10 @@ _RETRY_SECONDS = 5
 
 
 def create_app(
-    family: Family, max_model_len: int, registry: CollectorRegistry = REGISTRY
+    family: Family,
+    max_model_len: int,
+    page: bool = True,
+    registry: CollectorRegistry = REGISTRY,
 ) -> tuple[FastAPI, Lifecycle]:
     """The app of a family and its lifecycle; nothing is loaded yet."""
     metrics = Metrics(family, registry)
@@ -32,7 +36,9 @@ def create_app(
     app.state.metrics = metrics
     install_handlers(app)
     app.include_router(health_router(lifecycle, metrics))
-    app.include_router(sizes_router(Policy.of(family), max_model_len))
+    app.include_router(sizes_router(Policy.of(family), max_model_len, naive_quality(family)))
+    if page:
+        app.include_router(page_router())
     app.add_middleware(Gate, lifecycle=lifecycle)
     return app, lifecycle
 

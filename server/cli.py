@@ -69,7 +69,7 @@ async def _serve(settings: Settings, family: Family) -> Lifecycle:
     """Serve until stopped; the lifecycle tells how it ended."""
     logging.basicConfig(level=settings.log_level.upper())
     prepare_environment(settings)
-    app, lifecycle = create_app(family, settings.max_model_len)
+    app, lifecycle = create_app(family, settings.max_model_len, settings.page)
     config = uvicorn.Config(
         app,
         log_level=settings.log_level,

@@ -1,10 +1,11 @@
 """Bodies of our own endpoints."""
 
+from dataclasses import asdict
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
-from boomerang_core.sizes import GRAMMAR, SizeRow, SizeTable
+from boomerang_core.sizes import GRAMMAR, Quality, SizeRow, SizeTable
 
 SIZE_HELP = f"The size to run, one of {GRAMMAR}; parameters and shares are upper bounds."
 BUDGET_HELP = "Memory the size may take standing alone, KV cache included: '300MiB' or bytes."
@@ -31,6 +32,11 @@ class QualityBody(BaseModel):
     perplexity: float
     n: int
 
+    @classmethod
+    def of(cls, quality: Quality | None) -> "QualityBody | None":
+        """The quality as it is shown; None where nothing was measured."""
+        return None if quality is None else cls(**asdict(quality))
+
 
 class SizeBody(BaseModel):
     """A size: `id` is the model name to ask for."""
@@ -44,11 +50,15 @@ class SizeBody(BaseModel):
     footprint_bytes: int = Field(description="Standing alone, with `footprint_tokens` of KV cache.")
     offered: bool
     quality: QualityBody | None
+    naive: QualityBody | None = Field(
+        None, description="Naive pruning: the same layers, not distilled; null where not measured."
+    )
 
     @classmethod
-    def of(cls, table: SizeTable, row: SizeRow, tokens: int) -> "SizeBody":
+    def of(
+        cls, table: SizeTable, row: SizeRow, tokens: int, naive: Quality | None = None
+    ) -> "SizeBody":
         """The row as it is shown, with the footprint for `tokens` of KV cache."""
-        quality = row.quality
         return cls(
             id=table.model_id(row),
             size=row.id,
@@ -58,11 +68,8 @@ class SizeBody(BaseModel):
             kv_bytes_per_token=row.kv_bytes_per_token,
             footprint_bytes=row.footprint_bytes(tokens),
             offered=row.offered,
-            quality=None
-            if quality is None
-            else QualityBody(
-                kl=quality.kl, top1=quality.top1, perplexity=quality.perplexity, n=quality.n
-            ),
+            quality=QualityBody.of(row.quality),
+            naive=QualityBody.of(naive),
         )
 
 

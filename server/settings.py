@@ -40,6 +40,7 @@ class Settings(BaseSettings):
     kv_cache_bytes: Annotated[int, BeforeValidator(_bytes)] = Field(
         256 << 20, description="Memory for the KV cache of all requests: 256MiB or bytes."
     )
+    page: bool = Field(True, description="Whether there is a page for people at /.")
     linger_seconds: float = Field(
         2.0, ge=0, description="On SIGTERM: how long requests are still accepted, being unready."
     )

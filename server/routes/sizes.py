@@ -1,22 +1,23 @@
 """Which sizes there are, and which one a request would run."""
 
 import time
+from collections.abc import Sequence
 
 from fastapi import APIRouter
 
 from boomerang_core.errors import SizeError, UnknownSizeError
-from boomerang_core.sizes import SizeRow, shorten
+from boomerang_core.sizes import Quality, SizeRow, shorten
 from server import schemas
 from server.sizing import Ask, Policy, decide, refuse_misspelt
 
 
-def sizes_router(policy: Policy, max_model_len: int) -> APIRouter:
-    """`/v1/sizes`, `/v1/sizes/resolve` and `/v1/models`."""
+def sizes_router(policy: Policy, max_model_len: int, naive: Sequence[Quality | None]) -> APIRouter:
+    """`/v1/sizes`, `/v1/sizes/resolve` and `/v1/models`; `naive` is naive pruning's, by size."""
     router = APIRouter(prefix="/v1", tags=["sizes"])
     table, created = policy.table, int(time.time())
 
     def body(row: SizeRow, tokens: int = policy.footprint_tokens) -> schemas.SizeBody:
-        return schemas.SizeBody.of(table, row, tokens)
+        return schemas.SizeBody.of(table, row, tokens, naive[row.size])
 
     def card(row: SizeRow, name: str) -> schemas.ModelCard:
         return schemas.ModelCard(
