@@ -63,7 +63,7 @@ function axes({ x, y, low, high, step, top }) {
     const label = across >= 1e8 ? `${(value / 1e9).toFixed(1)}B` : `${Math.round(value / 1e5) / 10}M`;
     parts.push(shape("text", "", { x: x(value), y: BOX.bottom + 18, "text-anchor": "middle" }, label));
   }
-  const place = { x: BOX.right, y: BOX.bottom + 36, "text-anchor": "end" };
+  const place = { x: BOX.right, y: BOX.bottom + 37, "text-anchor": "end" };
   parts.push(shape("text", "", place, "parameters"));
   return parts;
 }
@@ -78,8 +78,7 @@ function naiveLine(rows, at) {
   const parts = [line(rows, "line naive", at, (row) => row.naive.kl)];
   const place = (row) => ({ cx: at.x(row.params), cy: at.y(row.naive.kl), r: 2 });
   parts.push(...rows.map((row) => shape("circle", "naive", place(row))));
-  const label = rows[Math.floor(rows.length / 3)];
-  const beside = { x: at.x(label.params) + 8, y: at.y(label.naive.kl) - 6 };
+  const beside = { x: at.x(rows[0].params) + 10, y: at.y(rows[0].naive.kl) + 1 };
   parts.push(shape("text", "naive", beside, "naive pruning"));
   return parts;
 }
