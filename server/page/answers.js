@@ -15,6 +15,7 @@ export async function answer(article, row, open) {
   text.ariaBusy = "true";
   try {
     await stream(await open(), run, text, () => showRun(article, run));
+    if (run.finish === "length") run.finish = "max tokens";
   } catch (error) {
     run.finish = error.name === "AbortError" ? "stopped by you" : "failed";
     if (run.finish === "failed") wrong.textContent = error.message;
@@ -46,7 +47,7 @@ function showRun(article, { began, first, last, tokens, finish }) {
     ["tokens/s", rate === null ? "–" : rate.toFixed(1)],
     ["tokens", count(tokens)],
   ];
-  if (finish) figures.push(["end", finish === "length" ? "max tokens" : finish]);
+  if (finish) figures.push(["end", finish]);
   const pairs = figures.map(([name, value]) => {
     const pair = element("div");
     pair.append(element("dt", "", name), element("dd", "", value));
