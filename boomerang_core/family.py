@@ -10,7 +10,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,19 @@ class Family:
     def student_dir(self) -> Path:
         """Where the student's tensors lie."""
         return self.root / "student"
+
+    def served_in(self, bytes_per_param: int) -> "Family":
+        """The family with footprints as they are when every number takes `bytes_per_param`."""
+        shape = replace(self.shape, bytes_per_param=bytes_per_param)
+        rows = tuple(
+            replace(
+                row,
+                weight_bytes=row.params * bytes_per_param,
+                kv_bytes_per_token=kv_bytes_per_token(shape, row.layers),
+            )
+            for row in self.rows
+        )
+        return replace(self, shape=shape, rows=rows)
 
 
 def build_rows(

