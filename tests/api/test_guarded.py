@@ -24,6 +24,7 @@ from boomerang_core.route import FamilyDesign, StudentKind
 from server.app import create_app
 from server.cli import http_config
 from server.guard.middleware import Guarding
+from server.residency import Residency
 from server.settings import read_settings
 from tests.folders import write_tiny
 
@@ -61,7 +62,10 @@ def serving(family: Family, **options: Any) -> Iterator[tuple[str, int]]:
     """The URL of a server with these settings, and its port."""
     settings = read_settings(**options)
     guarding = Guarding.of(settings)
-    app, lifecycle = create_app(family, 64, guarding, settings.cors_origins, CollectorRegistry())
+    residency = Residency(family, settings.kv_cache_bytes, None)
+    app, lifecycle = create_app(
+        family, 64, residency, guarding, settings.cors_origins, registry=CollectorRegistry()
+    )
     lifecycle.loaded(Idle())
     config = http_config(app, settings)
     server = uvicorn.Server(config)
