@@ -10,8 +10,10 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from boomerang_core.family import Family
+from server.access import AccessLog
 from server.errors import error_response, install_handlers
 from server.lifecycle import Lifecycle
+from server.load.chooser import Chooser
 from server.metrics import Metrics
 from server.routes.health import health_router
 from server.routes.sizes import sizes_router
@@ -23,7 +25,11 @@ _RETRY_SECONDS = 5
 
 
 def create_app(
-    family: Family, max_model_len: int, registry: CollectorRegistry = REGISTRY
+    family: Family,
+    policy: Policy,
+    chooser: Chooser,
+    max_model_len: int,
+    registry: CollectorRegistry = REGISTRY,
 ) -> tuple[FastAPI, Lifecycle]:
     """The app of a family and its lifecycle; nothing is loaded yet."""
     metrics = Metrics(family, registry)
@@ -32,8 +38,9 @@ def create_app(
     app.state.metrics = metrics
     install_handlers(app)
     app.include_router(health_router(lifecycle, metrics))
-    app.include_router(sizes_router(Policy.of(family), max_model_len))
+    app.include_router(sizes_router(policy, chooser, max_model_len))
     app.add_middleware(Gate, lifecycle=lifecycle)
+    app.add_middleware(AccessLog)  # the last one is the outermost
     return app, lifecycle
 
 

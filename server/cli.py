@@ -13,10 +13,13 @@ import typer
 import uvicorn
 
 from boomerang_core.cli import app, family_folder
-from boomerang_core.errors import BoomerangError, SettingsError
+from boomerang_core.errors import BoomerangError, SettingsError, SizeError
 from boomerang_core.family import Family, load_family
 from server.app import create_app
 from server.lifecycle import DrainingServer, Lifecycle, in_thread, prepare_environment
+from server.load.chooser import Chooser, Objective
+from server.logs import LIFE, configure_logging, require_tracing, write_logging_config
+from server.metrics import Metrics
 from server.precision import Precision, served_precision
 from server.sample import sample
 from server.settings import Settings, read_settings
@@ -70,47 +73,83 @@ app.command()(sample)
 
 async def _serve(settings: Settings, family: Family, precision: Precision) -> Lifecycle:
     """Serve until stopped; the lifecycle tells how it ended."""
-    logging.basicConfig(level=settings.log_level.upper())
-    prepare_environment(settings)
-    app, lifecycle = create_app(family, settings.max_model_len)
+    _set_up_logging(settings)
+    require_tracing(settings)
+    policy = _policy(settings, family)
+    objective = Objective(settings.first_token_seconds, settings.token_seconds)
+    chooser = Chooser.of(family.table, objective, settings.max_num_seqs)
+    app, lifecycle = create_app(family, policy, chooser, settings.max_model_len)
     config = uvicorn.Config(
         app,
         log_level=settings.log_level,
         log_config=None,
+        access_log=False,  # ours says more
         timeout_graceful_shutdown=settings.drain_seconds,
     )
     server = DrainingServer(config, lifecycle, settings.linger_seconds)
     listening = _listen(settings)
     address, port = listening.getsockname()[:2]
-    typer.echo(f"{family.name} on http://{address}:{port} (loading)")
+    _say(settings, f"{family.name} on http://{address}:{port} (loading)")
 
     async def load() -> None:
-        client = await in_thread(lambda: _start(settings, family, precision))
+        client = await in_thread(
+            lambda: _start(settings, family, precision, chooser, app.state.metrics)
+        )
         from server.engine.serving import mount
 
-        await mount(app, client, Policy.of(family), app.state.metrics)
+        await mount(app, client, policy, chooser, app.state.metrics)
         app.state.metrics.set_resident(await client.resident_bytes())
         lifecycle.loaded(client)
-        typer.echo(f"{family.name} is ready: {len(family.table.offered)} sizes")
+        _say(settings, f"{family.name} is ready: {len(family.table.offered)} sizes")
 
     await server.serve_until_stopped(load, [listening])
     return lifecycle
 
 
-def _start(settings: Settings, family: Family, precision: Precision) -> Any:
+def _set_up_logging(settings: Settings) -> None:
+    """In JSON, vLLM's processes read the same set-up from a file, gone when this process ends."""
+    configure_logging(settings)
+    file = None
+    if settings.log_format == "json":
+        file = write_logging_config(settings)
+        atexit.register(file.unlink, missing_ok=True)
+    prepare_environment(settings, file)
+
+
+def _say(settings: Settings, text: str) -> None:
+    """For a person on the terminal; a line like every other one where lines are collected."""
+    if settings.log_format == "json":
+        logging.getLogger(LIFE).info(text)
+    else:
+        typer.echo(text)
+
+
+def _policy(settings: Settings, family: Family) -> Policy:
+    try:
+        return Policy.of(family, settings.default_size)
+    except SizeError as error:
+        raise SettingsError(f"default_size: {error}") from error
+
+
+def _start(
+    settings: Settings, family: Family, precision: Precision, chooser: Chooser, metrics: Metrics
+) -> Any:
     """Load the engine; seconds of imports, then the weights.  Blocks."""
     from boomerang_core.checkpoint import teacher_folder
 
     teacher_dir = teacher_folder(family)  # before vLLM is imported: a lost teacher shows at once
     from server.engine.client import start_engine
+    from server.engine.watch import Watch
 
     return start_engine(
         family,
         teacher_dir,
+        Watch(family.table, chooser, metrics),
         dtype=precision.dtype,
         max_model_len=settings.max_model_len,
         max_num_seqs=settings.max_num_seqs,
         kv_cache_memory_bytes=settings.kv_cache_bytes,
+        otlp_traces_endpoint=settings.otlp_traces_endpoint,
     )
 
 

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Awaitable, Callable
 from enum import StrEnum
 from multiprocessing import resource_tracker
+from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
@@ -109,9 +110,10 @@ class Lifecycle:
             child.terminate()
 
 
-def prepare_environment(settings: Settings) -> None:
+def prepare_environment(settings: Settings, logging_config: Path | None) -> None:
     """Set what vLLM reads from the environment, before vLLM is imported.
 
+    `logging_config` is the file that its processes set up their logging from, where not vLLM's own.
     No usage statistics leave the machine.  Engine processes are spawned: forking a process that
     already runs threads can deadlock the child.
     """
@@ -119,6 +121,8 @@ def prepare_environment(settings: Settings) -> None:
     os.environ["DO_NOT_TRACK"] = "1"
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", settings.log_level.upper())
+    if logging_config is not None:
+        os.environ["VLLM_LOGGING_CONFIG_PATH"] = str(logging_config)
     if settings.cache is not None:
         os.environ["BOOMERANG_CACHE"] = str(settings.cache)
 

@@ -12,9 +12,16 @@ from typing import Any
 
 from boomerang_core.family import Family
 from boomerang_core.sizes import SizeTable
-from server.engine.compat import AsyncEngineArgs, AsyncLLM, LoRARequest, VLLMError
+from server.engine.compat import (
+    AsyncEngineArgs,
+    AsyncLLM,
+    LoRARequest,
+    RequestOutputKind,
+    VLLMError,
+)
 from server.engine.loader import engine_arguments
 from server.engine.sizes import SIZE_KEY
+from server.engine.watch import Watch
 
 
 def published_sizes(table: SizeTable) -> dict[str, Any]:
@@ -37,8 +44,11 @@ class SizedEngineClient:
     into the sampling parameters.
     """
 
-    def __init__(self, inner: Any, table: SizeTable, default_size: int) -> None:
+    def __init__(
+        self, inner: Any, table: SizeTable, default_size: int, watch: Watch | None = None
+    ) -> None:
         self._inner = inner
+        self._watch = watch
         self._sizes: Mapping[str, int] = {table.model_id(row): row.size for row in table.rows}
         self._default_size = default_size
 
@@ -59,10 +69,16 @@ class SizedEngineClient:
         params = copy.copy(sampling_params)  # shared between the prompts of one request
         params.extra_args = {**(params.extra_args or {}), SIZE_KEY: size}
         outputs = self._inner.generate(prompt, params, request_id, **options)
+        flight = None if self._watch is None else self._watch.begin(size)
+        is_delta = params.output_kind is RequestOutputKind.DELTA
         try:
             async for output in outputs:
+                if flight is not None:
+                    flight.saw(output, is_delta)
                 yield output
         finally:
+            if flight is not None:
+                flight.ended()
             await outputs.aclose()  # aborts the request at once when the caller has gone
 
     @property
@@ -106,12 +122,15 @@ def _already_stopped(timeout: float | None = None) -> None:
     """Nothing is left to stop."""
 
 
-def start_engine(family: Family, teacher_dir: Path, **limits: Any) -> SizedEngineClient:
+def start_engine(
+    family: Family, teacher_dir: Path, watch: Watch | None = None, **limits: Any
+) -> SizedEngineClient:
     """Start vLLM on a family, in a process of its own; returns when it is loaded.
 
-    `limits` are arguments of vLLM.  Raises what `engine_arguments` raises, and vLLM's own errors.
+    `watch` is told of each request and each step; `limits` are arguments of vLLM.  Raises what
+    `engine_arguments` raises, and vLLM's own errors.
     """
     arguments = AsyncEngineArgs(**engine_arguments(family, teacher_dir, **limits))
-    return SizedEngineClient(
-        AsyncLLM.from_engine_args(arguments), family.table, family.default_size
-    )
+    stat_loggers = None if watch is None else [watch.stat_logger]
+    inner = AsyncLLM.from_engine_args(arguments, stat_loggers=stat_loggers)
+    return SizedEngineClient(inner, family.table, family.default_size, watch)

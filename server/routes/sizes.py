@@ -7,10 +7,11 @@ from fastapi import APIRouter
 from boomerang_core.errors import SizeError, UnknownSizeError
 from boomerang_core.sizes import SizeRow, shorten
 from server import schemas
-from server.sizing import Ask, Policy, decide, refuse_misspelt
+from server.load.chooser import Chooser
+from server.sizing import AUTO, Ask, Policy, Reason, decide, refuse_misspelt
 
 
-def sizes_router(policy: Policy, max_model_len: int) -> APIRouter:
+def sizes_router(policy: Policy, chooser: Chooser, max_model_len: int) -> APIRouter:
     """`/v1/sizes`, `/v1/sizes/resolve` and `/v1/models`."""
     router = APIRouter(prefix="/v1", tags=["sizes"])
     table, created = policy.table, int(time.time())
@@ -28,12 +29,17 @@ def sizes_router(policy: Policy, max_model_len: int) -> APIRouter:
             size=body(row),
         )
 
+    def preview(allowed: tuple[SizeRow, ...]) -> tuple[SizeRow, Reason]:
+        return chooser.preview(table.offered, allowed, time.monotonic())
+
     @router.get("/sizes")
     async def list_sizes() -> schemas.SizesBody:
         """Every size of the ladder, smallest first; `offered` ones can be asked for by name."""
         return schemas.SizesBody(
             family=table.family,
-            default=table.model_id(table.rows[policy.default_size]),
+            default=AUTO
+            if policy.default_is_auto
+            else table.model_id(table.rows[policy.default_size]),
             footprint_tokens=policy.footprint_tokens,
             data=[body(row) for row in table.rows],
         )
@@ -44,8 +50,10 @@ def sizes_router(policy: Policy, max_model_len: int) -> APIRouter:
         _refuse_extras(request)
         context = request.context_tokens or policy.footprint_tokens
         tokens = context * request.concurrency
-        ask = Ask(request.model, request.size, request.memory_budget)
-        decision = decide(policy, ask, tokens)
+        ask = Ask(
+            request.model, request.size, request.memory_budget, request.min_size, request.max_size
+        )
+        decision = decide(policy, ask, preview, tokens)
         return schemas.ResolveBody(
             model=table.model_id(decision.row),
             reason=decision.reason.value,
@@ -62,7 +70,7 @@ def sizes_router(policy: Policy, max_model_len: int) -> APIRouter:
     @router.get("/models/{name}")
     async def one_model(name: str) -> schemas.ModelCard:
         """The card of one size; the family's own name gives the default size."""
-        row = decide(policy, Ask(model=name)).row
+        row = decide(policy, Ask(model=name), preview).row
         if not row.offered:
             raise UnknownSizeError(f"the model {shorten(name)} is not offered", "model")
         return card(row, table.family if name == table.family else table.model_id(row))
