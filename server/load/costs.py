@@ -5,8 +5,8 @@
                          + prompt x shares of the prompt tokens, summed)
 
 A size's share is its weights' bytes over the teacher's: the prior of how sizes relate, from the
-size table.  The three times are fitted to measured steps by recursive least squares with
-forgetting (L. Ljung, System Identification, section 11.2); `f` corrects what the shares get wrong
+size table.  The three times are fitted to measured steps by a Kalman filter for a random walk
+(L. Ljung, System Identification, section 11.2); `f` corrects what the shares get wrong
 of a size, from steps of that size alone, and is 1 for the teacher.
 """
 
@@ -19,7 +19,8 @@ _DOUBT = (0.5, 0.25, 0.25)
 """How far off the prior may be, as a standard deviation in the same unit."""
 _NOISE = 0.1
 """Relative standard deviation of a measured step."""
-_FORGET = 0.998
+_DRIFT = 0.003
+"""How far a time may drift in a step, relative to how far off the prior may be."""
 _FACTOR_RATE = 0.05
 _FACTORS = (0.5, 2.0)
 _SURPRISE = 3.0
@@ -102,24 +103,21 @@ class StepCosts:
         ]
 
     def _update(self, features: Sequence[float], took: float, expected: float) -> None:
-        """One step of recursive least squares on relative errors."""
+        """One step of a Kalman filter on relative errors; the times may drift by `_DRIFT`."""
         scaled = [value / expected for value in features]
         spread = [_dot(row, scaled) for row in self._covariance]
-        gain = [value / (_NOISE**2 + _dot(scaled, spread)) for value in spread]
+        variance = _NOISE**2 + _dot(scaled, spread)
         error = took / expected - _dot(scaled, self._fit)
         self._fit = [
-            max(value + weight * error, 1e-3 * prior)
-            for value, weight, prior in zip(self._fit, gain, _PRIOR, strict=True)
+            max(value + part / variance * error, 1e-3 * prior)
+            for value, part, prior in zip(self._fit, spread, _PRIOR, strict=True)
         ]
-        self._covariance = [
-            [self._covariance[i][j] - gain[i] * spread[j] for j in range(3)] for i in range(3)
-        ]
-        self._forget()
-
-    def _forget(self) -> None:
-        """Old steps count less, but doubt never exceeds the prior's: no wind-up while idle."""
-        if all(self._covariance[i][i] < _DOUBT[i] ** 2 * _FORGET for i in range(3)):
-            self._covariance = [[value / _FORGET for value in row] for row in self._covariance]
+        for i in range(3):
+            for j in range(3):  # exactly symmetric: rounding must not add up
+                self._covariance[i][j] -= spread[i] * spread[j] / variance
+            # A doubt never exceeds the prior's, however long nothing was learned of it.
+            drifted = max(self._covariance[i][i], 0.0) + (_DRIFT * _DOUBT[i]) ** 2
+            self._covariance[i][i] = min(drifted, _DOUBT[i] ** 2)
 
     def _correct(self, size: int, ratio: float) -> None:
         if size < len(self.shares) - 1:

@@ -31,8 +31,12 @@ class Request:
     size: int
     arrived: float
     prompt: int
-    left: int
+    answer: int
+    left: int = 0
     first: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.left = self.answer
 
 
 @dataclass
@@ -68,6 +72,7 @@ class Simulation:
     objective: Objective = field(default_factory=lambda: Objective(1.0, 0.1))
     choices: list[tuple[float, int]] = field(default_factory=list)
     met: list[tuple[float, bool]] = field(default_factory=list)
+    token_seconds: list[tuple[float, float]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.draw = random.Random(self.seed)
@@ -133,8 +138,9 @@ class Simulation:
         return going
 
     def _finish(self, request: Request, now: float) -> None:
-        self.chooser.load.ended(request.size, now, (request.prompt, self.answer))
-        per_token = (now - request.first) / max(1, self.answer - 1)
+        self.chooser.load.ended(request.size, now, (request.prompt, request.answer))
+        per_token = (now - request.first) / max(1, request.answer - 1)
+        self.token_seconds.append((request.arrived, per_token))
         in_time = (
             request.first - request.arrived <= self.objective.first_token_seconds
             and per_token <= self.objective.token_seconds
@@ -143,10 +149,19 @@ class Simulation:
 
     # ---- what came out ---------------------------------------------------------------------
 
+    def changes(self, since: float = 0.0) -> list[tuple[float, tuple[int, int]]]:
+        """When the size changed from one request to the next, and from which to which."""
+        seen = [choice for choice in self.choices if choice[0] >= since]
+        return [(at, (a, b)) for (_, a), (at, b) in pairwise(seen) if a != b]
+
     def moves(self, since: float = 0.0) -> list[tuple[int, int]]:
-        """The changes of size, from one request to the next."""
-        sizes = [size for at, size in self.choices if at >= since]
-        return [(a, b) for a, b in pairwise(sizes) if a != b]
+        """The changes alone."""
+        return [move for _, move in self.changes(since)]
+
+    def mean_token_seconds(self, since: float = 0.0) -> float:
+        """The mean over requests of the seconds for each token after the first."""
+        times = [seconds for at, seconds in self.token_seconds if at >= since]
+        return sum(times) / len(times)
 
     def attained(self, since: float = 0.0) -> float:
         """The share of requests that met the objective."""
