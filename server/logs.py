@@ -60,6 +60,7 @@ def logging_config(settings: Settings) -> dict[str, Any]:
 def configure_logging(settings: Settings) -> None:
     """Set up this process."""
     logging.config.dictConfig(logging_config(settings))
+    logging.captureWarnings(settings.log_format == "json")
 
 
 def write_logging_config(settings: Settings) -> Path:

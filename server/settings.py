@@ -52,7 +52,8 @@ class Settings(BaseSettings):
     )
     log_format: Literal["text", "json"] = Field(
         "text",
-        description="json: a JSON object a line, ours and vLLM's, with one for each request.",
+        description="json: an object a line, ours and vLLM's, and one for each request. "
+        "While loading, libraries print lines of their own.",
     )
     otlp_traces_endpoint: str | None = Field(
         None, description="Where vLLM sends OpenTelemetry traces; none are made without it."
