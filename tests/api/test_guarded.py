@@ -24,6 +24,7 @@ from boomerang_core.route import FamilyDesign, StudentKind
 from server.app import create_app
 from server.cli import http_config
 from server.guard.middleware import Guarding
+from server.load.chooser import Chooser, Objective
 from server.residency import Residency
 from server.settings import read_settings
 from tests.folders import write_tiny
@@ -63,8 +64,16 @@ def serving(family: Family, **options: Any) -> Iterator[tuple[str, int]]:
     settings = read_settings(**options)
     guarding = Guarding.of(settings)
     residency = Residency(family, settings.kv_cache_bytes, None)
+    objective = Objective(settings.first_token_seconds, settings.token_seconds)
+    chooser = Chooser.of(family.table, objective, settings.max_num_seqs)
     app, lifecycle = create_app(
-        family, 64, residency, guarding, settings.cors_origins, registry=CollectorRegistry()
+        family,
+        64,
+        residency,
+        chooser,
+        guarding,
+        settings.cors_origins,
+        registry=CollectorRegistry(),
     )
     lifecycle.loaded(Idle())
     config = http_config(app, settings)
