@@ -195,7 +195,7 @@ def refusal(fields: dict[str, Any]) -> tuple[dict[str, Any], SizeError] | None:
     ask = Ask(*(fields.get(name) for name in ("model", "size", "memory_budget")))
     try:
         refuse_misspelt(fields)
-        assert decide(POLICY, ask).row in ROWS
+        assert decide(POLICY, ask, largest).row in ROWS
     except SizeError as error:
         return fields, error
     return None
