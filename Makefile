@@ -5,7 +5,7 @@ PORT ?= 8000
 OUT ?= build/smollm2-135m
 BIN := .venv/bin
 
-.PHONY: serve test check family lock
+.PHONY: serve test check check-deploy image-test bench family lock
 .DEFAULT_GOAL := serve
 
 .venv/cpu: requirements/cpu.txt pyproject.toml
@@ -21,13 +21,23 @@ BIN := .venv/bin
 serve: .venv/cpu ## install, prepare the default family, serve it; Ctrl-C stops
 	$(BIN)/boomerang serve --host $(HOST) --port $(PORT)
 
-test: .venv/dev ## every test but the slow and the GPU tier
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+test: .venv/dev ## every test but the slow and the GPU tier, and what needs a Prometheus
+	$(BIN)/python -m pytest -m "not slow and not gpu and not prometheus"
 
 check: .venv/dev ## format, lint, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+bench: .venv/dev ## the benchmarks of the engine, into build/bench: report.md and report.png
+	$(BIN)/python -m bench
+
+check-deploy: .venv/dev ## charts, Dockerfile, alerts, the end of a pod; needs Debian's package prometheus
+	@command -v promtool >/dev/null || { echo "promtool is missing: apt-get install prometheus"; exit 1; }
+	$(BIN)/python -m pytest tests/deploy
+
+image-test: .venv/dev ## build the CPU image without a registry and run it confined; as root, 20 GB
+	$(BIN)/python scripts/image_test.py --folder build/image
 
 family: .venv/cpu build/prose.txt ## make the default family again, into OUT; FLAGS change its recipe
 	cd build && ../$(BIN)/boomerang make --preset smollm2-135m --out $(abspath $(OUT)) $(FLAGS)

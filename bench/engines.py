@@ -1,9 +1,15 @@
-"""vLLM engines for the benchmarks, in this process: one for a whole family, or a plain one."""
+"""vLLM engines for the benchmarks, in this process: one for a whole family, or a plain one.
+
+The family's engine can be told to run single-size steps in turn, for comparison; a server never
+does.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +19,8 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 from boomerang_core.checkpoint import teacher_folder
 from boomerang_core.family import Family
 from server.engine import register
+from server.engine.loader import engine_arguments
+from server.engine.scheduler import BoomerangScheduler
 from server.engine.sizes import SIZE_KEY
 
 TOKENS = 16
@@ -31,7 +39,7 @@ Request = tuple[int | None, list[int]]
 
 
 class Engine:
-    """Greedy answers of ``TOKENS`` tokens, end tokens ignored."""
+    """Greedy answers, end tokens ignored."""
 
     def __init__(self, llm: Any) -> None:
         self._llm = llm
@@ -43,15 +51,32 @@ class Engine:
         """Bytes of weights that the routed model holds, each tensor once."""
         return sum(self._llm.collective_rpc("resident_bytes"))
 
-    def generate(self, requests: Sequence[Request]) -> list[list[int]]:
+    def generate(self, requests: Sequence[Request], tokens: int = TOKENS) -> list[list[int]]:
         """All requests at once."""
         outputs = self._llm.generate(
             [{"prompt_token_ids": prompt} for _, prompt in requests],
-            [_greedy(size) for size, _ in requests],
+            [_greedy(size, tokens) for size, _ in requests],
             use_tqdm=False,
         )
         self.cached_tokens = [output.num_cached_tokens for output in outputs]
         return [list(output.outputs[0].token_ids) for output in outputs]
+
+    def seconds(self, requests: Sequence[Request], tokens: int) -> float:
+        """Seconds in which all requests, sent at once, have their answers."""
+        start = time.perf_counter()
+        self.generate(requests, tokens)
+        return time.perf_counter() - start
+
+    @contextmanager
+    def in_turn(self) -> Iterator[None]:
+        """Meanwhile, every step runs requests of one size only, the sizes in turn."""
+        scheduler = self._llm.llm_engine.engine_core.engine_core.scheduler
+        assert isinstance(scheduler, TurnTakingScheduler)
+        scheduler.in_turn = True
+        try:
+            yield
+        finally:
+            scheduler.in_turn = False
 
     def staggered(self, requests: Sequence[Request]) -> list[list[int]]:
         """One more request joins at every second step, so that prefills meet decodes."""
@@ -62,7 +87,7 @@ class Engine:
         while waiting or core.has_unfinished_requests():
             if waiting and step % 2 == 0:
                 place, (size, prompt) = waiting.pop(0)
-                core.add_request(str(place), {"prompt_token_ids": prompt}, _greedy(size))
+                core.add_request(str(place), {"prompt_token_ids": prompt}, _greedy(size, TOKENS))
             for output in core.step():
                 if output.finished:
                     answers[output.request_id] = list(output.outputs[0].token_ids)
@@ -70,29 +95,57 @@ class Engine:
         return [answers[str(place)] for place in range(len(requests))]
 
 
-def routed_engine(family: Family) -> Engine:
-    """One engine for every size of a family."""
-    from vllm import LLM
+class TurnTakingScheduler(BoomerangScheduler):
+    """Where `in_turn` is set, holds back all requests of a step but those of one size."""
 
-    from server.engine.loader import engine_arguments
+    running: list[Any]
+    in_turn = False
+    _turn = -1
+
+    def schedule(self, *args: Any, **kwargs: Any) -> Any:
+        """As vLLM's, on the requests whose turn it is."""
+        sizes = {self.size_of(request) for request in (*self.running, *self.waiting)}
+        if not self.in_turn or len(sizes) < 2:
+            return super().schedule(*args, **kwargs)
+        self._turn = min((size for size in sizes if size > self._turn), default=min(sizes))
+        running, waiting = self._held(self.running), self._held(self.waiting)
+        self.running = [request for request in self.running if request not in running]
+        self.waiting.remove_requests(waiting)
+        self.max_num_running_reqs -= len(running)
+        try:
+            return super().schedule(*args, **kwargs)
+        finally:
+            self.max_num_running_reqs += len(running)
+            self.running += running
+            self.waiting.prepend_requests(reversed(waiting))
+
+    def _held(self, requests: Iterable[Any]) -> list[Any]:
+        return [request for request in requests if self.size_of(request) != self._turn]
+
+
+def routed_engine(family: Family, **limits: Any) -> Engine:
+    """One engine for every size of a family; `limits` over those of `LIMITS`."""
+    from vllm import LLM
 
     register()
-    return Engine(LLM(**engine_arguments(family, teacher_folder(family), **LIMITS)))
+    arguments = engine_arguments(family, teacher_folder(family), **{**LIMITS, **limits})
+    turns = f"{TurnTakingScheduler.__module__}.{TurnTakingScheduler.__name__}"
+    return Engine(LLM(**{**arguments, "scheduler_cls": turns}))
 
 
-def plain_engine(folder: Path) -> Engine:
-    """Plain vLLM on a checkpoint."""
+def plain_engine(folder: Path, **limits: Any) -> Engine:
+    """Plain vLLM on a checkpoint; `limits` over those of `LIMITS`."""
     from vllm import LLM
 
-    return Engine(LLM(model=str(folder), enforce_eager=True, **LIMITS))
+    return Engine(LLM(model=str(folder), enforce_eager=True, **{**LIMITS, **limits}))
 
 
-def _greedy(size: int | None) -> Any:
+def _greedy(size: int | None, tokens: int) -> Any:
     from vllm import SamplingParams
 
     return SamplingParams(
         temperature=0,
-        max_tokens=TOKENS,
+        max_tokens=tokens,
         ignore_eos=True,
         detokenize=False,
         extra_args=None if size is None else {SIZE_KEY: size},

@@ -132,6 +132,15 @@ def load_teacher(source: Source, dtype: torch.dtype | None = None, config: Any =
     return model.eval()
 
 
+def check_weights(folder: Path) -> None:
+    """Open every safetensors file of a folder; `CheckpointError` for one cut off or malformed."""
+    from safetensors import safe_open
+
+    for file in sorted(folder.glob("*.safetensors")):
+        with clear_errors(file), safe_open(file, framework="pt"):
+            pass
+
+
 def load_tokenizer(source: Source, config: Any = None) -> Any:
     """The teacher's tokenizer, with its chat template; `config` as for `load_teacher`."""
     from transformers import AutoTokenizer

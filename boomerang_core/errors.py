@@ -5,6 +5,7 @@ BoomerangError
 ├── LadderError         a ladder is not a nested order of all blocks
 ├── SizeError           a request for a size makes no sense        (HTTP 400)
 │   ├── UnknownSizeError    no offered size has that name          (HTTP 404)
+│   │   └── UnavailableSizeError  it is left out for want of memory
 │   └── BudgetError         no offered size fits the memory budget (HTTP 400)
 ├── FamilyError         a family folder is missing, corrupt or of another format
 ├── CheckpointError     a checkpoint cannot be read or written
@@ -12,6 +13,7 @@ BoomerangError
 ├── DataError           text to train or measure on is missing or unusable
 ├── TrainingError       a training run cannot go on
 ├── WriteError          a file cannot be written; what was there before is whole
+├── EngineError         the engine could not start, or died
 └── SettingsError       a setting is unknown or out of range
 """
 
@@ -43,6 +45,10 @@ class UnknownSizeError(SizeError):
     """No offered size has that name."""
 
 
+class UnavailableSizeError(UnknownSizeError):
+    """The family has that size, and the server's memory budget leaves it out."""
+
+
 class BudgetError(SizeError):
     """No offered size fits the memory budget."""
 
@@ -69,6 +75,10 @@ class TrainingError(BoomerangError):
 
 class WriteError(BoomerangError):
     """A file cannot be written, as on a full disk; what was there before is whole."""
+
+
+class EngineError(BoomerangError):
+    """The engine that serves the models could not start, or died; it does not come back."""
 
 
 class SettingsError(BoomerangError):

@@ -1,11 +1,16 @@
 """Sizes: their names, the grammar in which a request asks for one, and budget → size."""
 
 import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from fractions import Fraction
 
-from boomerang_core.errors import BudgetError, SizeError, UnknownSizeError
+from boomerang_core.errors import (
+    BudgetError,
+    SizeError,
+    UnavailableSizeError,
+    UnknownSizeError,
+)
 from boomerang_core.footprint import footprint_bytes
 
 _UNITS = {
@@ -120,15 +125,20 @@ class SizeRow:
 
 @dataclass(frozen=True)
 class SizeTable:
-    """The sizes of a family, smallest first."""
+    """The sizes of a family, smallest first.
+
+    `missing`: of a size that this server cannot run, the reason.
+    """
 
     family: str
     rows: tuple[SizeRow, ...]
+    missing: Mapping[int, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         assert [row.size for row in self.rows] == list(range(len(self.rows)))
         assert len({row.id for row in self.rows}) == len(self.rows)
         assert self.teacher.offered, "the teacher is always offered"
+        assert self.offered, "some size can be run"
 
     @property
     def student(self) -> SizeRow:
@@ -143,7 +153,7 @@ class SizeTable:
     @property
     def offered(self) -> tuple[SizeRow, ...]:
         """The sizes that are offered by name, smallest first."""
-        return tuple(row for row in self.rows if row.offered)
+        return tuple(row for row in self.rows if row.offered and row.size not in self.missing)
 
     def model_id(self, row: SizeRow) -> str:
         """The model name of a size: `smollm2-135m@106m`."""
@@ -160,9 +170,9 @@ class SizeTable:
             return self._require_offered(row, name)
         if match := _LAYERS.fullmatch(text):
             return self._by_layers(int(match[1]))
-        for row in self.offered:
-            if row.id == text:
-                return row
+        for row in self.rows:
+            if row.id == text and row.offered:
+                return self._require_held(row)
         raise UnknownSizeError(f"there is no size {shorten(name)}; {self._choices()}", "model")
 
     def target(self, text: object) -> SizeRow:
@@ -175,7 +185,7 @@ class SizeTable:
             raise SizeError(f"size must be one of {GRAMMAR}, got {shorten(text)}", "size")
         wanted = text.strip().lower()
         exact = wanted in ("student", "teacher") or _LAYERS.fullmatch(wanted)
-        if exact or wanted in {row.id for row in self.offered}:
+        if exact or wanted in {row.id for row in self.rows if row.offered}:
             return self.named(wanted)
         limit = self._params_limit(wanted, text)
         row = _largest(self.offered, lambda row: row.params <= limit)
@@ -222,13 +232,21 @@ class SizeTable:
     def _by_layers(self, layers: int) -> SizeRow:
         for row in self.rows:
             if row.layers == layers:
-                return row
+                return self._require_held(row)
         counts = ", ".join(f"{row.layers}L" for row in self.rows)
         raise UnknownSizeError(f"no size has {layers} layers; there are {counts}", "size")
 
     def _require_offered(self, row: SizeRow, name: str) -> SizeRow:
         if not row.offered:
             raise UnknownSizeError(f"size {name!r} is not offered; {self._choices()}", "size")
+        return self._require_held(row)
+
+    def _require_held(self, row: SizeRow) -> SizeRow:
+        if row.size in self.missing:
+            raise UnavailableSizeError(
+                f"size {row.id} is not available: {self.missing[row.size]}; {self._choices()}",
+                "size",
+            )
         return row
 
     def _choices(self) -> str:

@@ -79,7 +79,9 @@ def write(name: str, pins: dict[str, str]) -> None:
 def main() -> None:
     cpu = resolve([HERE / "cpu.in"], {})
     both = resolve([HERE / "cpu.in", HERE / "dev.in"], cpu)
+    gpu = resolve([HERE / "gpu.in"], {})
     write("cpu", {name: version for name, version in cpu.items() if name not in LEFT_OUT})
+    write("gpu", {name: version for name, version in gpu.items() if name not in LLM_COMMAND})
     write("dev", {n: v for n, v in both.items() if n not in cpu and n not in LEFT_OUT})
 
 

@@ -2,38 +2,68 @@
 
 import re
 import uuid
+from collections.abc import Sequence
 from http import HTTPStatus
+from typing import Any
 
 from fastapi import FastAPI
 from prometheus_client import REGISTRY, CollectorRegistry
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from boomerang_core.family import Family
 from server.errors import error_response, install_handlers
+from server.guard.middleware import Guard, Guarding
 from server.lifecycle import Lifecycle
 from server.metrics import Metrics
+from server.residency import Residency
+from server.routes.admin import admin_router
 from server.routes.health import health_router
 from server.routes.sizes import sizes_router
-from server.sizing import Policy
 
 _REQUEST_ID = "x-request-id"
 _ID = re.compile(r"[\x21-\x7e]{1,128}")
 _RETRY_SECONDS = 5
+_CORS: dict[str, Any] = {
+    "allow_methods": ["GET", "POST"],
+    "allow_headers": ["authorization", "content-type", _REQUEST_ID],
+    "expose_headers": [
+        _REQUEST_ID,
+        "retry-after",
+        "x-boomerang-size",
+        "x-boomerang-reason",
+        "x-boomerang-footprint-bytes",
+    ],
+}
 
 
 def create_app(
-    family: Family, max_model_len: int, registry: CollectorRegistry = REGISTRY
+    family: Family,
+    max_model_len: int,
+    residency: Residency,
+    guarding: Guarding,
+    cors_origins: Sequence[str] = (),
+    admin: bool = False,
+    registry: CollectorRegistry = REGISTRY,
 ) -> tuple[FastAPI, Lifecycle]:
-    """The app of a family and its lifecycle; nothing is loaded yet."""
+    """The app of a family and its lifecycle; nothing is loaded yet.
+
+    `admin`: whether there are admin keys, and so `/admin`.
+    """
     metrics = Metrics(family, registry)
     lifecycle = Lifecycle(on_ready=metrics.set_ready)
     app = FastAPI(title="Boomerang", description=f"Every size of {family.name}.")
     app.state.metrics = metrics
     install_handlers(app)
     app.include_router(health_router(lifecycle, metrics))
-    app.include_router(sizes_router(Policy.of(family), max_model_len))
+    app.include_router(sizes_router(lambda: residency.policy, max_model_len))
+    if admin:
+        app.include_router(admin_router(residency, lifecycle, metrics))
+    app.add_middleware(Guard, guarding=guarding, metrics=metrics)  # the last one is the outermost
     app.add_middleware(Gate, lifecycle=lifecycle)
+    if cors_origins:
+        app.add_middleware(CORSMiddleware, allow_origins=cors_origins, **_CORS)
     return app, lifecycle
 
 

@@ -9,20 +9,29 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
+import psutil
 import typer
 import uvicorn
+from fastapi import FastAPI
 
 from boomerang_core.cli import app, family_folder
 from boomerang_core.errors import BoomerangError, SettingsError
 from boomerang_core.family import Family, load_family
 from server.app import create_app
+from server.cgroup import memory_limit
+from server.engine.compat import built_for_cpu
+from server.guard.middleware import Guarding
+from server.guard.room import require_kv_cache, require_memory
 from server.lifecycle import DrainingServer, Lifecycle, in_thread, prepare_environment
 from server.precision import Precision, served_precision
+from server.residency import Residency
 from server.sample import sample
 from server.settings import Settings, read_settings
-from server.sizing import Policy
+
+logger = logging.getLogger(__name__)
 
 _BACKLOG = 2048
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 @app.command()
@@ -41,6 +50,16 @@ def serve(
     kv_cache_bytes: Annotated[
         str | None, typer.Option(help="Memory for the KV cache: 256MiB.")
     ] = None,
+    memory_budget: Annotated[
+        str | None,
+        typer.Option(help="Memory for weights and KV cache; larger sizes are left out: 2GiB."),
+    ] = None,
+    api_keys_file: Annotated[
+        Path | None, typer.Option(help="API keys, one a line: everyone may ask.")
+    ] = None,
+    admin_keys_file: Annotated[
+        Path | None, typer.Option(help="Keys of /admin, one a line: there is no /admin.")
+    ] = None,
 ) -> None:
     """Serve every size of a family over HTTP.  Each option is also BOOMERANG_<NAME>."""
     options: dict[str, Any] = {
@@ -50,6 +69,9 @@ def serve(
         "dtype": dtype,
         "max_model_len": max_model_len,
         "kv_cache_bytes": kv_cache_bytes,
+        "memory_budget": memory_budget,
+        "api_keys_file": api_keys_file,
+        "admin_keys_file": admin_keys_file,
     }
     try:
         settings = read_settings(**options)
@@ -72,45 +94,94 @@ async def _serve(settings: Settings, family: Family, precision: Precision) -> Li
     """Serve until stopped; the lifecycle tells how it ended."""
     logging.basicConfig(level=settings.log_level.upper())
     prepare_environment(settings)
-    app, lifecycle = create_app(family, settings.max_model_len)
-    config = uvicorn.Config(
-        app,
-        log_level=settings.log_level,
-        log_config=None,
-        timeout_graceful_shutdown=settings.drain_seconds,
+    residency = Residency(family, settings.kv_cache_bytes, _budget(settings))
+    require_kv_cache(family, settings)
+    guarding = Guarding.of(settings)
+    _warn_if_open(settings)
+    admin = settings.admin_keys_file is not None
+    app, lifecycle = create_app(
+        family, settings.max_model_len, residency, guarding, settings.cors_origins, admin
     )
+    config = http_config(app, settings)
     server = DrainingServer(config, lifecycle, settings.linger_seconds)
     listening = _listen(settings)
     address, port = listening.getsockname()[:2]
-    typer.echo(f"{family.name} on http://{address}:{port} (loading)")
+    scheme = "https" if config.is_ssl else "http"
+    typer.echo(f"{family.name} on {scheme}://{address}:{port} (loading)")
 
     async def load() -> None:
-        client = await in_thread(lambda: _start(settings, family, precision))
+        client = await in_thread(lambda: _start(settings, family, precision, residency))
         from server.engine.serving import mount
 
-        await mount(app, client, Policy.of(family), app.state.metrics)
+        await mount(app, client, residency, app.state.metrics, guarding.limits)
         app.state.metrics.set_resident(await client.resident_bytes())
         lifecycle.loaded(client)
-        typer.echo(f"{family.name} is ready: {len(family.table.offered)} sizes")
+        typer.echo(f"{family.name} is ready: {_count_sizes(residency)}")
 
     await server.serve_until_stopped(load, [listening])
     return lifecycle
 
 
-def _start(settings: Settings, family: Family, precision: Precision) -> Any:
+def _budget(settings: Settings) -> int | None:
+    """The memory budget: as told; on a CPU, else, the container's limit."""
+    if settings.memory_budget is not None or not built_for_cpu():
+        return settings.memory_budget
+    return memory_limit()
+
+
+def _count_sizes(residency: Residency) -> str:
+    """`14 sizes`, or how many of them the memory budget leaves."""
+    table = residency.policy.table
+    total, offered = sum(row.offered for row in table.rows), len(table.offered)
+    return f"{total} sizes" if offered == total else f"{offered} of {total} sizes, by its budget"
+
+
+def http_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    """uvicorn's configuration, loaded; `SettingsError` for a certificate that is none."""
+    config = uvicorn.Config(
+        app,
+        log_level=settings.log_level,
+        log_config=None,
+        timeout_graceful_shutdown=settings.drain_seconds,
+        ssl_certfile=settings.tls_cert_file,
+        ssl_keyfile=settings.tls_key_file,
+        ws="none",
+        server_header=False,
+    )
+    try:
+        config.load()
+    except OSError as error:  # ssl.SSLError is one
+        reason = error.strerror or error
+        raise SettingsError(f"cannot use tls_cert_file with tls_key_file: {reason}") from error
+    return config
+
+
+def _warn_if_open(settings: Settings) -> None:
+    """Say so where other machines may reach a server that asks for no key."""
+    if settings.api_keys_file is None and settings.host not in _LOOPBACK:
+        logger.warning("no api_keys_file: whoever reaches %s may use this server", settings.host)
+
+
+def _start(settings: Settings, family: Family, precision: Precision, residency: Residency) -> Any:
     """Load the engine; seconds of imports, then the weights.  Blocks."""
-    from boomerang_core.checkpoint import teacher_folder
+    from boomerang_core.checkpoint import check_weights, teacher_folder
 
     teacher_dir = teacher_folder(family)  # before vLLM is imported: a lost teacher shows at once
+    check_weights(teacher_dir)
     from server.engine.client import start_engine
+
+    if built_for_cpu():
+        require_memory(residency.plan, settings, psutil.virtual_memory().available)
 
     return start_engine(
         family,
         teacher_dir,
+        residency,
         dtype=precision.dtype,
         max_model_len=settings.max_model_len,
         max_num_seqs=settings.max_num_seqs,
         kv_cache_memory_bytes=settings.kv_cache_bytes,
+        tensor_parallel_size=settings.tensor_parallel_size,
     )
 
 

@@ -1,23 +1,53 @@
 """Every error reply has one form: `{"error": {message, type, param, code}}`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from boomerang_core.errors import BudgetError, SizeError, UnknownSizeError
+from boomerang_core.errors import (
+    BudgetError,
+    SizeError,
+    UnavailableSizeError,
+    UnknownSizeError,
+)
+
+Refusal = Literal["unauthorized", "too_large", "too_many", "queue_full"]
+"""Why a request was refused whatever size it asked for; a label of `boomerang_refusals_total`."""
 
 _TYPES = {
     HTTPStatus.BAD_REQUEST: "BadRequestError",
+    HTTPStatus.UNAUTHORIZED: "AuthenticationError",
     HTTPStatus.NOT_FOUND: "NotFoundError",
     HTTPStatus.METHOD_NOT_ALLOWED: "MethodNotAllowedError",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "RequestTooLargeError",
+    HTTPStatus.TOO_MANY_REQUESTS: "RateLimitError",
     HTTPStatus.INTERNAL_SERVER_ERROR: "InternalServerError",
     HTTPStatus.SERVICE_UNAVAILABLE: "ServiceUnavailableError",
 }
+
+
+class RefusedError(HTTPException):
+    """A request that has no key, asks for too much, or comes when there is no room.
+
+    An `HTTPException`, since FastAPI lets only these through while it reads a body.
+    """
+
+    def __init__(
+        self,
+        status: HTTPStatus,
+        message: str,
+        reason: Refusal,
+        param: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(status, message, headers)
+        self.reason = reason
+        self.param = param
 
 
 def error_body(status: int, message: str, param: str | None = None) -> dict[str, Any]:
@@ -33,6 +63,11 @@ def error_response(
     return JSONResponse(error_body(status, message, param), status, headers)
 
 
+def refusal_response(error: RefusedError) -> JSONResponse:
+    """The reply to a refused request."""
+    return error_response(error.status_code, error.detail, error.param, dict(error.headers or {}))
+
+
 def status_of(error: SizeError) -> HTTPStatus:
     """404 for a model that does not exist; 400 for every other request that makes no sense."""
     if isinstance(error, UnknownSizeError) and error.param == "model":
@@ -44,6 +79,8 @@ def refusal_of(error: SizeError) -> str:
     """The label under which a refusal is counted; a bounded set."""
     if isinstance(error, BudgetError):
         return "budget"
+    if isinstance(error, UnavailableSizeError):
+        return "unavailable"
     return "unknown_size" if isinstance(error, UnknownSizeError) else "malformed"
 
 
@@ -61,6 +98,11 @@ def install_handlers(app: FastAPI) -> None:
         message, param = _first_problem(error.errors())
         return error_response(HTTPStatus.BAD_REQUEST, message, param)
 
+    async def on_refused(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RefusedError)
+        request.app.state.metrics.refused(error.reason)
+        return refusal_response(error)
+
     async def on_http(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
         headers = dict(error.headers or {})
@@ -72,6 +114,7 @@ def install_handlers(app: FastAPI) -> None:
 
     app.add_exception_handler(SizeError, on_size)
     app.add_exception_handler(RequestValidationError, on_validation)
+    app.add_exception_handler(RefusedError, on_refused)
     app.add_exception_handler(HTTPException, on_http)
     app.add_exception_handler(Exception, on_bug)
 

@@ -1,7 +1,7 @@
 """Load in the background, become ready, drain, stop.
 
 LOADING ──> READY ──> DRAINING ──> (exit 0)
-   └──────> FAILED  ─────────────> (exit 1)
+   └──────> FAILED <──────┴─────────> (exit 1): not loaded, or the engine died
 """
 
 import asyncio
@@ -18,11 +18,16 @@ from typing import Any, Protocol
 
 import uvicorn
 
+from boomerang_core.errors import EngineError
+from boomerang_core.residency import Span
 from server.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 _STOP_SECONDS = 20.0
+_WATCH_SECONDS = 0.2
+_DEATH_NOTICE_SECONDS = 1.0  # how long a server whose engine died still tells so
+_DEATH_DRAIN_SECONDS = 1  # and then waits for replies that are being sent
 
 
 class Engine(Protocol):
@@ -39,6 +44,10 @@ class Engine(Protocol):
 
     async def resident_bytes(self) -> int:
         """Bytes of weights that it holds."""
+        ...
+
+    async def hold_sizes(self, span: Span) -> int:
+        """Hold the weights of those sizes and no others; bytes of weights held then."""
         ...
 
     def shutdown(self, timeout: float | None = None) -> None:
@@ -91,8 +100,9 @@ class Lifecycle:
             self._on_ready(True)
 
     def failed(self, error: BaseException) -> None:
-        """Loading failed; the process will end."""
+        """Loading failed, or the engine died; the process will end."""
         self.state, self.error = State.FAILED, error
+        self._on_ready(False)
 
     def drain(self) -> None:
         """Become unready; what runs goes on."""
@@ -113,12 +123,19 @@ def prepare_environment(settings: Settings) -> None:
     """Set what vLLM reads from the environment, before vLLM is imported.
 
     No usage statistics leave the machine.  Engine processes are spawned: forking a process that
-    already runs threads can deadlock the child.
+    already runs threads can deadlock the child.  Plans are carried by model runner V1, where vLLM
+    would take V2 on a GPU (docs/decisions/0006-model-runner-v1.md).  On a CPU, tensor-parallel
+    ranks are not bound to NUMA nodes: vLLM wants one for each and refuses to start without.
     """
     os.environ["VLLM_NO_USAGE_STATS"] = "1"
     os.environ["DO_NOT_TRACK"] = "1"
+    # vLLM's own bound counts as a type error; `Limits` refuses too many with a clear sentence.
+    os.environ["VLLM_MAX_STOP_STRINGS"] = str(2**31 - 1)
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", settings.log_level.upper())
+    os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"
+    if settings.tensor_parallel_size > 1:
+        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
     if settings.cache is not None:
         os.environ["BOOMERANG_CACHE"] = str(settings.cache)
 
@@ -174,11 +191,12 @@ class DrainingServer(uvicorn.Server):
     ) -> None:
         """Serve on bound sockets while `load` runs in the background."""
         self._loop = asyncio.get_running_loop()
-        task = asyncio.ensure_future(self._load(load))
+        tasks = [asyncio.ensure_future(work) for work in (self._load(load), self._watch())]
         try:
             await self.serve(sockets)
         finally:
-            task.cancel()
+            for task in tasks:
+                task.cancel()
             await asyncio.get_running_loop().run_in_executor(None, self._lifecycle.stop)
 
     async def _load(self, load: Callable[[], Awaitable[None]]) -> None:
@@ -188,6 +206,15 @@ class DrainingServer(uvicorn.Server):
             logger.debug("loading failed", exc_info=True)
             self._lifecycle.failed(error)
             self.should_exit = True
+
+    async def _watch(self) -> None:
+        """Stop when the engine has died, after a moment in which every client is told."""
+        while not self._lifecycle.engine_is_dead:
+            await asyncio.sleep(_WATCH_SECONDS)
+        self._lifecycle.failed(EngineError("the engine has died; what it printed last says why"))
+        self.config.timeout_graceful_shutdown = _DEATH_DRAIN_SECONDS
+        await asyncio.sleep(_DEATH_NOTICE_SECONDS)
+        self.should_exit = True
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Called by uvicorn in the main thread.

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
 from boomerang_core.sizes import GRAMMAR, SizeRow, SizeTable
+from server.residency import Residency
 
 SIZE_HELP = f"The size to run, one of {GRAMMAR}; parameters and shares are upper bounds."
 BUDGET_HELP = "Memory the size may take standing alone, KV cache included: '300MiB' or bytes."
@@ -43,6 +44,7 @@ class SizeBody(BaseModel):
     kv_bytes_per_token: int
     footprint_bytes: int = Field(description="Standing alone, with `footprint_tokens` of KV cache.")
     offered: bool
+    unavailable: str | None = Field(description="Why it cannot run at present; null where it can.")
     quality: QualityBody | None
 
     @classmethod
@@ -57,7 +59,8 @@ class SizeBody(BaseModel):
             weight_bytes=row.weight_bytes,
             kv_bytes_per_token=row.kv_bytes_per_token,
             footprint_bytes=row.footprint_bytes(tokens),
-            offered=row.offered,
+            offered=row in table.offered,
+            unavailable=table.missing.get(row.size),
             quality=None
             if quality is None
             else QualityBody(
@@ -95,6 +98,45 @@ class ResolveBody(BaseModel):
     reason: str
     kv_tokens: int
     size: SizeBody
+
+
+class BudgetRequest(BaseModel):
+    """Another memory budget: '400MiB' or bytes; null holds every size."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    memory_budget: Any = Field(
+        json_schema_extra={"anyOf": [{"type": "string"}, {"type": "integer"}, {"type": "null"}]}
+    )
+
+
+class BudgetBody(BaseModel):
+    """The memory budget of this server, and what follows from it.
+
+    `changing`: a smaller budget waits for the requests that run at a size to be released.
+    """
+
+    memory_budget: int | None
+    weight_bytes: int = Field(description="Of all sizes held, each tensor once.")
+    kv_cache_bytes: int
+    changing: bool
+    sizes: list[str] = Field(description="Model names on offer, smallest first.")
+    unavailable: dict[str, str] = Field(description="Size → why it is not held.")
+    running: list[str] = Field(description="Sizes that requests run at, smallest first.")
+
+    @classmethod
+    def of(cls, residency: Residency) -> "BudgetBody":
+        """As things are now."""
+        plan, table = residency.plan, residency.policy.table
+        return cls(
+            memory_budget=plan.budget,
+            weight_bytes=plan.weight_bytes,
+            kv_cache_bytes=plan.kv_bytes,
+            changing=residency.changing,
+            sizes=[table.model_id(row) for row in table.offered],
+            unavailable={table.rows[size].id: why for size, why in plan.missing.items()},
+            running=[row.id for row in table.rows if residency.runs(row.size)],
+        )
 
 
 class ModelCard(BaseModel):

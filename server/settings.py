@@ -4,11 +4,12 @@ Each field is an environment variable too: `port` is `BOOMERANG_PORT`.  Command-
 """
 
 import os
+import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from boomerang_core.errors import SettingsError, SizeError
 from boomerang_core.sizes import parse_bytes
@@ -16,12 +17,29 @@ from boomerang_core.sizes import parse_bytes
 PREFIX = "BOOMERANG_"
 
 
-def _bytes(value: object) -> int:
+_ORIGIN = re.compile(r"\*|https?://[^/\s]+")
+
+
+def _bytes(value: object, field: ValidationInfo) -> int:
     """`256MiB` or a number of bytes; pydantic reports what is raised here."""
     try:
-        return parse_bytes(value, "kv_cache_bytes")
+        return parse_bytes(value, field.field_name or "")
     except SizeError as error:
         raise ValueError(str(error)) from error
+
+
+def _origins(value: object) -> object:
+    """`https://one.example,https://two.example`, or a sequence."""
+    given = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+    assert isinstance(given, list | tuple)
+    origins = tuple(filter(None, given))
+    for origin in origins:
+        if not _ORIGIN.fullmatch(origin):
+            raise ValueError(f"an origin is https://HOST, without a path, or *; got {origin!r}")
+    return origins
+
+
+Bytes = Annotated[int, BeforeValidator(_bytes)]
 
 
 class Settings(BaseSettings):
@@ -38,8 +56,41 @@ class Settings(BaseSettings):
     )
     max_model_len: int = Field(2048, ge=16, description="Longest prompt plus reply, in tokens.")
     max_num_seqs: int = Field(32, ge=1, description="Requests that run at the same time.")
-    kv_cache_bytes: Annotated[int, BeforeValidator(_bytes)] = Field(
+    kv_cache_bytes: Bytes = Field(
         256 << 20, description="Memory for the KV cache of all requests: 256MiB or bytes."
+    )
+    tensor_parallel_size: int = Field(
+        1, ge=1, description="GPUs (on a CPU: processes) that share every layer."
+    )
+    memory_budget: Bytes | None = Field(
+        None,
+        description="Memory for weights and KV cache: as many offered sizes, from the smallest up, "
+        "as fit; by default, on a CPU, the container's limit, where it has one.",
+    )
+    api_keys_file: Path | None = Field(
+        None, description="API keys, one a line; without it everyone may ask."
+    )
+    admin_keys_file: Path | None = Field(
+        None, description="Keys of /admin, one a line; without it there is no /admin."
+    )
+    tls_cert_file: Path | None = Field(None, description="Certificate chain, PEM: serve HTTPS.")
+    tls_key_file: Path | None = Field(None, description="Private key of the certificate, PEM.")
+    cors_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_origins)] = Field(
+        (), description="Origins whose pages may ask, with commas between; none by default."
+    )
+    max_body_bytes: Bytes = Field(4 << 20, ge=1, description="Largest body of a request: 4MiB.")
+    max_prompt_tokens: int | None = Field(
+        None, ge=1, description="Longest prompt, in tokens; by default max_model_len bounds it."
+    )
+    max_choices: int = Field(
+        128, ge=1, description="Answers that one request may ask for: n times its prompts."
+    )
+    max_stop_strings: int = Field(16, ge=0, description="Stop strings of a request.")
+    max_requests_per_key: int | None = Field(
+        None, ge=1, description="Requests of one API key at the same time; none: any number."
+    )
+    max_waiting: int = Field(
+        128, ge=0, description="Answers that may wait beyond max_num_seqs; then 429."
     )
     linger_seconds: float = Field(
         2.0, ge=0, description="On SIGTERM: how long requests are still accepted, being unready."
@@ -51,6 +102,12 @@ class Settings(BaseSettings):
         "warning", description="Log level of the HTTP server and of vLLM."
     )
     cache: Path | None = Field(None, description="Where unpacked teachers are kept.")
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> Self:
+        if (self.tls_cert_file is None) != (self.tls_key_file is None):
+            raise ValueError("tls_cert_file and tls_key_file go together: give both or neither")
+        return self
 
 
 def read_settings(**options: Any) -> Settings:
@@ -67,4 +124,5 @@ def read_settings(**options: Any) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise SettingsError(f"{where}: {first['msg']}") from error
+        reason = first["msg"].removeprefix("Value error, ")
+        raise SettingsError(f"{where}: {reason}" if where else reason) from error

@@ -5,8 +5,8 @@ A request may choose a size in one way: by the model's name (`family@106m`), by 
 be told.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from boomerang_core.errors import BudgetError, SizeError, UnknownSizeError
@@ -52,13 +52,19 @@ class Policy:
     footprint_tokens: int
 
     def __post_init__(self) -> None:
-        assert self.table.rows[self.default_size].offered
+        assert self.table.rows[self.default_size] in self.table.offered
         assert self.footprint_tokens >= 0
 
     @classmethod
     def of(cls, family: Family) -> "Policy":
         """The policy that a family folder states."""
         return cls(family.table, family.default_size, family.footprint_tokens)
+
+    def without(self, missing: Mapping[int, str]) -> "Policy":
+        """The policy where those sizes cannot run, with the reasons; the default moves down."""
+        table = replace(self.table, missing=missing)
+        below = [row.size for row in table.offered if row.size <= self.default_size]
+        return replace(self, table=table, default_size=(below or [table.offered[0].size])[-1])
 
 
 @dataclass(frozen=True)
@@ -114,7 +120,7 @@ def _row_of_model(table: SizeTable, model: object) -> SizeRow | None:
     try:
         return table.named(size)
     except UnknownSizeError as error:
-        raise UnknownSizeError(str(error), "model") from error
+        raise type(error)(str(error), "model") from error
 
 
 def _row_of_size(table: SizeTable, size: object) -> SizeRow:

@@ -13,6 +13,7 @@ import typer.core
 from boomerang_core.errors import BoomerangError, SettingsError
 from boomerang_core.family import Family
 from boomerang_core.footprint import resident_params, teacher_params
+from boomerang_core.residency import Residents, Span, plan
 from boomerang_core.sizes import SizeRow, format_bytes
 
 JOURNEY = [
@@ -90,6 +91,24 @@ def print_sizes(family: Family) -> None:
     resident = resident_params(family.shape, family.student_params)
     ratio = resident / teacher_params(family.shape)
     typer.echo(f"resident for all sizes: {resident:,} parameters, {ratio:.3f} of the teacher")
+
+
+def print_holding(family: Family, budget: int, tokens: int) -> None:
+    """A line an offered size: what a server holds up to it, beside the KV cache, and if that fits.
+
+    Every token has KV pages in all of the teacher's layers.  Raises `BudgetError` where no size
+    fits.
+    """
+    residents = Residents.of(family)
+    kv_bytes = tokens * family.table.teacher.kv_bytes_per_token
+    held = plan(family, residents, budget, kv_bytes)
+    typer.echo(f"a server with {format_bytes(budget)}, {format_bytes(kv_bytes)} of it for {tokens}")
+    typer.echo("tokens of KV cache, would hold up to each size:")
+    for row in family.table.offered:
+        span = Span(held.span.smallest, row.size)
+        need = residents.weight_bytes(span) + kv_bytes
+        verdict = "offered" if row.size in held.span else "does not fit"
+        typer.echo(f"{row.id:>8} {format_bytes(need):>10}  {verdict}")
 
 
 def _line(row: SizeRow, tokens: int) -> str:

@@ -2,21 +2,51 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from boomerang_core.cli.common import FamilyFolder, app, family_folder, plain_errors, print_sizes
+from boomerang_core.cli.common import (
+    FamilyFolder,
+    app,
+    family_folder,
+    plain_errors,
+    print_holding,
+    print_sizes,
+)
 from boomerang_core.errors import SettingsError
 from boomerang_core.family import load_family
+from boomerang_core.sizes import parse_bytes
 
 
 @app.command()
-def sizes(family: FamilyFolder) -> None:
-    """Print the sizes of a family: parameters, footprint, quality."""
+def sizes(
+    family: FamilyFolder,
+    memory_budget: Annotated[
+        str | None, typer.Option(help="Of a server: which sizes would it offer?  2GiB.")
+    ] = None,
+    context: Annotated[
+        int | None, typer.Option(min=1, help="Tokens of a request; default: the family's.")
+    ] = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests at the same time.")] = 1,
+    dtype: Annotated[
+        str, typer.Option(help="Served in: bfloat16, float16 or float32.")
+    ] = "bfloat16",
+) -> None:
+    """Print the sizes of a family: parameters, footprint, quality.
+
+    With --memory-budget also what a server would hold: weights up to each size, and KV cache for
+    --context times --concurrency tokens.
+    """
     with plain_errors():
-        print_sizes(load_family(family_folder(family)))
+        loaded = load_family(family_folder(family)).served_in(_bytes_of(dtype))
+        loaded = replace(loaded, footprint_tokens=context or loaded.footprint_tokens)
+        print_sizes(loaded)
+        if memory_budget is not None:
+            budget = parse_bytes(memory_budget)
+            print_holding(loaded, budget, loaded.footprint_tokens * concurrency)
 
 
 @app.command()
@@ -44,9 +74,17 @@ def export(
         typer.echo(f"{loaded.table.model_id(row)} → {out}")
 
 
+_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
+
+
+def _bytes_of(dtype: str) -> int:
+    if dtype not in _BYTES:
+        raise SettingsError(f"dtype must be bfloat16, float16 or float32, got {dtype!r}")
+    return _BYTES[dtype]
+
+
 def _dtype(name: str) -> Any:
+    _bytes_of(name)
     import torch
 
-    if name not in ("bfloat16", "float16", "float32"):
-        raise SettingsError(f"dtype must be bfloat16, float16 or float32, got {name!r}")
     return getattr(torch, name)

@@ -10,11 +10,21 @@ from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
 from typing import Any
 
+from boomerang_core.errors import EngineError
 from boomerang_core.family import Family
+from boomerang_core.residency import Span
 from boomerang_core.sizes import SizeTable
-from server.engine.compat import AsyncEngineArgs, AsyncLLM, LoRARequest, VLLMError
+from server.engine.compat import (
+    AsyncEngineArgs,
+    AsyncLLM,
+    EngineDeadError,
+    LoRARequest,
+    RetryableRequestError,
+    VLLMError,
+)
 from server.engine.loader import engine_arguments
 from server.engine.sizes import SIZE_KEY
+from server.residency import Residency
 
 
 def published_sizes(table: SizeTable) -> dict[str, Any]:
@@ -37,10 +47,10 @@ class SizedEngineClient:
     into the sampling parameters.
     """
 
-    def __init__(self, inner: Any, table: SizeTable, default_size: int) -> None:
+    def __init__(self, inner: Any, table: SizeTable, residency: Residency) -> None:
         self._inner = inner
         self._sizes: Mapping[str, int] = {table.model_id(row): row.size for row in table.rows}
-        self._default_size = default_size
+        self._residency = residency
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
@@ -55,15 +65,20 @@ class SizedEngineClient:
         **options: Any,
     ) -> AsyncGenerator[Any, None]:
         """Run a request at its size; the arguments and the outputs are those of vLLM."""
-        size = self._default_size if lora_request is None else self._sizes[lora_request.lora_name]
+        default = self._residency.policy.default_size
+        size = default if lora_request is None else self._sizes[lora_request.lora_name]
         params = copy.copy(sampling_params)  # shared between the prompts of one request
         params.extra_args = {**(params.extra_args or {}), SIZE_KEY: size}
         outputs = self._inner.generate(prompt, params, request_id, **options)
-        try:
-            async for output in outputs:
-                yield output
-        finally:
-            await outputs.aclose()  # aborts the request at once when the caller has gone
+        with self._residency.lease(size):
+            try:
+                async for output in outputs:
+                    yield output
+            except EngineDeadError as error:  # a client may ask again, of the server to come
+                message = "the engine has died; the server is stopping"
+                raise RetryableRequestError(message) from error
+            finally:
+                await outputs.aclose()  # aborts the request at once when the caller has gone
 
     @property
     def dead(self) -> bool:
@@ -97,6 +112,11 @@ class SizedEngineClient:
         if task is not None and not task.get_loop().is_closed():
             task.get_loop().call_soon_threadsafe(task.cancel)
 
+    async def hold_sizes(self, span: Span) -> int:
+        """Hold the weights of those sizes and no others; bytes held, summed over the workers."""
+        args = (span.smallest, span.largest)
+        return sum(await self._inner.collective_rpc("hold_sizes", args=args))
+
     async def resident_bytes(self) -> int:
         """Bytes of weights held, summed over the workers."""
         return sum(await self._inner.collective_rpc("resident_bytes"))
@@ -106,12 +126,19 @@ def _already_stopped(timeout: float | None = None) -> None:
     """Nothing is left to stop."""
 
 
-def start_engine(family: Family, teacher_dir: Path, **limits: Any) -> SizedEngineClient:
+def start_engine(
+    family: Family, teacher_dir: Path, residency: Residency, **limits: Any
+) -> SizedEngineClient:
     """Start vLLM on a family, in a process of its own; returns when it is loaded.
 
-    `limits` are arguments of vLLM.  Raises what `engine_arguments` raises, and vLLM's own errors.
+    `residency` says which sizes are loaded, `limits` are arguments of vLLM.  Raises what
+    `engine_arguments` raises, vLLM's own errors, and `EngineError` where the engine's process
+    ended before it was ready.
     """
-    arguments = AsyncEngineArgs(**engine_arguments(family, teacher_dir, **limits))
-    return SizedEngineClient(
-        AsyncLLM.from_engine_args(arguments), family.table, family.default_size
-    )
+    sizes = residency.plan.span
+    arguments = AsyncEngineArgs(**engine_arguments(family, teacher_dir, sizes=sizes, **limits))
+    try:
+        inner = AsyncLLM.from_engine_args(arguments)
+    except RuntimeError as error:
+        raise EngineError("the engine could not start; what it printed above says why") from error
+    return SizedEngineClient(inner, family.table, residency)

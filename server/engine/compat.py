@@ -36,8 +36,8 @@ NAMES: Mapping[str, str] = {
     "create_completion": "vllm.entrypoints.openai.completion.api_router:create_completion",
     "create_error_response": "vllm.entrypoints.serve:create_error_response",
     "current_platform": "vllm.platforms:current_platform",
-    "DefaultModelLoader": "vllm.model_executor.model_loader.default_loader:DefaultModelLoader",
     "EngineClient": "vllm.engine.protocol:EngineClient",
+    "EngineDeadError": "vllm.v1.engine.exceptions:EngineDeadError",
     "FlexibleArgumentParser": "vllm.utils.argparse_utils:FlexibleArgumentParser",
     "FullAttentionManager": "vllm.v1.core.single_type_kv_cache_manager:FullAttentionManager",
     "FullAttentionSpec": "vllm.v1.kv_cache_interface:FullAttentionSpec",
@@ -64,10 +64,15 @@ NAMES: Mapping[str, str] = {
     "Qwen2DecoderLayer": "vllm.model_executor.models.qwen2:Qwen2DecoderLayer",
     "Qwen2Model": "vllm.model_executor.models.qwen2:Qwen2Model",
     "Qwen3DecoderLayer": "vllm.model_executor.models.qwen3:Qwen3DecoderLayer",
+    "process_weights_after_loading": (
+        "vllm.model_executor.model_loader.utils:process_weights_after_loading"
+    ),
+    "RetryableRequestError": "vllm.exceptions:RetryableRequestError",
     "RMSNorm": "vllm.model_executor.layers.layernorm:RMSNorm",
     "RowParallelLinear": "vllm.model_executor.layers.linear:RowParallelLinear",
     "SamplingParams": "vllm:SamplingParams",
     "Scheduler": "vllm.v1.core.sched.scheduler:Scheduler",
+    "set_current_vllm_config": "vllm.config:set_current_vllm_config",
     "UBatchSlice": "vllm.v1.worker.ubatch_utils:UBatchSlice",
     "VLLMError": "vllm.exceptions:VLLMError",
     "VocabParallelEmbedding": (
@@ -118,6 +123,13 @@ MEMBERS: Mapping[str, tuple[str, ...]] = {
     ),
     "vllm.v1.engine.async_llm:AsyncLLM._run_output_handler": (),  # it makes `output_handler`
     "vllm.v1.engine.async_llm:AsyncLLM.shutdown": ("timeout",),
+    "vllm.entrypoints.openai.completion.protocol:CompletionRequest.build_tok_params": (
+        "model_config",
+    ),
+    "vllm.entrypoints.openai.chat_completion.protocol:ChatCompletionRequest.build_tok_params": (
+        "model_config",
+    ),
+    "vllm.renderers.params:TokenizeParams": ("max_total_tokens", "max_output_tokens"),
     "vllm.v1.request:Request.update_block_hashes": (),
     "vllm.v1.sample.logits_processor:LogitsProcessor.validate_params": ("sampling_params",),
     f"{_LINEAR}:QKVParallelLinear.weight_loader": ("param", "loaded_weight", "loaded_shard_id"),
@@ -129,11 +141,12 @@ MEMBERS: Mapping[str, tuple[str, ...]] = {
     f"{_LINEAR}:ColumnParallelLinear.weight_loader": ("param", "loaded_weight"),
     f"{_LINEAR}:RowParallelLinear.weight_loader": ("param", "loaded_weight"),
     f"{_LINEAR}:LinearMethodBase.apply": ("layer", "x", "bias"),
-    "vllm.model_executor.model_loader.default_loader:DefaultModelLoader.Source": (
-        "model_or_path",
-        "revision",
-        "prefix",
+    "vllm.model_executor.model_loader.utils:process_weights_after_loading": (
+        "model",
+        "model_config",
+        "target_device",
     ),
+    "vllm.v1.engine.async_llm:AsyncLLM.collective_rpc": ("method", "args"),
     "vllm:LLM.generate": ("prompts", "sampling_params"),
     "vllm:SamplingParams": ("extra_args", "seed", "stop_token_ids", "detokenize"),
 }

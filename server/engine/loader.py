@@ -13,7 +13,9 @@ from typing import Any
 from boomerang_core.blocks import BlockMap
 from boomerang_core.errors import CheckpointError, SettingsError
 from boomerang_core.family import Family
+from boomerang_core.headers import tensor_shapes
 from boomerang_core.ladder import Ladder
+from boomerang_core.residency import Span, whole
 from boomerang_core.route import FamilyDesign, StudentKind
 from server.engine import ARCHITECTURE, compat
 from server.engine.admission import admission_name
@@ -23,17 +25,29 @@ CONFIG_KEY = "boomerang"
 """Attribute of the Hugging Face config that carries the family into vLLM's processes."""
 
 _OURS = frozenset(
-    {"model", "hf_overrides", "worker_cls", "scheduler_cls", "logits_processors", "enforce_eager"}
+    {
+        "model",
+        "hf_overrides",
+        "worker_cls",
+        "scheduler_cls",
+        "logits_processors",
+        "enforce_eager",
+        "load_format",
+        "trust_remote_code",
+    }
 )
 _UNSUPPORTED = frozenset({"speculative_config", "enable_lora", "enable_prompt_embeds"})
 
 
-def engine_arguments(family: Family, teacher_dir: Path, **limits: Any) -> dict[str, Any]:
+def engine_arguments(
+    family: Family, teacher_dir: Path, sizes: Span | None = None, **limits: Any
+) -> dict[str, Any]:
     """The keyword arguments for `vllm.LLM` or `vllm.AsyncEngineArgs` that serve a family.
 
     Args:
         family: the family, loaded and verified.
         teacher_dir: the teacher as a Hugging Face folder (config, tokenizer, safetensors).
+        sizes: those to load the weights of; None: every one.
         **limits: further vLLM arguments: `max_model_len`, `max_num_seqs`, `dtype`,
             `kv_cache_memory_bytes`, `tensor_parallel_size`, …
 
@@ -56,7 +70,9 @@ def engine_arguments(family: Family, teacher_dir: Path, **limits: Any) -> dict[s
         "served_model_name": family.name,
         **limits,
         "model": str(teacher_dir),
-        "hf_overrides": _config_overrides(family),
+        "hf_overrides": _config_overrides(family, sizes or whole(family.design)),
+        "load_format": "safetensors",  # left to itself, vLLM falls back to pickled weights
+        "trust_remote_code": False,
         "worker_cls": _worker_class(),
         "scheduler_cls": f"server.engine.scheduler.{scheduling or 'BoomerangScheduler'}",
         "logits_processors": [admission_name(family.design.ladder.num_sizes - 1)],
@@ -71,7 +87,7 @@ def _worker_class() -> str:
     return "server.engine.worker.BoomerangGPUWorker"
 
 
-def _config_overrides(family: Family) -> dict[str, Any]:
+def _config_overrides(family: Family, sizes: Span) -> dict[str, Any]:
     design = family.design
     carried = {
         "architecture": family.architecture,
@@ -80,6 +96,7 @@ def _config_overrides(family: Family) -> dict[str, Any]:
         "own_embeddings": design.own_embeddings,
         "blocks": design.block_map.to_json(),
         "ladder": design.ladder.to_json(),
+        "sizes": [sizes.smallest, sizes.largest],
     }
     return {"architectures": [ARCHITECTURE], CONFIG_KEY: json.dumps(carried)}
 
@@ -104,22 +121,29 @@ def design_of(hf_config: Any) -> FamilyDesign:
     )
 
 
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a checkpoint: those of its index, where it has one.
+
+    Raises `CheckpointError` where there are none.
+    """
+    index = folder / "model.safetensors.index.json"
+    names = {"*.safetensors"}
+    if index.is_file():
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    files = sorted(file for name in names for file in folder.glob(name))
+    if not files:
+        raise CheckpointError(f"{folder} holds no safetensors file")
+    return files
+
+
 def student_shapes(student_dir: Path) -> dict[str, tuple[int, ...]]:
     """Name → shape of every student tensor, from the file headers alone.
 
     Raises `CheckpointError` where the folder holds no safetensors file.
     """
-    from safetensors import safe_open
-
-    files = sorted(student_dir.glob("*.safetensors"))
-    if not files:
-        raise CheckpointError(f"{student_dir} holds no safetensors file")
-    shapes = {}
-    for file in files:
-        with safe_open(file, framework="pt") as tensors:
-            names: list[str] = tensors.keys()
-            for name in names:
-                shapes[name] = tuple(tensors.get_slice(name).get_shape())
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file in weight_files(student_dir):
+        shapes |= tensor_shapes(file)
     return shapes
 
 

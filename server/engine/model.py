@@ -3,10 +3,9 @@
 Every block knows how to run a step whose first rows are the teacher's (`blocks.py`); this module
 holds the weights, walks the blocks, and splits embedding, final norm and head where the student
 has its own.  The runner sets `plan` before a forward pass; without one (vLLM's dummy runs) every
-row is the teacher's.
+row runs the largest size that is held.
 """
 
-import copy
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,54 +14,22 @@ import torch
 from torch import nn
 
 from boomerang_core.errors import CheckpointError
-from boomerang_core.route import FamilyDesign, StudentKind
+from boomerang_core.residency import Span, parts_of
+from boomerang_core.route import Owner, StudentKind
 from server.engine.blocks import BlockRun, LayerCall, State, build_block
 from server.engine.compat import (
     AutoWeightsLoader,
-    DefaultModelLoader,
     LogitsComputer,
-    ParallelLMHead,
-    VocabParallelEmbedding,
+    process_weights_after_loading,
 )
-from server.engine.loader import carried, design_of, resident_bytes, student_shapes
+from server.engine.loader import carried, design_of, student_shapes
 from server.engine.lowrank import LowRankLayer
-from server.engine.plan import Ranks, Side, StepPlan
-from server.engine.rows import EngineRow, row_of
+from server.engine.party import Party, student_config
+from server.engine.plan import Ranks, Side, StepPlan, build_plan
+from server.engine.residency import ENDS, Place, Residency, place_of, places_of, read_tensors
+from server.engine.rows import row_of
 
-_STUDENT = "student."
 Weights = Iterable[tuple[str, torch.Tensor]]
-
-
-class Party(nn.Module):
-    """The weights of one owner: layers by index and, where it has its own, the two ends."""
-
-    def __init__(self, layers: dict[int, nn.Module]) -> None:
-        super().__init__()
-        self.layers = nn.ModuleDict({str(index): layer for index, layer in layers.items()})
-        self.tied = False
-
-    def add_ends(self, row: EngineRow, config: Any, tied: bool, prefix: str) -> None:
-        """Give the party an embedding, a final norm and a head; `tied`: head = embedding."""
-        self.tied = tied
-        self.embedding = VocabParallelEmbedding(config.vocab_size, config.hidden_size)
-        if row.names.positions:
-            self.positions = nn.Embedding(config.max_position_embeddings, config.hidden_size)
-        self.norm = row.make_norm(config)
-        head = ParallelLMHead(config.vocab_size, config.hidden_size, prefix=f"{prefix}.head")
-        self.head = head.tie_weights(self.embedding) if tied else head
-
-    def embed(self, ids_T: torch.Tensor, positions_T: torch.Tensor) -> torch.Tensor:
-        """(T,) → (T, hidden)."""
-        hidden: torch.Tensor = self.embedding(ids_T)
-        if hasattr(self, "positions"):
-            hidden = hidden + self.positions(positions_T)
-        return hidden
-
-    def final_norm(self, state: State) -> torch.Tensor:
-        """The last state → (T, hidden)."""
-        normed: Any = self.norm(*state)
-        hidden: torch.Tensor = normed[0] if len(state) > 1 else normed
-        return hidden
 
 
 class BoomerangForCausalLM(nn.Module):
@@ -78,20 +45,33 @@ class BoomerangForCausalLM(nn.Module):
         self.row = row_of(record["architecture"])
         self.mapper = self.row.mapper()
         self.plan: StepPlan | None = None
-        self.resident_bytes = 0
-        shapes = student_shapes(Path(record["student"]))
+        self._vllm_config = vllm_config
+        self._folders = {
+            Owner.TEACHER: Path(vllm_config.model_config.model),
+            Owner.STUDENT: Path(record["student"]),
+        }
+        shapes = student_shapes(self._folders[Owner.STUDENT])
+        self._tied = {
+            Owner.TEACHER: bool(self.config.tie_word_embeddings),
+            Owner.STUDENT: f"{self.row.names.head}.weight" not in shapes,
+        }
+        self._largest = 0
+        self.residency = Residency(self._places(Span(*record["sizes"])))
         self.teacher = self._teacher(vllm_config)
         if self.design.kind is StudentKind.FULL:
-            self.student = self._full_student(vllm_config, shapes)
+            self.student = self._full_student(vllm_config)
         else:
             self.student = self._lowrank_student(shapes)
         self.logits_processor = LogitsComputer(
             self.config.vocab_size, scale=getattr(self.config, "logit_scale", 1.0)
         )
-        self.secondary_weights = (
-            DefaultModelLoader.Source(record["student"], revision=None, prefix=_STUDENT),
-        )
         self.blocks = self._blocks()
+        self.residency.settle({Owner.TEACHER: self.teacher, Owner.STUDENT: self.student})
+
+    @property
+    def resident_bytes(self) -> int:
+        """Bytes of the weights that are held, each tensor counted once."""
+        return self.residency.nbytes
 
     # ---- building ---------------------------------------------------------------------------
 
@@ -99,31 +79,43 @@ class BoomerangForCausalLM(nn.Module):
         count = self.design.block_map.num_teacher_layers
         make = self.row.make_layer
         layers = {
-            index: make(vllm_config, self.config, f"teacher.layers.{index}")
+            index: self._layer(
+                Owner.TEACHER, index, make(vllm_config, self.config, f"teacher.layers.{index}")
+            )
             for index in range(count)
         }
         party = Party(layers)
-        party.add_ends(self.row, self.config, self.config.tie_word_embeddings, "teacher")
+        self._add_ends(party, Owner.TEACHER, self.config)
         return party
 
-    def _full_student(self, vllm_config: Any, shapes: dict[str, tuple[int, ...]]) -> Party:
+    def _layer(self, owner: Owner, index: int, layer: nn.Module) -> nn.Module:
+        return self.residency.built((owner, f"layers.{index}"), layer)
+
+    def _add_ends(self, party: Party, owner: Owner, config: Any) -> None:
+        party.add_ends(self.row, config, self._tied[owner], owner.value)
+        for name in ENDS:
+            if hasattr(party, name):
+                self.residency.built((owner, name), getattr(party, name))
+
+    def _full_student(self, vllm_config: Any) -> Party:
         """One layer per block that is not shared.
 
         vLLM sorts attention layers by the one integer in their name, so the student's continue
         after the teacher's.
         """
-        config = _student_config(self.config, self.design)
+        config = student_config(self.config, self.design)
         first = self.design.block_map.num_teacher_layers
+        make = self.row.make_layer
         layers = {
-            index: self.row.make_layer(vllm_config, config, f"student.layers.{first + index}")
+            index: self._layer(
+                Owner.STUDENT, index, make(vllm_config, config, f"student.layers.{first + index}")
+            )
             for index, block in enumerate(self.design.block_map)
             if not block.shared
         }
         party = Party(layers)
         if self.design.own_embeddings:
-            party.add_ends(
-                self.row, config, f"{self.row.names.head}.weight" not in shapes, "student"
-            )
+            self._add_ends(party, Owner.STUDENT, config)
         return party
 
     def _lowrank_student(self, shapes: dict[str, tuple[int, ...]]) -> Party:
@@ -131,16 +123,13 @@ class BoomerangForCausalLM(nn.Module):
         for name, shape in shapes.items():
             index, rest = _within_layer(self.row.local_name(name))
             by_block.setdefault(index, {})[rest] = shape
-        stacked = self.mapper.orig_to_new_stacked
-        return Party(
-            {
-                index: LowRankLayer(
-                    self.teacher.layers[str(block.kept)], by_block.get(index, {}), stacked
-                )
-                for index, block in enumerate(self.design.block_map)
-                if not block.shared
-            }
-        )
+        stacked, teacher = self.mapper.orig_to_new_stacked, self.teacher.layers
+        layers = {
+            index: LowRankLayer(teacher[str(block.kept)], by_block.get(index, {}), stacked)
+            for index, block in enumerate(self.design.block_map)
+            if not block.shared
+        }
+        return Party({i: self._layer(Owner.STUDENT, i, layer) for i, layer in layers.items()})
 
     def _blocks(self) -> tuple[BlockRun, ...]:
         call = LayerCall(self.row.residual)
@@ -180,31 +169,29 @@ class BoomerangForCausalLM(nn.Module):
         """Token ids and positions (T,) → hidden states (T, hidden) after the final norm."""
         assert intermediate_tensors is None, "pipeline parallel is refused at start"
         assert inputs_embeds is None, "prompt embeddings are not enabled"
-        plan = self.plan
         total = positions.shape[0]
-        splits = [total] * len(self.blocks) if plan is None else [s.tokens for s in plan.blocks]
+        plan = self.plan or build_plan(self.ranks, [self._largest], [total])
+
+        def first(tokens: int) -> int:
+            """The student's first row; padding joins the teacher where all rows are his."""
+            return total if tokens == plan.num_tokens else tokens
+
         hidden: torch.Tensor = self._on_sides(
-            self._first(None if plan is None else plan.embedding, total),
+            first(plan.embedding),
             (input_ids, positions),
             lambda party, parts: party.embed(*parts),
         )
         state: State = (hidden,)
-        for block, tokens in zip(self.blocks, splits, strict=True):
-            state = block.run(positions, state, self._first(tokens, total))
-        first = self._first(None if plan is None else plan.head_tokens, total)
-        normed: torch.Tensor = self._on_sides(first, state, Party.final_norm)
+        for block, split in zip(self.blocks, plan.blocks, strict=True):
+            state = block.run(positions, state, first(split.tokens))
+        normed: torch.Tensor = self._on_sides(first(plan.head_tokens), state, Party.final_norm)
         return normed
-
-    def _first(self, tokens: int | None, total: int) -> int:
-        """The first row of the student; padding rows join the teacher when all rows are his."""
-        if self.plan is None or tokens is None or tokens == self.plan.num_tokens:
-            return total
-        return tokens
 
     def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor | None:
         """Rows of hidden states, one per request → logits (rows, vocabulary)."""
         total = hidden_states.shape[0]
-        first = total if self.plan is None else min(self.plan.head_rows, total)
+        plan = self.plan or build_plan(self.ranks, [self._largest], [total], [total])
+        first = min(plan.head_rows, total)
 
         def logits(party: Party, parts: tuple[torch.Tensor, ...]) -> Any:
             return self.logits_processor(party.head, *parts)
@@ -233,32 +220,68 @@ class BoomerangForCausalLM(nn.Module):
     # ---- weights ----------------------------------------------------------------------------
 
     def load_weights(self, weights: Weights) -> set[str]:
-        """Load both checkpoints; returns the parameters that were filled.
+        """Load what is held of both checkpoints; returns the parameters that were filled.
 
-        Raises `CheckpointError` where the student's tensors do not fit the design.
+        `weights`, vLLM's iterator over all of the teacher, is left alone: each of its steps reads
+        a tensor, held or not.  Raises `CheckpointError` where the student's tensors do not fit
+        the design.
         """
+        return self._load(self.residency.held)
+
+    def hold(self, span: Span) -> None:
+        """Hold what those sizes need: release the rest, and read what is missing."""
+        wanted = self._places(span)
+        self.residency.release(self.residency.held - wanted)
+        new = self.residency.fill(wanted)
+        try:
+            self._require(new, self._load(frozenset(new)))
+            config = self._vllm_config
+            process_weights_after_loading(
+                nn.ModuleList(new.values()), config.model_config, config.device_config.device
+            )
+        except BaseException:
+            self.residency.release(new)
+            raise
+
+    def _require(self, places: Iterable[Place], loaded: set[str]) -> None:
+        """vLLM's check at start, for those places: the checkpoint has every parameter."""
+        for name, _ in self.named_parameters():
+            owner, _, local = name.partition(".")
+            if place_of(Owner(owner), local) in places and name not in loaded:
+                raise CheckpointError(f"{self._folders[Owner(owner)]} no longer holds {local}")
+
+    def _places(self, span: Span) -> frozenset[Place]:
+        self._largest = span.largest
+        return places_of(parts_of(self.design, span), self._tied)
+
+    def _load(self, places: frozenset[Place]) -> set[str]:
+        """Read the tensors of those places into their parameters."""
         loaded: set[str] = set()
-        plain = self._plain_weights(weights, loaded)
-        loaded |= AutoWeightsLoader(self).load_weights(plain, mapper=self.mapper)
-        self.resident_bytes = resident_bytes(self.parameters())
+        for owner in Owner:
+            plain = self._plain_weights(owner, places)
+            loaded |= AutoWeightsLoader(self).load_weights(plain, mapper=self.mapper)
+        if self.design.kind is StudentKind.LOWRANK:
+            loaded |= {name for name, _ in self.student.named_parameters(Owner.STUDENT.value)}
         return loaded
 
-    def _plain_weights(self, weights: Weights, loaded: set[str]) -> Iterator[Any]:
-        """Rename the tensors of whole layers and ends; take low-rank tensors in at once."""
-        lowrank = self.design.kind is StudentKind.LOWRANK
-        for full_name, value in weights:
-            of_student = full_name.startswith(_STUDENT)
-            name = self.row.local_name(full_name.removeprefix(_STUDENT))
-            if of_student and lowrank:
+    def _plain_weights(self, owner: Owner, places: frozenset[Place]) -> Iterator[Any]:
+        """The tensors of whole layers and ends, renamed; low-rank tensors are taken in at once."""
+        lowrank = owner is Owner.STUDENT and self.design.kind is StudentKind.LOWRANK
+        local = self.row.local_name
+
+        def wanted(name: str) -> bool:
+            place = place_of(owner, local(name))
+            if place[1] == "head" and self._tied[owner]:
+                return False
+            return place in places or not self.residency.knows(place)
+
+        for full_name, value in read_tensors(self._folders[owner], wanted):
+            name = local(full_name)
+            if lowrank:
                 self._load_lowrank(name, value)
                 continue
-            party = self.student if of_student else self.teacher
-            if name.startswith("head.") and party.tied:
-                continue
             value = value.t() if self.row.is_transposed(name) else value
-            yield f"{'student' if of_student else 'teacher'}.{name}", value
-        if lowrank:
-            loaded |= {name for name, _ in self.named_parameters() if name.startswith(_STUDENT)}
+            yield f"{owner.value}.{name}", value
 
     def _load_lowrank(self, name: str, value: torch.Tensor) -> None:
         index, rest = _within_layer(name)
@@ -273,14 +296,3 @@ def _within_layer(name: str) -> tuple[int, str]:
     if len(parts) != 3 or parts[0] != "layers" or not parts[1].isdecimal():
         raise CheckpointError(f"{name} is not a tensor of a low-rank student")
     return int(parts[1]), parts[2]
-
-
-def _student_config(config: Any, design: FamilyDesign) -> Any:
-    """The config for student layers: their indices continue after the teacher's, and so do the
-    per-layer attention types, each that of the block's kept layer."""
-    types = getattr(config, "layer_types", None)
-    if not types:
-        return config
-    extended = copy.copy(config)
-    extended.layer_types = [*types, *(types[block.kept] for block in design.block_map)]
-    return extended

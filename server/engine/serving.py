@@ -5,10 +5,14 @@ controls that anyone could call.
 """
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any, Self
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ModelWrapValidatorHandler, PrivateAttr, model_validator
+from starlette.types import Receive, Scope, Send
 
 from boomerang_core.errors import SizeError
 from server.engine.client import SizedEngineClient, published_sizes
@@ -24,7 +28,10 @@ from server.engine.compat import (
     make_arg_parser,
 )
 from server.engine.sizes import SIZE_KEY
+from server.guard.limits import Hold, Limits, count_choices
+from server.guard.middleware import HOLD
 from server.metrics import Metrics
+from server.residency import Residency
 from server.schemas import BudgetField, SizeField
 from server.sizing import Ask, Decision, Policy, decide, refuse_misspelt
 
@@ -34,30 +41,74 @@ Handler = Callable[[Any, Request], Awaitable[Response | None]]
 _REPORTED = (VLLMError, ValueError, TypeError, OverflowError, NotImplementedError)
 
 
-class SizedCompletionRequest(CompletionRequest):
+_PROMPT_ERRORS = frozenset({"input_text", "input_tokens"})
+"""What vLLM calls the field at fault where a prompt is too long."""
+
+
+class MisfitError(ValueError):
+    """A field that vLLM's validators refuse; a `ValueError` is what pydantic reports."""
+
+    def __init__(self, message: str, parameter: str | None = None) -> None:
+        super().__init__(message)
+        self.parameter = parameter
+
+
+class GuardedBody(BaseModel):
+    """What both bodies need before vLLM may be trusted with them."""
+
+    _prompt_tokens: int | None = PrivateAttr(default=None)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _mistyped(cls, body: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
+        """Refuse what vLLM's own validators trip over: they use fields before they have a type."""
+        try:
+            return validate(body)
+        except VLLMError as error:
+            raise MisfitError(str(error.args[0]), getattr(error, "parameter", None)) from error
+        except (AttributeError, TypeError, KeyError) as error:
+            raise MisfitError("a field has a value of a type that it cannot have") from error
+
+    def bound_prompt(self, tokens: int | None) -> None:
+        """Refuse, when the prompt is tokenised, more than so many tokens; None: no bound."""
+        self._prompt_tokens = tokens
+
+    def build_tok_params(self, model_config: Any) -> Any:
+        """vLLM's own parameters, with our bound; vLLM then stops tokenising beyond it."""
+        params = super().build_tok_params(model_config)  # type: ignore[misc]
+        if self._prompt_tokens is None or self._prompt_tokens >= model_config.max_model_len:
+            return params
+        # No output tokens to hold back room for: the model is longer than the bound.
+        return replace(params, max_total_tokens=self._prompt_tokens, max_output_tokens=0)
+
+
+class SizedCompletionRequest(GuardedBody, CompletionRequest):
     """vLLM's body of `/v1/completions`, with the choice of a size."""
 
     size: SizeField = None
     memory_budget: BudgetField = None
 
 
-class SizedChatCompletionRequest(ChatCompletionRequest):
+class SizedChatCompletionRequest(GuardedBody, ChatCompletionRequest):
     """vLLM's body of `/v1/chat/completions`, with the choice of a size."""
 
     size: SizeField = None
     memory_budget: BudgetField = None
 
 
-async def mount(app: FastAPI, client: SizedEngineClient, policy: Policy, metrics: Metrics) -> None:
+async def mount(
+    app: FastAPI, client: SizedEngineClient, residency: Residency, metrics: Metrics, limits: Limits
+) -> None:
     """Build vLLM's serving objects in `app.state` and add the two endpoints.
 
     The app may already be serving: routes can be added then, middleware could not.
     """
-    arguments = ["--model", client.model_config.model, "--served-model-name", policy.table.family]
+    table = residency.policy.table
+    arguments = ["--model", client.model_config.model, "--served-model-name", table.family]
     parser = make_arg_parser(FlexibleArgumentParser())
     await init_app_state(client, app.state, parser.parse_args(arguments), ("generate",))
-    app.state.openai_serving_models.lora_requests.update(published_sizes(policy.table))
-    sized = Sized(policy, metrics)
+    app.state.openai_serving_models.lora_requests.update(published_sizes(table))
+    sized = Sized(residency, metrics, limits, client.model_config.max_model_len)
 
     async def completions(request: SizedCompletionRequest, raw_request: Request) -> Response:
         return await sized.run(request, raw_request, create_completion)
@@ -70,27 +121,73 @@ async def mount(app: FastAPI, client: SizedEngineClient, policy: Policy, metrics
     app.openapi_schema = None  # made anew, with these two, when it is next asked for
 
 
+class Leased(Response):
+    """A response, a stream it may be, that ends the lease of its size when it has been sent."""
+
+    def __init__(self, inner: Response, lease: ExitStack) -> None:
+        self._inner, self._lease = inner, lease
+        self.status_code, self.background = inner.status_code, inner.background
+        self.raw_headers = inner.raw_headers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it, whole or not."""
+        with self._lease:
+            await self._inner(scope, receive, send)
+
+
 class Sized:
     """Decides the size of a request, runs vLLM's handler, and says in headers what ran."""
 
-    def __init__(self, policy: Policy, metrics: Metrics) -> None:
-        self._policy = policy
+    def __init__(
+        self, residency: Residency, metrics: Metrics, limits: Limits, max_model_len: int
+    ) -> None:
+        self._residency = residency
         self._metrics = metrics
+        self._limits = limits
+        self._max_model_len = max_model_len
+
+    @property
+    def _policy(self) -> Policy:
+        return self._residency.policy
 
     async def run(self, request: Any, raw_request: Request, handler: Handler) -> Response:
-        """The reply of `handler`; raises `SizeError` for a choice of size that makes no sense."""
+        """The reply of `handler`.
+
+        Raises `SizeError` for a choice of size that makes no sense, and `RefusedError` for what is
+        over a limit or comes when the queue is full.
+        """
         decision = self._decide(request)
-        self._metrics.decided(decision)
-        request.model = self._policy.table.model_id(decision.row)
+        with ExitStack() as lease:
+            lease.enter_context(self._residency.lease(decision.row.size))
+            self._take_slots(request, raw_request)
+            self._metrics.decided(decision)
+            request.model = self._policy.table.model_id(decision.row)
+            response = await self._answer(request, raw_request, handler)
+            response.headers.update(self._headers(decision))
+            return Leased(response, lease.pop_all())
+
+    async def _answer(self, request: Any, raw_request: Request, handler: Handler) -> Response:
         try:
             response = await handler(request, raw_request)
         except _REPORTED as error:
+            self._refuse_long_prompt(request, error)
             refusal = create_error_response(error)
-            response = JSONResponse(refusal.model_dump(), refusal.error.code)
-        if response is None:  # the client has gone; nobody reads this
-            response = Response(status_code=499)
-        response.headers.update(self._headers(decision))
-        return response
+            return JSONResponse(refusal.model_dump(), refusal.error.code)
+        return response or Response(status_code=499)  # the client has gone; nobody reads this
+
+    def _take_slots(self, request: Any, raw_request: Request) -> None:
+        """Hold the limits up to a request, and take the slots of its answers until it ends."""
+        choices = count_choices(request.n, getattr(request, "prompt", None))
+        self._limits.check(choices, request.stop)
+        hold: Hold = raw_request.scope[HOLD]
+        hold.take(choices)
+        request.bound_prompt(self._limits.prompt_tokens)
+
+    def _refuse_long_prompt(self, request: Any, error: Exception) -> None:
+        """Raise `RefusedError` where vLLM found the prompt too long."""
+        if getattr(error, "parameter", None) in _PROMPT_ERRORS:
+            param = "prompt" if hasattr(request, "prompt") else "messages"
+            raise self._limits.prompt_too_long(self._max_model_len, param) from error
 
     def _decide(self, request: Any) -> Decision:
         refuse_misspelt(request.model_extra or {})

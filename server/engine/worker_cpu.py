@@ -3,6 +3,7 @@
 from server.engine import compat
 from server.engine.compat import CPUModelRunner, CPUWorker
 from server.engine.ending import skip_teardown
+from server.engine.residency import hold_sizes
 from server.engine.runner import RoutedRunner, refuse_runner_v2
 
 
@@ -22,6 +23,10 @@ class BoomerangCPUWorker(CPUWorker):
     def resident_bytes(self) -> int:
         """Bytes of the weights that this worker holds, each tensor counted once."""
         return int(self.model_runner.get_model().resident_bytes)
+
+    def hold_sizes(self, smallest: int, largest: int) -> int:
+        """Hold the weights of these sizes and no others; the bytes that are held then."""
+        return hold_sizes(self, smallest, largest)
 
     def shutdown(self) -> None:
         """As vLLM's; the last of ours that it calls in the worker's process."""

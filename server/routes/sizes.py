@@ -1,6 +1,7 @@
 """Which sizes there are, and which one a request would run."""
 
 import time
+from collections.abc import Callable
 
 from fastapi import APIRouter
 
@@ -10,62 +11,70 @@ from server import schemas
 from server.sizing import Ask, Policy, decide, refuse_misspelt
 
 
-def sizes_router(policy: Policy, max_model_len: int) -> APIRouter:
-    """`/v1/sizes`, `/v1/sizes/resolve` and `/v1/models`."""
+def sizes_router(current: Callable[[], Policy], max_model_len: int) -> APIRouter:
+    """`/v1/sizes`, `/v1/sizes/resolve` and `/v1/models`; `current` is the policy of the moment."""
     router = APIRouter(prefix="/v1", tags=["sizes"])
-    table, created = policy.table, int(time.time())
+    created = int(time.time())
 
-    def body(row: SizeRow, tokens: int = policy.footprint_tokens) -> schemas.SizeBody:
-        return schemas.SizeBody.of(table, row, tokens)
+    def body(policy: Policy, row: SizeRow, tokens: int | None = None) -> schemas.SizeBody:
+        counted = policy.footprint_tokens if tokens is None else tokens
+        return schemas.SizeBody.of(policy.table, row, counted)
 
-    def card(row: SizeRow, name: str) -> schemas.ModelCard:
+    def card(policy: Policy, row: SizeRow, name: str) -> schemas.ModelCard:
+        table = policy.table
         return schemas.ModelCard(
             id=name,
             created=created,
             root=table.family,
             parent=None if name == table.family else table.family,
             max_model_len=max_model_len,
-            size=body(row),
+            size=body(policy, row),
         )
 
     @router.get("/sizes")
     async def list_sizes() -> schemas.SizesBody:
         """Every size of the ladder, smallest first; `offered` ones can be asked for by name."""
+        policy = current()
+        table = policy.table
         return schemas.SizesBody(
             family=table.family,
             default=table.model_id(table.rows[policy.default_size]),
             footprint_tokens=policy.footprint_tokens,
-            data=[body(row) for row in table.rows],
+            data=[body(policy, row) for row in table.rows],
         )
 
     @router.post("/sizes/resolve")
     async def resolve(request: schemas.ResolveRequest) -> schemas.ResolveBody:
         """The size that a request with these fields would run.  Runs nothing."""
         _refuse_extras(request)
+        policy = current()
         context = request.context_tokens or policy.footprint_tokens
         tokens = context * request.concurrency
         ask = Ask(request.model, request.size, request.memory_budget)
         decision = decide(policy, ask, tokens)
         return schemas.ResolveBody(
-            model=table.model_id(decision.row),
+            model=policy.table.model_id(decision.row),
             reason=decision.reason.value,
             kv_tokens=tokens,
-            size=body(decision.row, tokens),
+            size=body(policy, decision.row, tokens),
         )
 
     @router.get("/models")
     async def list_models() -> schemas.ModelsBody:
         """A card per offered size, smallest first; `parent` is the family."""
-        cards = [card(row, table.model_id(row)) for row in table.offered]
+        policy = current()
+        table = policy.table
+        cards = [card(policy, row, table.model_id(row)) for row in table.offered]
         return schemas.ModelsBody(data=cards)
 
     @router.get("/models/{name}")
     async def one_model(name: str) -> schemas.ModelCard:
         """The card of one size; the family's own name gives the default size."""
-        row = decide(policy, Ask(model=name)).row
-        if not row.offered:
+        policy = current()
+        row, table = decide(policy, Ask(model=name)).row, policy.table
+        if row not in table.offered:
             raise UnknownSizeError(f"the model {shorten(name)} is not offered", "model")
-        return card(row, table.family if name == table.family else table.model_id(row))
+        return card(policy, row, table.family if name == table.family else table.model_id(row))
 
     return router
 

@@ -8,6 +8,10 @@ import pytest
 from boomerang_core.family import Family
 from tests.api.servers import Running, start
 
+ADMIN_KEY = "the-key-of-the-operator"
+PROMPT_TOKENS = 200
+"""The longest prompt that the session's server takes; its model has room for 256 tokens."""
+
 
 @pytest.fixture(scope="session")
 def family(tmp_path_factory: pytest.TempPathFactory) -> Family:
@@ -26,7 +30,15 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Family:
 @pytest.fixture(scope="session")
 def loading(family: Family, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """The server, as soon as it listens."""
-    running = start(family, tmp_path_factory.mktemp("log") / "log", BOOMERANG_LINGER_SECONDS="2")
+    folder = tmp_path_factory.mktemp("log")
+    keys = folder / "admin-keys"
+    keys.write_text(f"{ADMIN_KEY}\n")
+    settings = {
+        "BOOMERANG_LINGER_SECONDS": "2",
+        "BOOMERANG_ADMIN_KEYS_FILE": str(keys),
+        "BOOMERANG_MAX_PROMPT_TOKENS": str(PROMPT_TOKENS),
+    }
+    running = start(family, folder / "log", **settings)
     yield running
     running.process.terminate()
     running.assert_ended_cleanly()

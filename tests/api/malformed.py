@@ -3,6 +3,9 @@
 `{family}` in a value stands for the family's name.
 """
 
+import json
+import random
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 
@@ -91,3 +94,63 @@ LEGITIMATE = [
 def named(value: Any, family: str) -> Any:
     """The value with the family's name put in."""
     return value.replace("{family}", family) if isinstance(value, str) else value
+
+
+_VALUES: list[Any] = [
+    *(value for case in MALFORMED for value in case.fields.values()),
+    *("teacher", "student", "24L", "0.75", "75%", "1.9b", "300MiB", "256 KiB", "{family}@teacher"),
+    *(None, True, False, 0, -1, 1, 2**63, -(2**63), 10**30, 0.5, -0.0, 1e308, 1e-320),
+    *([], {}, [[]], [None], {"": ""}, {"size": "teacher"}, ["300MiB"]),
+    *("\ud800", "\x00", "\u202eretsuoh", "é" * 50, "٣٤", "½", "∞", "NaN", "1e999", "0x10", "1_000"),
+]
+_FIELDS = (
+    *("model", "size", "memory_budget", "min_size", "max_size", *MISSPELT, *LEGITIMATE),
+    *("context_tokens", "concurrency"),
+)
+_OTHERS = (
+    *("prompt", "messages", "n", "max_tokens", "temperature", "top_p", "logprobs", "echo", "seed"),
+    *("stop", "stream", "stream_options", "logit_bias", "vllm_xargs", "prompt_embeds", "suffix"),
+    *("response_format", "tools", "min_tokens", "truncate_prompt_tokens", "use_beam_search"),
+)
+
+
+def _bent(text: str, source: random.Random) -> str:
+    """The text with a character put in, taken out or doubled."""
+    place = source.randrange(len(text) + 1)
+    extra = source.choice("0123456789.,+-@%eExkKmMgGbBiLl \t\n\x00é٣")
+    cut = source.randrange(2)
+    return text[:place] + source.choice(("", extra, extra * 2)) + text[place + cut :]
+
+
+def _value(source: random.Random) -> Any:
+    value = source.choice(_VALUES)
+    if isinstance(value, str) and source.random() < 0.6:
+        for _ in range(source.randint(1, 3)):
+            value = _bent(value, source)
+    return value
+
+
+def size_fields(source: random.Random, family: str) -> dict[str, Any]:
+    """One to three fields about sizes, most of them nonsense."""
+    names = source.sample(_FIELDS, source.randint(1, 3))
+    return {name: named(_value(source), family) for name in names}
+
+
+def bodies(source: random.Random, family: str, body: dict[str, Any]) -> Iterator[bytes]:
+    """Endless bodies for an endpoint that takes `body`: bent fields, bent JSON, no JSON."""
+    while True:
+        bent = {**body, **size_fields(source, family)}
+        for name in source.sample(_OTHERS, source.randint(0, 2)):
+            bent[name] = named(_value(source), family)
+        text = json.dumps(bent).encode()
+        kind = source.random()
+        if kind < 0.1:
+            text = text[: source.randrange(len(text))]
+        elif kind < 0.2:
+            place = source.randrange(len(text))
+            text = text[:place] + source.randbytes(source.randint(1, 4)) + text[place + 1 :]
+        elif kind < 0.23:
+            text = b"[" * source.choice((100, 1000, 100_000))
+        elif kind < 0.26:
+            text = source.randbytes(source.randint(0, 300))
+        yield text

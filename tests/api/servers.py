@@ -69,7 +69,7 @@ def start(family: Family, log: Path, **settings: str) -> Running:
 def _address(process: "subprocess.Popen[str]", log: Path) -> str:
     """The address that a server prints when it listens."""
     deadline = time.monotonic() + START_SECONDS
-    while not (match := re.search(r"http://\S+(?= )", log.read_text())):
+    while not (match := re.search(r"https?://\S+(?= )", log.read_text())):
         assert process.poll() is None, log.read_text()
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.02)

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -38,6 +39,9 @@ def fails(*arguments: str, **settings: str) -> tuple[int, list[str]]:
         (["--dtype", "int1"], {}, "dtype"),
         ([], {"BOOMERANG_PROT": "1"}, "BOOMERANG_PROT is not a setting"),
         ([], {"BOOMERANG_PORT": "99999"}, "port"),
+        (["--api-keys-file", "nowhere"], {}, "cannot read the keys of nowhere"),
+        ([], {"BOOMERANG_TLS_CERT_FILE": "x"}, "tls_cert_file and tls_key_file go together"),
+        (["--kv-cache-bytes", "1MiB"], {}, "cannot hold one request"),
     ],
 )
 def test_a_server_that_cannot_start_says_so_in_one_line(
@@ -57,6 +61,49 @@ def test_a_port_that_is_taken(family: Family) -> None:
     assert status == 2
     assert len(lines) == 1
     assert lines[0].startswith(f"error: cannot listen on 127.0.0.1:{port}: Address already in use")
+
+
+def test_a_certificate_that_is_none(tmp_path: Path, family: Family) -> None:
+    file = tmp_path / "no.pem"
+    file.write_text("nothing")
+    tls = {"BOOMERANG_TLS_CERT_FILE": str(file), "BOOMERANG_TLS_KEY_FILE": str(file)}
+    status, lines = fails(str(family.root), "--port", "0", **tls)
+    assert (status, len(lines)) == (2, 1)
+    assert lines[0].startswith("error: cannot use tls_cert_file")
+
+
+def test_a_family_with_a_flipped_byte(tmp_path: Path, family: Family) -> None:
+    folder = tmp_path / "family"
+    shutil.copytree(family.root, folder)
+    weights = folder / "student" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    status, lines = fails(str(folder), "--port", "0")
+    assert (status, len(lines)) == (2, 1)
+    assert "model.safetensors is corrupt" in lines[0]
+
+
+@pytest.mark.engine
+def test_a_teacher_that_is_cut_off(tmp_path: Path, family: Family) -> None:
+    folder = tmp_path / "family"
+    shutil.copytree(family.root, folder)
+    record = json.loads((folder / "family.json").read_text())
+    teacher = tmp_path / "teacher"
+    shutil.copytree(record["teacher"]["location"], teacher)
+    weights = teacher / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    record["teacher"]["location"] = str(teacher)
+    (folder / "family.json").write_text(json.dumps(record))
+    status, lines = fails(str(folder), "--port", "0")
+    assert (status, len(lines)) == (1, 1)
+    assert lines[0].startswith(f"error: cannot read the checkpoint {weights}")
+
+
+@pytest.mark.engine
+def test_memory_that_is_not_there(family: Family) -> None:
+    status, lines = fails(str(family.root), "--port", "0", "--kv-cache-bytes", "1024TiB")
+    assert status == 1
+    assert lines[-1].startswith("error: not enough memory: the weights take")
+    assert not any("Traceback" in line for line in lines)
 
 
 @pytest.mark.engine
@@ -115,22 +162,42 @@ def test_ctrl_c_finishes_what_runs_and_stops_at_once(tmp_path: Path, family: Fam
     assert time.monotonic() - idle < 5
 
 
+def ask_until_unready(url: str, number: int) -> list[int]:
+    """One answer after another, each on a connection of its own, as long as the server is ready.
+
+    The number of tokens of each answer; whatever else comes back raises.
+    """
+    answered = []
+    while httpx.get(f"{url}/ready", timeout=60).status_code == 200:
+        tokens = 5 + (number + 7 * len(answered)) % 40
+        body = {"prompt": f"client {number}", "ignore_eos": True, "max_tokens": tokens}
+        reply = httpx.post(f"{url}/v1/completions", json=body, timeout=60)
+        assert reply.status_code == 200, reply.text
+        assert reply.json()["usage"]["completion_tokens"] == tokens
+        answered.append(tokens)
+    return answered
+
+
 @pytest.mark.engine
-def test_sigterm_drains(server: Running) -> None:
-    """Unready at once, still accepting for a moment, streams finished, exit status 0.
+def test_sigterm_drains_under_load(server: Running) -> None:
+    """Unready at once, still accepting for a moment, no accepted request lost, exit status 0.
 
     Last in the last file of this tier: it stops the session's server.
     """
     with (
         httpx.Client(base_url=server.url, timeout=60) as http,
+        ThreadPoolExecutor(8) as pool,
         streaming(server.url) as lines,
     ):
+        clients = [pool.submit(ask_until_unready, server.url, number) for number in range(8)]
+        time.sleep(2)
         server.process.send_signal(signal.SIGTERM)
         while http.get("/ready").status_code == 200:
             time.sleep(0.02)
         assert http.get("/live").status_code == 200
         late = http.post("/v1/completions", json={"prompt": "x", "max_tokens": 2})
         assert late.status_code == 200
+        assert all(client.result() for client in clients)
         assert_whole(lines)
     server.assert_ended_cleanly()
     with pytest.raises(httpx.ConnectError):

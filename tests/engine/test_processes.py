@@ -10,6 +10,7 @@ from vllm.exceptions import VLLMValidationError
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 
+from server.engine.compat import platform
 from server.engine.loader import engine_arguments
 from server.engine.sizes import SIZE_KEY
 from tests.engine.conftest import LIMITS, token_prompts
@@ -29,23 +30,37 @@ async def answer(engine: AsyncLLM, index: int, size: int) -> list[int]:
     return tokens
 
 
+async def session(tiny: TinyFamily, sizes: list[int], **limits: Any) -> list[list[int]]:
+    """What an engine in processes of its own answers; a size that does not exist is refused."""
+    arguments = engine_arguments(tiny.family, tiny.teacher_dir, **LIMITS, **limits)
+    engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+    try:
+        bad: Any = SamplingParams(extra_args={SIZE_KEY: 99})
+        with pytest.raises(VLLMValidationError, match="from 0 to 3"):
+            await anext(engine.generate({"prompt_token_ids": [1, 2]}, bad, "bad"))
+        return list(await asyncio.gather(*(answer(engine, i, s) for i, s in enumerate(sizes))))
+    finally:
+        engine.shutdown()
+
+
 def test_spawned_processes_serve_mixed_sizes_and_survive_a_bad_one(
     build: Callable[[str], TinyFamily],
 ) -> None:
     """Needs the package installed: spawned processes find the plugin by its entry point."""
     tiny = build("full-own-ends")
     sizes = [index % len(tiny.sizes) for index in range(8)]
+    got = asyncio.run(session(tiny, sizes))
+    assert got == [expected(tiny, size)[index] for index, size in enumerate(sizes)]
 
-    async def session() -> list[list[int]]:
-        arguments = engine_arguments(tiny.family, tiny.teacher_dir, **LIMITS)
-        engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
-        try:
-            bad: Any = SamplingParams(extra_args={SIZE_KEY: 99})
-            with pytest.raises(VLLMValidationError, match="from 0 to 3"):
-                await anext(engine.generate({"prompt_token_ids": [1, 2]}, bad, "bad"))
-            return list(await asyncio.gather(*(answer(engine, i, s) for i, s in enumerate(sizes))))
-        finally:
-            engine.shutdown()
 
-    got = asyncio.run(session())
+@pytest.mark.parametrize("kind", ["full-own-ends", "lowrank"])
+def test_two_tensor_parallel_ranks_answer_as_one(
+    build: Callable[[str], TinyFamily], monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Both kinds, all sizes mixed in one batch; the ranks talk over gloo."""
+    if platform() == "cpu":  # vLLM would give each rank a NUMA node of its own
+        monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+    tiny = build(kind)
+    sizes = [index % len(tiny.sizes) for index in range(len(BATCH))]
+    got = asyncio.run(session(tiny, sizes, tensor_parallel_size=2))
     assert got == [expected(tiny, size)[index] for index, size in enumerate(sizes)]

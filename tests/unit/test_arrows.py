@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.imports import ROOT, heavy_after
 
-PURE = ("errors", "blocks", "ladder", "route", "footprint", "sizes", "family")
+PURE = ("errors", "blocks", "ladder", "route", "footprint", "sizes", "family", "residency")
 
 
 def imports(path: Path) -> Iterator[str]:

@@ -9,10 +9,12 @@ from typer.testing import CliRunner
 from boomerang_core import cli
 from boomerang_core.blocks import BlockMap
 from boomerang_core.errors import SettingsError
+from boomerang_core.family import load_family
 from boomerang_core.footprint import ModelShape
 from boomerang_core.ladder import Ladder
+from boomerang_core.residency import Residents, Span
 from boomerang_core.route import FamilyDesign, StudentKind
-from boomerang_core.sizes import Quality
+from boomerang_core.sizes import Quality, format_bytes
 from tests.folders import write_tiny
 from tests.imports import heavy_after
 
@@ -58,6 +60,23 @@ def test_sizes_prints_one_line_a_size(family_dir: Path) -> None:
     assert len(lines) == 1 + 3 + 2  # a heading, the sizes, two notes
     assert "0.5000" in lines[1]
     assert "not offered" in lines[2]
+
+
+def test_sizes_tells_what_a_server_would_hold() -> None:
+    """The shipped family: the budget is what the KV cache and the first six sizes need."""
+    family = load_family(cli.common.FAMILIES / "smollm2-135m").served_in(4)
+    kv = 3 * 1000 * family.table.teacher.kv_bytes_per_token
+    need = Residents.of(family).weight_bytes(Span(0, 5)) + kv
+    options = ["--context", "1000", "--concurrency", "3", "--dtype", "float32"]
+    command = ["sizes", "smollm2-135m", *options, "--memory-budget"]
+    result = runner.invoke(cli.app, [*command, str(need)])
+    assert result.exit_code == 0
+    verdicts = [line.partition("MiB  ")[2] for line in result.output.splitlines()[-14:]]
+    assert verdicts == ["offered"] * 6 + ["does not fit"] * 8
+    assert f"{format_bytes(kv)} of it for 3000" in result.output
+    result = runner.invoke(cli.app, [*command, "1MiB"])
+    assert result.exit_code == 2
+    assert "error: a memory budget of 1,048,576 bytes fits no size" in result.output
 
 
 def test_verify_accepts_a_whole_folder(family_dir: Path) -> None:

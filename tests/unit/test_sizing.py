@@ -1,5 +1,6 @@
 """From the fields of a request to a size: pure, so every corner is tried here."""
 
+import random
 from contextlib import suppress
 from typing import Any
 
@@ -11,7 +12,14 @@ from boomerang_core.errors import BudgetError, SizeError, UnknownSizeError
 from boomerang_core.sizes import SizeRow, SizeTable
 from server.errors import status_of
 from server.sizing import Ask, Policy, Reason, decide, refuse_misspelt
-from tests.api.malformed import LEGITIMATE, MALFORMED, MISSPELT, Malformed, named
+from tests.api.malformed import (
+    LEGITIMATE,
+    MALFORMED,
+    MISSPELT,
+    Malformed,
+    named,
+    size_fields,
+)
 
 MB = 10**6
 # Parameters in millions, layers, offered; two bytes a parameter.
@@ -137,3 +145,27 @@ def test_a_larger_budget_never_gives_a_smaller_size(budget: int, more: int) -> N
 def test_any_field_name_is_judged(name: str) -> None:
     with suppress(SizeError):
         refuse_misspelt([name])
+
+
+def refusal(fields: dict[str, Any]) -> tuple[dict[str, Any], SizeError] | None:
+    """The fields with their refusal, or None where they choose a size."""
+    ask = Ask(*(fields.get(name) for name in ("model", "size", "memory_budget")))
+    try:
+        refuse_misspelt(fields)
+        assert decide(POLICY, ask).row in ROWS
+    except SizeError as error:
+        return fields, error
+    return None
+
+
+def test_ten_thousand_bent_choices_give_a_size_or_a_clear_refusal() -> None:
+    """Never another exception; a message of one short line, and a field that was there."""
+    source = random.Random(5)
+    refused = [error for _ in range(10_000) if (error := refusal(size_fields(source, "smol")))]
+    assert len(refused) > 5_000
+    for fields, error in refused:
+        assert str(error).isprintable()
+        assert len(str(error)) < 500
+        assert error.param is not None
+        assert any(name.startswith(error.param) for name in fields)
+        assert status_of(error) in (400, 404)

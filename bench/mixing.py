@@ -1,0 +1,96 @@
+"""Requests of several sizes in one engine: mixed steps against every other way to serve them.
+
+    python -m bench.mixing FAMILY [--sizes 3] [--pairs 7] [--out FILE]
+
+The same requests, their sizes dealt out in turn, are sent at once.  Ways:
+
+* `mixed`: what the server does, requests of all sizes in one step;
+* `one_after_another`: all requests of one size, then all of the next;
+* `in_turn`: all at once, but every step runs one size, the sizes in turn;
+* `all_at_largest`: everyone is given the largest size present, which is not what they asked for.
+
+A ratio is the other way's seconds over those of `mixed`, pair by pair: above 1, mixed is faster.
+In float32; prints JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from bench.engines import Engine, Request, routed_engine
+from bench.pairs import Ratio, time_in_turn
+from bench.run import add_common, finish, spread
+from bench.traffic import BATCHES, LONGEST, MOST, Batch
+from boomerang_core.cli import family_folder
+from boomerang_core.family import Family, load_family
+
+BASE = "mixed"
+
+
+def ways(engine: Engine, requests: list[Request], tokens: int) -> Mapping[str, Callable[[], float]]:
+    """Name → do the work once, that way."""
+    sizes = sorted({size for size, _ in requests if size is not None})
+
+    def in_turn() -> float:
+        with engine.in_turn():
+            return engine.seconds(requests, tokens)
+
+    def one_after_another() -> float:
+        parts = ([r for r in requests if r[0] == size] for size in sizes)
+        return sum(engine.seconds(part, tokens) for part in parts)
+
+    largest: list[Request] = [(sizes[-1], prompt) for _, prompt in requests]
+    return {
+        BASE: lambda: engine.seconds(requests, tokens),
+        "one_after_another": one_after_another,
+        "in_turn": in_turn,
+        "all_at_largest": lambda: engine.seconds(largest, tokens),
+    }
+
+
+def compare(
+    engine: Engine, batch: Batch, sizes: list[int], vocabulary: int, pairs: int
+) -> dict[str, Any]:
+    """Ratios of one batch."""
+    requests = batch.at(sizes, vocabulary, seed=0)
+    seconds = time_in_turn(ways(engine, requests, batch.tokens), pairs)
+    base = seconds.pop(BASE)
+    return {name: asdict(Ratio.of(values, base)) for name, values in seconds.items()}
+
+
+def run(family: Family, count: int, pairs: int, vocabulary: int) -> dict[str, Any]:
+    """Every batch, requests of `count` sizes spread over the ladder."""
+    engine = routed_engine(
+        family, max_num_seqs=MOST, max_model_len=LONGEST, enable_prefix_caching=False
+    )
+    sizes = spread(len(family.rows), count)
+    return {
+        "family": family.name,
+        "kind": family.design.kind.value,
+        "sizes": [family.rows[size].id for size in sizes],
+        "others_over_mixed": {
+            name: compare(engine, batch, sizes, vocabulary, pairs)
+            for name, batch in BATCHES.items()
+            if batch.requests >= count
+        },
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("family", type=Path)
+    parser.add_argument("--sizes", type=int, default=3, help="how many, from 2: default 3")
+    add_common(parser)
+    options = parser.parse_args()
+    if options.sizes < 2:
+        parser.error("--sizes must be at least 2")
+    family = load_family(family_folder(options.family))
+    finish(run(family, options.sizes, options.pairs, options.vocabulary), options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""All requests at one size: the engine of the whole family against plain vLLM on that size alone.
+
+    python -m bench.one_size FAMILY [--sizes 5] [--pairs 7] [--out FILE]
+
+Each size is exported (low-rank students merged into dense weights) and served by plain vLLM in the
+same process and mode.  A ratio is plain vLLM's seconds over ours, pair by pair: 1 where serving
+every size costs nothing, below 1 where it costs something.  In float32; prints JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.engines import Engine, plain_engine, routed_engine
+from bench.pairs import Ratio, time_in_turn
+from bench.run import add_common, finish, spread
+from bench.traffic import BATCHES, LONGEST, MOST, Batch
+from boomerang_core.assemble import export
+from boomerang_core.cli import family_folder
+from boomerang_core.family import Family, load_family
+
+LIMITS = {"max_num_seqs": MOST, "max_model_len": LONGEST, "enable_prefix_caching": False}
+
+
+def compare(
+    ours: Engine, plain: Engine, size: int, batch: Batch, vocabulary: int, pairs: int
+) -> dict[str, Any]:
+    """The ratio of one size on one batch."""
+    routed = batch.at([size], vocabulary, seed=0)
+    alone = batch.at([None], vocabulary, seed=0)
+    seconds = time_in_turn(
+        {
+            "ours": lambda: ours.seconds(routed, batch.tokens),
+            "plain": lambda: plain.seconds(alone, batch.tokens),
+        },
+        pairs,
+    )
+    return asdict(Ratio.of(seconds["plain"], seconds["ours"]))
+
+
+def run(
+    family: Family, count: int, pairs: int, vocabulary: int, batches: Mapping[str, Batch]
+) -> dict[str, Any]:
+    """`count` sizes spread over the ladder, each on every batch."""
+    ours = routed_engine(family, **LIMITS)
+    report: dict[str, Any] = {}
+    for size in spread(len(family.rows), count):
+        with tempfile.TemporaryDirectory() as folder:
+            export(family, size, Path(folder) / "size", torch.float32)
+            plain = plain_engine(Path(folder) / "size", **LIMITS)
+        report[family.rows[size].id] = {
+            name: compare(ours, plain, size, batch, vocabulary, pairs)
+            for name, batch in batches.items()
+        }
+    return {
+        "family": family.name,
+        "kind": family.design.kind.value,
+        "plain_over_ours": report,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("family", type=Path)
+    parser.add_argument("--sizes", type=int, default=5, help="how many, from 2: default 5")
+    parser.add_argument(
+        "--batch", nargs="+", choices=BATCHES, default=["decode 1", "decode 16", "prefill 16 x 192"]
+    )
+    add_common(parser)
+    options = parser.parse_args()
+    if options.sizes < 2:
+        parser.error("--sizes must be at least 2")
+    family = load_family(family_folder(options.family))
+    batches = {name: BATCHES[name] for name in options.batch}
+    finish(run(family, options.sizes, options.pairs, options.vocabulary, batches), options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""What the benchmarks found, as Markdown and as one picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from boomerang_core.evaluate.charts.canvas import GREY, sheet
+from boomerang_core.provenance import write_text
+
+_ROW = 0.21  # inches of a row of the picture
+_LABELS = 0.42  # of the width
+_BLUE = "#0072b2"
+
+Json = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A ratio with its range: what is compared, on which work."""
+
+    label: str
+    median: float
+    low: float
+    high: float
+    n: int
+
+    def cells(self) -> str:
+        """The row in Markdown."""
+        return f"| {self.label} | {self.median:.2f} | {self.low:.2f}-{self.high:.2f} | {self.n} |"
+
+
+@dataclass(frozen=True)
+class Group:
+    """Ratios that mean the same thing; above 1 is better for us."""
+
+    title: str
+    rows: tuple[Row, ...]
+    source: Json
+
+
+def write_report(found: Json, out: Path) -> None:
+    """`report.md` and `report.png` in `out`, from the benchmarks' reports by name."""
+    groups = [*_groups(found)]
+    speeds = {name: report for name, report in found.items() if name.startswith("speed")}
+    write_text(out / "report.md", "\n".join(_lines(groups, speeds)) + "\n")
+    if groups:
+        draw(groups, out / "report.png")
+
+
+def _groups(found: Json) -> Iterator[Group]:
+    for name, report in found.items():
+        kind = {"full": "full student", "lowrank": "low-rank student"}.get(report.get("kind", ""))
+        if name.startswith("one-size"):
+            title = f"One size: plain vLLM's time over ours, {kind}"
+            yield Group(title, tuple(_rows(report["plain_over_ours"])), report)
+        if name.startswith("mixing"):
+            title = (
+                f"Mixed sizes {', '.join(report['sizes'])}: the other way's time over ours, {kind}"
+            )
+            yield Group(title, tuple(_rows(report["others_over_mixed"])), report)
+
+
+def _rows(table: Mapping[str, Mapping[str, Json]]) -> Iterator[Row]:
+    for outer, ratios in table.items():
+        for inner, ratio in ratios.items():
+            yield Row(f"{outer}, {inner.replace('_', ' ')}", **ratio)
+
+
+def _lines(groups: Sequence[Group], speeds: Json) -> Iterator[str]:
+    yield "# Benchmarks of the engine"
+    yield ""
+    yield (
+        "Ratios of times of the same work, pair by pair in one run, in float32: above 1 ours is "
+        "faster.  Median, least and greatest, number of pairs."
+    )
+    for group in groups:
+        yield f"\n## {group.title}\n"
+        yield from ("| work | median | range | n |", "| --- | --- | --- | --- |")
+        yield from (row.cells() for row in group.rows)
+        yield f"\n{_where(group.source)}"
+    for report in speeds.values():
+        yield f"\n## Every size: {report['load']}\n"
+        yield from ("| size | tokens/s | time over the floor |", "| --- | --- | --- |")
+        for size, rate in report["tokens_per_second"].items():
+            yield f"| `{size}` | {rate:.1f} | {report['over_floor'][size]:.2f} |"
+        bandwidth = report["read_bytes_per_second"] / 1e9
+        yield (
+            f"\nFloor: bytes of weights and KV cache read, at the {bandwidth:.1f} GB/s that this "
+            f"run measured. Medians of {report['n']}. {_where(report['provenance'])}"
+        )
+
+
+def _where(report: Json) -> str:
+    return f"`{report['command']}`; {report['hardware']}; {report['date']}; {report['git']}."
+
+
+def draw(groups: Sequence[Group], path: Path) -> None:
+    """Every ratio with its range, a line at 1; PNG, atomically."""
+    height = _ROW * sum(len(group.rows) + 1.5 for group in groups)
+    caption = sorted({_where(group.source).replace("`", "") for group in groups})
+    with sheet(
+        "Time of the other way over ours: above 1 ours is faster", caption, path, height
+    ) as page:
+        axes = page.axes(_LABELS, 0.97)
+        axes.grid(True, axis="x")
+        axes.grid(False, axis="y")
+        place, ticks, labels = 0.0, [], []
+        for group in groups:
+            axes.text(
+                0, place, group.title, transform=axes.get_yaxis_transform(), fontsize=8, color=GREY
+            )
+            for row in group.rows:
+                place += 1
+                axes.plot([row.low, row.high], [place, place], color=_BLUE, linewidth=1)
+                axes.plot(row.median, place, "o", color=_BLUE, markersize=4)
+                ticks.append(place)
+                labels.append(row.label)
+            place += 1.5
+        axes.axvline(1, color="black", linewidth=1)
+        axes.set_yticks(ticks, labels, fontsize=8)
+        axes.set_ylim(place - 0.5, -1)

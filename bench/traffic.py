@@ -1,0 +1,42 @@
+"""What the speed benchmarks send: decode-heavy and prefill-heavy batches of random prompts."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bench.engines import Request
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Requests sent at once: how many, tokens of each prompt, tokens of each answer."""
+
+    requests: int
+    prompt: int
+    tokens: int
+
+    def prompts(self, vocabulary: int, seed: int) -> list[list[int]]:
+        """Random tokens, the same for the same seed."""
+        draw = random.Random(seed)
+        return [
+            [draw.randrange(3, vocabulary) for _ in range(self.prompt)]
+            for _ in range(self.requests)
+        ]
+
+    def at(self, sizes: Sequence[int | None], vocabulary: int, seed: int) -> list[Request]:
+        """The requests, with the sizes dealt out in turn."""
+        prompts = self.prompts(vocabulary, seed)
+        return [(sizes[place % len(sizes)], prompt) for place, prompt in enumerate(prompts)]
+
+
+BATCHES = {
+    "decode 1": Batch(1, 4, 24),
+    "decode 4": Batch(4, 4, 16),
+    "decode 16": Batch(16, 4, 16),
+    "decode 48": Batch(48, 4, 12),
+    "prefill 16 x 192": Batch(16, 192, 1),
+}
+LONGEST = 256
+MOST = max(batch.requests for batch in BATCHES.values())

@@ -1,0 +1,177 @@
+{{- define "boomerang.name" -}}
+{{- if contains .Chart.Name .Release.Name -}}{{ .Release.Name | trunc 52 | trimSuffix "-" }}
+{{- else -}}{{ printf "%s-%s" .Release.Name .Chart.Name | trunc 52 | trimSuffix "-" }}{{- end -}}
+{{- end }}
+
+{{- define "boomerang.selector" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "boomerang.labels" -}}
+{{ include "boomerang.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+{{- end }}
+
+{{- define "boomerang.image" -}}
+{{- $image := .Values.image -}}
+{{- if $image.digest -}}{{ $image.repository }}@{{ $image.digest }}
+{{- else -}}{{ $image.repository }}:{{ $image.tag | default (printf "%s-%s" .Chart.AppVersion $image.flavour) }}{{- end -}}
+{{- end }}
+
+{{- define "boomerang.serviceAccount" -}}
+{{- if .Values.serviceAccount.create -}}{{ .Values.serviceAccount.name | default (include "boomerang.name" .) }}
+{{- else -}}{{ .Values.serviceAccount.name | default "default" }}{{- end -}}
+{{- end }}
+
+{{- define "boomerang.keysSecret" -}}
+{{- if .Values.keys.existingSecret -}}{{ .Values.keys.existingSecret }}
+{{- else if or .Values.keys.api .Values.keys.admin -}}{{ include "boomerang.name" . }}-keys{{- end -}}
+{{- end }}
+
+{{- define "boomerang.claim" -}}
+{{- if .Values.storage.existingClaim -}}{{ .Values.storage.existingClaim }}
+{{- else if .Values.storage.create -}}{{ include "boomerang.name" . }}{{- end -}}
+{{- end }}
+
+{{/* What `serve` is given: a shipped name, or the folder that was verified. */}}
+{{- define "boomerang.family" -}}
+{{- if eq .Values.family.source "shipped" -}}{{ .Values.family.name }}
+{{- else if eq .Values.family.source "image" -}}/artefact
+{{- else -}}/families/{{ .Values.family.name }}{{- end -}}
+{{- end }}
+
+{{/* Bytes of a quantity: 512Mi, 3Gi, 2G, 1536MiB, 1000. */}}
+{{- define "boomerang.bytes" -}}
+{{- $text := trimSuffix "B" (. | toString) -}}
+{{- $scale := dict "" 1 "K" 1000 "k" 1000 "M" 1000000 "G" 1000000000 "T" 1000000000000 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 -}}
+{{- $unit := regexFind "[A-Za-z]+$" $text -}}
+{{- mulf (trimSuffix $unit $text | float64) (get $scale $unit) | int64 -}}
+{{- end }}
+
+{{- define "boomerang.graceSeconds" -}}
+{{- $parts := list .Values.preStopSeconds (default 2 .Values.settings.linger_seconds) (default 30 .Values.settings.drain_seconds) 30 -}}
+{{- $sum := 0 -}}
+{{- range $parts }}{{ $sum = add $sum (ceil .) }}{{ end -}}
+{{- $sum -}}
+{{- end }}
+
+{{/* Security of every container; the pod's part is in boomerang.podSecurity. */}}
+{{- define "boomerang.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+runAsNonRoot: true
+capabilities: {drop: [ALL]}
+seccompProfile: {type: RuntimeDefault}
+{{- end }}
+
+{{- define "boomerang.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 10001
+runAsGroup: 10001
+fsGroup: 10001
+fsGroupChangePolicy: OnRootMismatch
+seccompProfile: {type: RuntimeDefault}
+{{- end }}
+
+{{/* Containers that bring the family and verify it, before the server starts. */}}
+{{- define "boomerang.initContainers" -}}
+{{- $family := .Values.family -}}
+{{- if has $family.source (list "hub" "rclone") }}
+- name: fetch
+  {{- if eq $family.source "hub" }}
+  image: {{ include "boomerang.image" . }}
+  imagePullPolicy: {{ .Values.image.pullPolicy }}
+  {{- else }}
+  image: {{ $family.rclone.image }}
+  {{- end }}
+  command: [/bin/sh, /scripts/fetch-{{ $family.source }}.sh]
+  env:
+    {{- include "boomerang.fetchEnv" . | nindent 4 }}
+    {{- if eq $family.source "hub" }}
+    - {name: REPOSITORY, value: {{ $family.hub.repository | quote }}}
+    - {name: REVISION, value: {{ $family.hub.revision | quote }}}
+    {{- with $family.hub.tokenSecret }}
+    - name: HF_TOKEN
+      valueFrom: {secretKeyRef: {name: {{ . }}, key: token}}
+    {{- end }}
+    {{- else }}
+    - {name: REMOTE, value: {{ $family.rclone.remote | quote }}}
+    {{- end }}
+  securityContext: {{- include "boomerang.containerSecurity" . | nindent 4 }}
+  resources: {{- include "boomerang.initResources" . | nindent 4 }}
+  volumeMounts:
+    - {name: scripts, mountPath: /scripts, readOnly: true}
+    - {name: storage, mountPath: /families, subPath: families}
+    - {name: storage, mountPath: /cache, subPath: cache}
+    - {name: temporary, mountPath: /tmp}
+    {{- if eq $family.source "rclone" }}
+    - {name: rclone, mountPath: /rclone, readOnly: true}
+    {{- end }}
+{{- end }}
+{{- if ne $family.source "shipped" }}
+- name: verify
+  image: {{ include "boomerang.image" . }}
+  imagePullPolicy: {{ .Values.image.pullPolicy }}
+  command: [/bin/sh, /scripts/verify.sh]
+  env: {{- include "boomerang.fetchEnv" . | nindent 4 }}
+  securityContext: {{- include "boomerang.containerSecurity" . | nindent 4 }}
+  resources: {{- include "boomerang.initResources" . | nindent 4 }}
+  volumeMounts:
+    - {name: scripts, mountPath: /scripts, readOnly: true}
+    - {name: storage, mountPath: /families, subPath: families}
+    - {name: temporary, mountPath: /tmp}
+    {{- if eq $family.source "image" }}
+    - {name: artefact, mountPath: /artefact, readOnly: true}
+    {{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "boomerang.fetchEnv" -}}
+- {name: TARGET, value: {{ include "boomerang.family" . }}}
+{{- if has .Values.family.source (list "hub" "rclone") }}
+- name: POD_NAME
+  valueFrom: {fieldRef: {fieldPath: metadata.name}}
+- {name: INCOMING, value: /families/.incoming-$(POD_NAME)}
+{{- end }}
+{{- end }}
+
+{{- define "boomerang.initResources" -}}
+requests: {cpu: 500m, memory: 1Gi}
+limits: {memory: 1Gi}
+{{- end }}
+
+{{- define "boomerang.volumes" -}}
+- name: storage
+  {{- if include "boomerang.claim" . }}
+  persistentVolumeClaim: {claimName: {{ include "boomerang.claim" . }}}
+  {{- else }}
+  emptyDir: {sizeLimit: {{ .Values.storage.size }}}
+  {{- end }}
+- name: temporary
+  emptyDir: {sizeLimit: {{ .Values.temporary }}}
+- name: shared-memory
+  emptyDir: {medium: Memory, sizeLimit: {{ .Values.sharedMemory }}}
+{{- if ne .Values.family.source "shipped" }}
+- name: scripts
+  configMap: {name: {{ include "boomerang.name" . }}-scripts}
+{{- end }}
+{{- if eq .Values.family.source "image" }}
+- name: artefact
+  image: {reference: {{ .Values.family.image.reference }}, pullPolicy: {{ .Values.image.pullPolicy }}}
+{{- end }}
+{{- if eq .Values.family.source "rclone" }}
+- name: rclone
+  secret: {secretName: {{ .Values.family.rclone.configSecret }}}
+{{- end }}
+{{- with include "boomerang.keysSecret" . }}
+- name: keys
+  secret: {secretName: {{ . }}, defaultMode: 0440}
+{{- end }}
+{{- with .Values.tls.secret }}
+- name: tls
+  secret: {secretName: {{ . }}, defaultMode: 0440}
+{{- end }}
+{{- end }}

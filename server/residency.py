@@ -1,0 +1,130 @@
+"""Which sizes a running server has: the memory budget, and its changes under load.
+
+A smaller budget first stops new requests from choosing what will go, then waits for those that
+run, and only then lets the engine release weights.  A larger one lets the engine read one size
+after another, between steps, and offers each as soon as it is there.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Protocol
+
+from boomerang_core.errors import BudgetError, SettingsError
+from boomerang_core.family import Family
+from boomerang_core.residency import Plan, Residents, Span, plan
+from server.sizing import Policy
+
+
+class Holder(Protocol):
+    """What is needed of an engine."""
+
+    async def hold_sizes(self, span: Span) -> int:
+        """Hold the weights of those sizes and no others; bytes of weights held then."""
+        ...
+
+
+class BusyError(Exception):
+    """A change of the budget is still going on."""
+
+
+class Residency:
+    """The sizes that a server has now, and the requests that run at each."""
+
+    def __init__(self, family: Family, kv_bytes: int, budget: int | None) -> None:
+        """`family` with the footprints of the served format; `budget` in bytes, KV cache included.
+
+        Raises `SettingsError` where the budget fits no size.
+        """
+        self._family, self._kv_bytes = family, kv_bytes
+        self._residents = Residents.of(family)
+        self._policy = Policy.of(family)
+        self._running: Counter[int] = Counter()
+        self._ended = asyncio.Event()
+        self._changing = asyncio.Lock()
+        try:
+            self.plan = self._plan(budget)
+        except BudgetError as error:
+            raise SettingsError(str(error)) from error
+
+    @property
+    def policy(self) -> Policy:
+        """What is offered at this moment; for one request, ask once."""
+        return self._policy.without(self.plan.missing)
+
+    @property
+    def changing(self) -> bool:
+        """Whether a change of the budget is going on."""
+        return self._changing.locked()
+
+    def runs(self, size: int) -> bool:
+        """Whether a request runs at a size, from the choice of the size to the last byte."""
+        return self._running[size] > 0
+
+    @contextmanager
+    def lease(self, size: int) -> Iterator[None]:
+        """Keep the weights of a size while a request runs at it.
+
+        Enter it in the step of the event loop that chose the size, or under another lease of it.
+        """
+        assert size in self.plan.span or self._running[size], "its weights may be gone"
+        self._running[size] += 1
+        try:
+            yield
+        finally:
+            self._running[size] -= 1
+            self._ended.set()
+
+    async def change(self, budget: int | None, engine: Holder) -> int:
+        """Follow another budget; bytes of weights held then.  None: hold every size.
+
+        Returns when it is done; running requests have finished at their sizes.  Raises
+        `BudgetError` where the budget fits no size, `BusyError` while another change goes on.
+        """
+        target = self._plan(budget)
+        if self.changing:
+            raise BusyError("a change of the memory budget is going on: its requests finish first")
+        async with self._changing:
+            await self._shrink(target, engine)
+            held = 0
+            for span in self._steps(self.plan.span, target.span):
+                held = await engine.hold_sizes(span)
+                self._offer(target, span)
+            self.plan = target
+            return held
+
+    def _plan(self, budget: int | None) -> Plan:
+        return plan(self._family, self._residents, budget, self._kv_bytes)
+
+    async def _shrink(self, target: Plan, engine: Holder) -> None:
+        """Give up what the target has not, once nobody runs it."""
+        now = self.plan.span
+        kept = Span(max(now.smallest, target.span.smallest), min(now.largest, target.span.largest))
+        if kept == now:
+            return
+        self._offer(target, kept)
+        while any(count and size not in kept for size, count in self._running.items()):
+            self._ended.clear()
+            await self._ended.wait()
+        await engine.hold_sizes(kept)
+
+    def _steps(self, now: Span, target: Span) -> Iterator[Span]:
+        """From the sizes held to the target, one more size at a time, so that no step of the
+        engine waits long."""
+        for row in self._family.rows:
+            if now.largest < row.size < target.largest:
+                yield Span(now.smallest, row.size)
+        yield target
+
+    def _offer(self, target: Plan, span: Span) -> None:
+        """Offer the sizes of `span` only, on the way to a plan."""
+        unread = "its weights are not loaded at present"
+        missing = {
+            row.size: target.missing.get(row.size, unread)
+            for row in self._family.rows
+            if row.size not in span
+        }
+        weights = self._residents.weight_bytes(span)
+        self.plan = replace(self.plan, span=span, weight_bytes=weights, missing=missing)

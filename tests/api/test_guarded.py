@@ -1,0 +1,195 @@
+"""The guard on a real socket, with a stand-in for the engine: keys, bodies, TLS, CORS."""
+
+import asyncio
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+from prometheus_client import CollectorRegistry
+
+from boomerang_core.blocks import BlockMap
+from boomerang_core.family import Family
+from boomerang_core.footprint import ModelShape
+from boomerang_core.ladder import Ladder
+from boomerang_core.route import FamilyDesign, StudentKind
+from server.app import create_app
+from server.cli import http_config
+from server.guard.middleware import Guarding
+from server.settings import read_settings
+from tests.folders import write_tiny
+
+API, ADMIN = "api-key-0123456789", "admin-key-0123456789"
+BEARER = {"Authorization": f"Bearer {API}"}
+
+
+class Idle:
+    """An engine that lives and does nothing."""
+
+    dead = False
+
+    async def check_health(self) -> bool:
+        return True
+
+    async def resident_bytes(self) -> int:
+        return 0
+
+    def shutdown(self, timeout: float | None = None) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def empty_family(tmp_path_factory: pytest.TempPathFactory) -> Family:
+    folder = tmp_path_factory.mktemp("guarded") / "family"
+    (folder / "student").mkdir(parents=True)
+    (folder / "student" / "model.safetensors").write_bytes(b"tensors")
+    block_map = BlockMap.from_layers([[0], [1, 2]])
+    design = FamilyDesign(block_map, Ladder.last_to_first(block_map), StudentKind.LOWRANK)
+    return write_tiny(folder, design, ModelShape(3, 8, 1, 8, 1000, 2000, 2000, 8, tied=True))
+
+
+@contextmanager
+def serving(family: Family, **options: Any) -> Iterator[tuple[str, int]]:
+    """The URL of a server with these settings, and its port."""
+    settings = read_settings(**options)
+    guarding = Guarding.of(settings)
+    app, lifecycle = create_app(family, 64, guarding, settings.cors_origins, CollectorRegistry())
+    lifecycle.loaded(Idle())
+    config = http_config(app, settings)
+    server = uvicorn.Server(config)
+    listening = socket.create_server(("127.0.0.1", 0))
+    port = listening.getsockname()[1]
+    thread = threading.Thread(target=lambda: asyncio.run(server.serve([listening])), daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    yield f"{'https' if config.is_ssl else 'http'}://127.0.0.1:{port}", port
+    server.should_exit = True
+    thread.join(10)
+
+
+@pytest.fixture(scope="module")
+def guarded(
+    empty_family: Family, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[str, int]]:
+    folder = tmp_path_factory.mktemp("keys")
+    for name, key in (("api", API), ("admin", ADMIN)):
+        (folder / name).write_text(key)
+    with serving(
+        empty_family,
+        api_keys_file=folder / "api",
+        admin_keys_file=folder / "admin",
+        max_body_bytes=10_000,
+        cors_origins="https://page.example",
+    ) as running:
+        yield running
+
+
+def send(port: int, head: str, piece: bytes, most: int) -> tuple[bytes, int]:
+    """Send a head and then pieces until the server answers; (answer, bytes of body sent)."""
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        connection.sendall(f"POST /v1/sizes/resolve HTTP/1.1\r\nHost: x\r\n{head}\r\n\r\n".encode())
+        connection.settimeout(0.05)
+        sent, answer = 0, b""
+        while not answer and sent < most:
+            connection.sendall(piece)
+            sent += len(piece)
+            try:
+                answer = connection.recv(10_000)
+            except TimeoutError:
+                continue
+        connection.settimeout(5)
+        while more := connection.recv(10_000):
+            answer += more
+        return answer, sent
+
+
+def test_a_chunked_body_is_refused_before_its_end(guarded: tuple[str, int]) -> None:
+    """Nobody reads on: the answer comes while the client still sends, and the socket closes."""
+    head = f"Authorization: Bearer {API}\r\nTransfer-Encoding: chunked"
+    piece = b"7d0\r\n" + b" " * 2000 + b"\r\n"
+    answer, sent = send(guarded[1], head, piece, most=10**6)
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert b'"code":413' in answer
+    assert sent < 10 * len(piece)
+
+
+def test_a_declared_length_is_refused_before_the_body(guarded: tuple[str, int]) -> None:
+    head = f"Authorization: Bearer {API}\r\nContent-Length: 10001"
+    answer, sent = send(guarded[1], head, b" ", most=100)
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert sent <= 2
+
+
+def test_without_a_key_a_body_is_not_read(guarded: tuple[str, int]) -> None:
+    answer, sent = send(guarded[1], "Transfer-Encoding: chunked", b"1\r\nx\r\n", most=1000)
+    assert answer.startswith(b"HTTP/1.1 401 ")
+    assert b"www-authenticate: Bearer" in answer
+    assert sent <= 12
+
+
+def test_refusals_are_counted_and_keys_are_nowhere(
+    guarded: tuple[str, int], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    url = guarded[0]
+    for key in (ADMIN, "wrong-key-0123456789"):
+        reply = httpx.get(f"{url}/v1/sizes", headers={"Authorization": f"Bearer {key}"})
+        assert reply.status_code == 401
+        assert key not in reply.text
+    assert httpx.get(f"{url}/v1/sizes", headers=BEARER).status_code == 200
+    metrics = httpx.get(f"{url}/metrics").text
+    assert 'boomerang_refusals_total{reason="unauthorized"}' in metrics
+    assert API not in metrics
+    assert API not in caplog.text
+
+
+def test_the_openai_client_knows_the_refusals(guarded: tuple[str, int]) -> None:
+    import openai
+
+    url = f"{guarded[0]}/v1"
+    assert openai.OpenAI(base_url=url, api_key=API, max_retries=0).models.list()
+    with pytest.raises(openai.AuthenticationError, match="not an API key"):
+        openai.OpenAI(base_url=url, api_key="sk-unknown", max_retries=0).models.list()
+
+
+def test_pages_of_the_named_origin_may_ask(guarded: tuple[str, int]) -> None:
+    asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "x-evil"}
+    for origin, allowed in (("https://page.example", True), ("https://evil.example", False)):
+        headers = {"Origin": origin, **BEARER}
+        reply = httpx.get(f"{guarded[0]}/v1/sizes", headers=headers)
+        assert (reply.headers.get("access-control-allow-origin") == origin) is allowed
+        headers = {**asked, "Origin": origin, "Access-Control-Request-Headers": "authorization"}
+        before = httpx.options(f"{guarded[0]}/v1/completions", headers=headers)
+        assert (before.status_code == 200) is allowed
+
+
+def test_no_origin_may_ask_by_default(empty_family: Family) -> None:
+    with serving(empty_family) as (url, _):
+        reply = httpx.get(f"{url}/v1/sizes", headers={"Origin": "https://page.example"})
+        assert reply.status_code == 200
+        assert not [name for name in reply.headers if name.startswith("access-control")]
+
+
+def test_tls(empty_family: Family, tmp_path: Path) -> None:
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    subprocess.run(
+        f"openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -keyout {key} "
+        f"-addext subjectAltName=IP:127.0.0.1 -out {certificate}",
+        shell=True,
+        check=True,
+        capture_output=True,
+    )
+    with serving(empty_family, tls_cert_file=certificate, tls_key_file=key) as (url, _):
+        trusted = ssl.create_default_context(cafile=str(certificate))
+        assert httpx.get(f"{url}/v1/sizes", verify=trusted).status_code == 200
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"{url}/v1/sizes")

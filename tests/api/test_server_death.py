@@ -1,0 +1,80 @@
+"""The engine's processes are killed: every client is told, and the server ends within 5 seconds."""
+
+import json
+import os
+import signal
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from boomerang_core.family import Family
+from tests.api.servers import Running, start
+
+pytestmark = pytest.mark.engine
+
+LONG = {"prompt": "x", "ignore_eos": True, "max_tokens": 240, "n": 16}
+WITHIN_SECONDS = 5
+
+
+def process_of(running: Running, name: str) -> int:
+    """The id of one of vLLM's processes, by the name that vLLM gives it."""
+    children = psutil.Process(running.process.pid).children(recursive=True)
+    titles = {" ".join(child.cmdline()) or child.name(): child.pid for child in children}
+    found = [pid for title, pid in titles.items() if name in title]
+    assert len(found) == 1, titles
+    return found[0]
+
+
+def read_stream(url: str) -> tuple[str, float]:
+    """The last line of a stream before its end, and when that came."""
+    body = {**LONG, "stream": True}
+    with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=60) as stream:
+        *_, last, done = (line for line in stream.iter_lines() if line)
+    assert done == "data: [DONE]"
+    return last.removeprefix("data: "), time.monotonic()
+
+
+def wait_until_running(url: str, count: int) -> None:
+    """Wait until so many answers run in the engine."""
+    running = 0.0
+    while running < count:
+        time.sleep(0.05)
+        for line in httpx.get(f"{url}/metrics").text.splitlines():
+            if line.startswith("vllm:num_requests_running{"):
+                running = float(line.split()[-1])
+
+
+@pytest.mark.parametrize(
+    "victim", ["VLLM::EngineCore", pytest.param("VLLM::Worker", marks=pytest.mark.slow)]
+)
+def test_the_end_of_the_engine_is_the_servers(tmp_path: Path, family: Family, victim: str) -> None:
+    running = start(family, tmp_path / "log")
+    running.wait_until_ready()
+    url = running.url
+    with ThreadPoolExecutor(2) as pool:
+        stream = pool.submit(read_stream, url)
+        whole: Future[httpx.Response] = pool.submit(
+            httpx.post, f"{url}/v1/completions", json=LONG, timeout=60
+        )
+        wait_until_running(url, 32)
+        os.kill(process_of(running, victim), signal.SIGKILL)
+        killed = time.monotonic()
+        while httpx.get(f"{url}/live").status_code == 200:
+            assert time.monotonic() - killed < WITHIN_SECONDS
+            time.sleep(0.02)
+        assert httpx.get(f"{url}/ready").status_code == 503
+        late = httpx.post(f"{url}/v1/completions", json=LONG)
+        assert running.process.wait(WITHIN_SECONDS) == 1, running.log.read_text()
+        assert time.monotonic() - killed < WITHIN_SECONDS
+        last, told = stream.result()
+        error = json.loads(last)["error"]
+        assert told - killed < WITHIN_SECONDS
+    assert error["code"] == whole.result().status_code == late.status_code == 503
+    for reply in (error, whole.result().json()["error"]):
+        assert reply["message"] == "the engine has died; the server is stopping"
+    printed = running.log.read_text().splitlines()
+    assert any(line.startswith("error: the engine has died") for line in printed), printed

@@ -1,0 +1,82 @@
+"""schemathesis makes requests out of our own OpenAPI description: none may get a 5xx.
+
+The fast tier makes a few hundred; the slow one, 2,000 and more.
+"""
+
+from collections import Counter
+from typing import Any
+
+import httpx
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from schemathesis import GenerationMode
+from schemathesis.checks import not_a_server_error
+
+from tests.api.servers import Running
+from tests.api.test_server_limits import GOOD, wait_until_idle
+
+pytestmark = pytest.mark.engine
+
+MODES = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)  # as described, and not
+BODIES = 3  # operations that take a body: there most can go wrong
+SHARE = 8  # of the examples of such an operation, those of any other
+
+
+def shorten(body: dict[str, Any], sized: bool) -> None:
+    """Ask for one short answer, and by a size only where `sized`: most random ones do not exist."""
+    body["max_tokens"] = 1
+    body.pop("n", None)
+    if not sized:
+        for name in ("model", "size", "memory_budget"):
+            body.pop(name, None)
+
+
+def run_operations(url: str, examples: int) -> Counter[int]:
+    """Requests for every operation; how often each status came back."""
+    schema = schemathesis.openapi.from_url(f"{url}/openapi.json")
+    statuses: Counter[int] = Counter()
+    with_body = 0
+    for result in schema.get_all_operations():
+        operation = result.ok()
+        with_body += bool(operation.body)
+        count = examples if operation.body else max(1, examples // SHARE)
+        for mode in MODES:
+            if mode is GenerationMode.NEGATIVE and not operation.body:
+                continue  # nothing in it could be wrong
+
+            @settings(
+                max_examples=count,
+                deadline=None,
+                database=None,
+                derandomize=True,
+                suppress_health_check=list(HealthCheck),
+            )
+            @given(case=operation.as_strategy(generation_mode=mode), sized=st.booleans())
+            def once(case: schemathesis.Case, sized: bool) -> None:
+                if isinstance(case.body, dict):
+                    shorten(case.body, sized)
+                reply = case.call(timeout=30)
+                case.validate_response(reply, checks=[not_a_server_error])
+                statuses[reply.status_code] += 1
+
+            once()
+    assert with_body == BODIES
+    return statuses
+
+
+@pytest.mark.parametrize(
+    ("examples", "least"),
+    [pytest.param(30, 150, id="short"), pytest.param(400, 2000, id="long", marks=pytest.mark.slow)],
+)
+def test_no_request_that_the_schema_allows_or_forbids_gets_a_5xx(
+    server: Running, http: httpx.Client, examples: int, least: int
+) -> None:
+    good = http.post("/v1/completions", json=GOOD).json()["choices"]
+    statuses = run_operations(server.url, examples)
+    print(dict(statuses))
+    assert statuses.total() >= least
+    assert statuses[200] > statuses.total() // 20
+    assert http.post("/v1/completions", json=GOOD).json()["choices"] == good
+    wait_until_idle(http)

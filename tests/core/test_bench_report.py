@@ -1,0 +1,58 @@
+"""The benchmarks' report says what was found, and the floor counts every byte once."""
+
+from pathlib import Path
+from typing import Any
+
+from bench.report import write_report
+from bench.speed import bytes_of_answers, read_bandwidth
+from bench.traffic import Batch
+from boomerang_core.sizes import SizeRow
+
+WHERE = {"command": "python -m bench", "hardware": "x", "date": "2026-01-01", "git": "abc"}
+
+
+def ratio(median: float) -> dict[str, Any]:
+    return {"median": median, "low": median - 0.1, "high": median + 0.1, "n": 7}
+
+
+def test_the_report_has_every_ratio_and_speed(tmp_path: Path) -> None:
+    found = {
+        "one-size": {"kind": "lowrank", "plain_over_ours": {"88m": {"d": ratio(0.9)}}, **WHERE},
+        "mixing": {
+            "kind": "full",
+            "sizes": ["88m", "135m"],
+            "others_over_mixed": {"decode 4": {"in_turn": ratio(1.5)}},
+            **WHERE,
+        },
+        "speed-1": {
+            "load": "one request",
+            "tokens_per_second": {"88m": 40.0},
+            "over_floor": {"88m": 1.25},
+            "read_bytes_per_second": 10_000_000_000,
+            "n": 7,
+            "provenance": WHERE,
+        },
+    }
+    write_report(found, tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    assert "| 88m, d | 0.90 | 0.80-1.00 | 7 |" in text
+    assert "| decode 4, in turn | 1.50 | 1.40-1.60 | 7 |" in text
+    assert "| `88m` | 40.0 | 1.25 |" in text
+    assert "10.0 GB/s" in text
+    assert (tmp_path / "report.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_report_of_nothing_draws_nothing(tmp_path: Path) -> None:
+    write_report({}, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["report.md"]
+
+
+def test_the_floor_counts_weights_once_a_step_and_all_cached_tokens() -> None:
+    row = SizeRow(0, "1m", 2, 250, weight_bytes=1000, kv_bytes_per_token=8, offered=True)
+    batch = Batch(requests=3, prompt=4, tokens=2)
+    steps = [1000 + 3 * 4 * 8, 1000 + 3 * 5 * 8]
+    assert bytes_of_answers(row, batch) == sum(steps)
+
+
+def test_memory_is_read_at_some_speed() -> None:
+    assert 1e8 < read_bandwidth(1) < 1e13

@@ -1,0 +1,142 @@
+"""Alert rules and dashboard, read by a real Prometheus: Debian's package `prometheus`."""
+
+import json
+import re
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from tests.api.servers import Running
+from tests.deploy.charts import ROOT, SERVE
+
+ALERTS = SERVE / "files" / "alerts.yaml"
+DASHBOARD = json.loads((SERVE / "files" / "dashboard.json").read_text())
+QUERIES = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
+RULES = [rule for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]]
+SECONDS = 60
+
+
+def test_every_alert_is_in_the_runbook() -> None:
+    runbook = (ROOT / "docs" / "operations.md").read_text()
+    for rule in RULES:
+        assert f"`{rule['alert']}`" in runbook
+
+
+def test_every_alert_has_a_unit_test() -> None:
+    tests = yaml.safe_load((Path(__file__).parent / "alerts_test.yaml").read_text())["tests"]
+    tested = [case for test in tests for case in test["alert_rule_test"]]
+    for rule in RULES:
+        cases = [case for case in tested if case["alertname"] == rule["alert"]]
+        assert any(case["exp_alerts"] for case in cases), rule["alert"]
+        assert any(not case["exp_alerts"] for case in cases), rule["alert"]
+
+
+@pytest.mark.prometheus
+def test_alerts_fire_and_stay_silent() -> None:
+    for command in (["check", "rules", ALERTS], ["test", "rules", "tests/deploy/alerts_test.yaml"]):
+        done = subprocess.run(
+            ["promtool", *map(str, command)], cwd=ROOT, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def prometheus(pod: Running, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """A Prometheus that scrapes the server every second, as the PodMonitor would label it."""
+    folder = tmp_path_factory.mktemp("prometheus")
+    target = {
+        "targets": [pod.url.removeprefix("http://")],
+        "labels": {"namespace": "llm", "pod": "boomerang-0"},
+    }
+    (folder / "prometheus.yml").write_text(
+        yaml.safe_dump(
+            {
+                "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+                "rule_files": [str(ALERTS)],
+                "scrape_configs": [{"job_name": "boomerang", "static_configs": [target]}],
+            }
+        )
+    )
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    command = ["prometheus", f"--config.file={folder / 'prometheus.yml'}"]
+    command += [f"--storage.tsdb.path={folder / 'data'}", f"--web.listen-address={address}"]
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+    with httpx.Client(base_url=f"http://{address}/api/v1", timeout=10) as client:
+        yield client
+    process.terminate()
+    process.wait(30)
+
+
+def ask(prometheus: httpx.Client, query: str) -> list[Any]:
+    """The samples of an instant query; an error of the query fails the test."""
+    reply = prometheus.get("/query", params={"query": query})
+    assert reply.status_code == 200, (query, reply.text)
+    found: list[Any] = reply.json()["data"]["result"]
+    return found
+
+
+def filled(query: str) -> str:
+    """A panel's query with Grafana's variables filled in."""
+    query = query.replace("$__rate_interval", "1m").replace("$namespace", "llm")
+    query = query.replace("$size", ".*")
+    assert "$" not in query
+    return query
+
+
+def wait_for(queries: set[str], pod: Running, prometheus: httpx.Client) -> None:
+    """Send requests until every query has data."""
+    deadline = time.monotonic() + SECONDS
+    while queries:
+        send(pod)
+        with suppress(httpx.TransportError):  # Prometheus is starting
+            queries = {query for query in queries if not ask(prometheus, query)}
+        assert time.monotonic() < deadline, sorted(queries)
+
+
+def send(pod: Running) -> None:
+    """Two answers and a refusal, so that every counter moves."""
+    for size, status in (("student", 200), ("teacher", 200), ("huge", 400)):
+        body = {"prompt": "hello", "size": size, "max_tokens": 5, "ignore_eos": True}
+        reply = httpx.post(f"{pod.url}/v1/completions", json=body, timeout=60)
+        assert reply.status_code == status, reply.text
+    time.sleep(0.5)
+
+
+@pytest.mark.engine
+@pytest.mark.prometheus
+def test_every_query_of_the_dashboard_has_data(pod: Running, prometheus: httpx.Client) -> None:
+    wait_for({filled(query) for query in QUERIES}, pod, prometheus)
+
+
+@pytest.mark.engine
+@pytest.mark.prometheus
+def test_the_rules_name_metrics_that_exist(pod: Running, prometheus: httpx.Client) -> None:
+    named = {
+        name for rule in RULES for name in re.findall(r"(?:boomerang_|vllm:)\w+", rule["expr"])
+    }
+    assert len(named) >= 6
+    wait_for(named, pod, prometheus)
+    groups = prometheus.get("/rules").json()["data"]["groups"]
+    assert {rule["health"] for group in groups for rule in group["rules"]} <= {"ok", "unknown"}
+
+
+@pytest.mark.engine
+@pytest.mark.prometheus
+def test_our_metrics_are_well_named(pod: Running) -> None:
+    text = httpx.get(f"{pod.url}/metrics").text
+    ours = "".join(line + "\n" for line in text.splitlines() if "boomerang_" in line)
+    done = subprocess.run(
+        ["promtool", "check", "metrics"], input=ours, capture_output=True, text=True
+    )
+    said = [line for line in done.stderr.splitlines() if "_created" not in line]
+    assert said == []

@@ -1,0 +1,274 @@
+"""Every profile of the charts: linted, valid, safe; bad values refused by name."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import helm_python as helm
+import kubernetes_validate
+import pytest
+import typer.main
+
+from boomerang_core.cli import app
+from server.settings import Settings
+from tests.deploy.charts import (
+    DISTILL,
+    ROOT,
+    SERVE,
+    Object,
+    cases,
+    containers,
+    only,
+    pod_spec,
+    profiles,
+    render,
+    values,
+)
+
+MINORS = ("1.35", "1.36", "1.37")
+OURS = {"family", "host", "port", "cache", "memory_budget", "tensor_parallel_size"}
+OURS |= {"api_keys_file", "admin_keys_file", "tls_cert_file", "tls_key_file"}
+IDS = [f"{chart.name}-{path.stem if path else 'defaults'}" for chart, path in cases()]
+every_case = pytest.mark.parametrize(("chart", "profile"), cases(), ids=IDS)
+
+
+@every_case
+def test_lint_has_nothing_to_say(chart: Path, profile: Path | None) -> None:
+    report = helm.lint(str(chart), values(profile), strict=True)
+    said = [message["error"] for message in report["messages"]]
+    assert report["errors"] == []
+    assert [text for text in said if text != "icon is recommended"] == []
+
+
+@every_case
+@pytest.mark.parametrize("minor", MINORS)
+def test_objects_are_valid(chart: Path, profile: Path | None, minor: str) -> None:
+    checked = 0
+    for item in render(chart, values(profile)):
+        if "." not in item["apiVersion"] or item["apiVersion"].split("/")[0].endswith(".k8s.io"):
+            if item["kind"] in ("HTTPRoute", "InferencePool"):
+                continue  # custom resources: no schema in Kubernetes
+            kubernetes_validate.validate(item, minor, strict=True)
+            checked += 1
+    assert checked >= 2
+
+
+@every_case
+def test_every_container_is_confined(chart: Path, profile: Path | None) -> None:
+    specs = [
+        pod_spec(item)
+        for item in render(chart, values(profile))
+        if "template" in item.get("spec", {})
+    ]
+    assert specs
+    for spec in specs:
+        assert spec["automountServiceAccountToken"] is False
+        assert spec["enableServiceLinks"] is False
+        assert spec["securityContext"]["runAsNonRoot"] is True
+        assert spec["securityContext"]["runAsUser"] > 0
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & set(spec)
+        assert not any("hostPath" in volume for volume in spec["volumes"])
+        for container in containers(spec):
+            assert_confined(container)
+
+
+def assert_confined(container: Object) -> None:
+    security = container["securityContext"]
+    assert security["allowPrivilegeEscalation"] is False
+    assert security["readOnlyRootFilesystem"] is True
+    assert security["runAsNonRoot"] is True
+    assert security["capabilities"] == {"drop": ["ALL"]}
+    assert security["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert "privileged" not in security
+    assert {"cpu", "memory"} <= set(container["resources"]["requests"])
+    assert "memory" in container["resources"]["limits"]
+
+
+@every_case
+def test_every_mount_has_its_volume(chart: Path, profile: Path | None) -> None:
+    for item in render(chart, values(profile)):
+        if "template" in item.get("spec", {}):
+            spec = pod_spec(item)
+            names = {volume["name"] for volume in spec["volumes"]}
+            used = {mount["name"] for c in containers(spec) for mount in c["volumeMounts"]}
+            assert used == names
+
+
+@pytest.mark.parametrize("profile", [None, *profiles(SERVE)])
+def test_selectors_meet_the_pods(profile: Path | None) -> None:
+    objects = render(SERVE, values(profile))
+    labels = only(objects, "Deployment")["spec"]["template"]["metadata"]["labels"].items()
+    assert only(objects, "Service")["spec"]["selector"].items() <= labels
+    for kind in ("PodDisruptionBudget", "NetworkPolicy", "PodMonitor", "InferencePool"):
+        for item in (item for item in objects if item["kind"] == kind):
+            spec = item["spec"]
+            selector = spec.get("selector") or spec["podSelector"]
+            assert selector["matchLabels"].items() <= labels
+
+
+def test_the_server_takes_the_default_settings() -> None:
+    """Read by the real reader of the environment, in a process that has nothing else set."""
+    data = only(render(SERVE, {}), "ConfigMap")["data"]
+    code = "from server.settings import read_settings; print(read_settings().model_dump_json())"
+    clean = {name: text for name, text in os.environ.items() if not name.startswith("BOOMERANG_")}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**clean, **data},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    read = json.loads(done.stdout)
+    assert (read["host"], read["port"], read["max_model_len"]) == ("0.0.0.0", 8000, 2048)
+    assert read["kv_cache_bytes"] == 256 << 20
+
+
+def test_the_schema_knows_every_setting() -> None:
+    schema = json.loads((SERVE / "values.schema.json").read_text())
+    known = set(schema["properties"]["settings"]["properties"])
+    assert set(Settings.model_fields) - OURS <= known
+    assert not known & OURS
+
+
+@pytest.mark.parametrize("settings", [{}, {"linger_seconds": 7.5, "drain_seconds": 120}])
+@pytest.mark.parametrize("pre_stop", [0, 5])
+def test_grace_covers_what_the_end_takes(settings: Object, pre_stop: int) -> None:
+    """preStop, linger, drain, and 20 seconds that the server gives its engine to stop."""
+    objects = render(SERVE, {"settings": settings, "preStopSeconds": pre_stop})
+    data = only(objects, "ConfigMap")["data"]
+    spec = pod_spec(only(objects, "Deployment"))
+    hook = spec["containers"][0].get("lifecycle", {"preStop": {"sleep": {"seconds": 0}}})
+    ends = hook["preStop"]["sleep"]["seconds"]
+    ends += float(data["BOOMERANG_LINGER_SECONDS"]) + float(data["BOOMERANG_DRAIN_SECONDS"]) + 20
+    assert int(spec["terminationGracePeriodSeconds"]) > ends
+
+
+def test_a_pod_is_unready_before_it_stops_accepting() -> None:
+    """Readiness must fail for its threshold within preStop and linger, or requests are lost."""
+    objects = render(SERVE, {})
+    probe = pod_spec(only(objects, "Deployment"))["containers"][0]["readinessProbe"]
+    linger = float(only(objects, "ConfigMap")["data"]["BOOMERANG_LINGER_SECONDS"])
+    assert probe["periodSeconds"] * probe["failureThreshold"] < linger
+
+
+def test_the_budget_follows_the_limit() -> None:
+    objects = render(SERVE, {"memoryBudget": {"from": "limit", "reserve": "1536Mi"}})
+    server = pod_spec(only(objects, "Deployment"))["containers"][0]
+    source = next(item for item in server["env"] if item["name"] == "MEMORY_LIMIT")
+    assert source["valueFrom"]["resourceFieldRef"]["resource"] == "limits.memory"
+    script = server["args"][0].replace(
+        "exec boomerang serve", "sh -c 'echo $BOOMERANG_MEMORY_BUDGET'"
+    )
+    env = {"MEMORY_LIMIT": str(3 << 30), "MEMORY_RESERVE": server["env"][1]["value"]}
+    said = subprocess.run(["/bin/sh", "-ec", script], env=env, capture_output=True, text=True)
+    assert int(said.stdout) == (3 << 30) - (1536 << 20)
+
+
+def test_slices_of_different_memory_get_different_budgets() -> None:
+    budgets = [
+        int(
+            only(
+                [
+                    o
+                    for o in render(SERVE, values(p))
+                    if not o["metadata"]["name"].endswith("scripts")
+                ],
+                "ConfigMap",
+            )["data"]["BOOMERANG_MEMORY_BUDGET"]
+        )
+        for p in (SERVE / "profiles" / "mig-10gb.yaml", SERVE / "profiles" / "mig-20gb.yaml")
+    ]
+    assert budgets == [int(9.5 * 2**30) - (1536 << 20), int(19.5 * 2**30) - (1536 << 20)]
+
+
+GPU = {"image": {"flavour": "gpu"}, "accelerator": {"resource": "nvidia.com/gpu"}}
+BAD: list[tuple[Path, Any, str]] = [
+    (SERVE, {"replicas": "two"}, "/replicas"),
+    (SERVE, {"replicsa": 2}, "replicsa"),
+    (SERVE, {"settings": {"prot": 1}}, "prot"),
+    (SERVE, {"settings": {"max_model_len": 0}}, "/settings/max_model_len"),
+    (SERVE, {"settings": {"kv_cache_bytes": "lots"}}, "/settings/kv_cache_bytes"),
+    (SERVE, {"settings": {"dtype": "int1"}}, "/settings/dtype"),
+    (SERVE, {"settings": {"kv_cache_bytes": "8GiB"}}, "settings.kv_cache_bytes"),
+    (SERVE, {"image": {"flavour": "tpu"}}, "/image/flavour"),
+    (SERVE, {"image": {"flavour": "gpu"}}, "accelerator.resource"),
+    (SERVE, {"accelerator": {"resource": "nvidia.com/gpu"}}, "image.flavour"),
+    (SERVE, {"memoryBudget": {"from": "fixed", "fixed": "8GiB"}}, "memoryBudget.fixed"),
+    (SERVE, {"memoryBudget": {"from": "fixed"}}, "/memoryBudget/fixed"),
+    (SERVE, {"memoryBudget": {"from": "device"}}, "/memoryBudget/device"),
+    (SERVE, {"memoryBudget": {"from": "limit", "reserve": "4Gi"}}, "memoryBudget.reserve"),
+    (SERVE, {**GPU, "memoryBudget": {"from": "limit"}}, "memoryBudget.from"),
+    (
+        SERVE,
+        {**GPU, "memoryBudget": {"from": "fixed", "device": "9Gi", "fixed": "10GiB"}},
+        "memoryBudget.fixed",
+    ),
+    (
+        SERVE,
+        {
+            "image": {"flavour": "gpu"},
+            "accelerator": {"resource": "nvidia.com/mig-1g.10gb", "count": 2},
+        },
+        "accelerator.count",
+    ),
+    (SERVE, {"terminationGracePeriodSeconds": 20}, "terminationGracePeriodSeconds"),
+    (SERVE, {"replicas": 2, "storage": {"create": True}}, "storage.accessMode"),
+    (SERVE, {"family": {"source": "volume"}}, "storage.existingClaim"),
+    (SERVE, {"family": {"source": "hub"}}, "/family/hub/re"),
+    (
+        SERVE,
+        {"family": {"source": "hub", "hub": {"repository": "a/b", "revision": "main"}}},
+        "/family/hub/revision",
+    ),
+    (SERVE, {"autoscaling": {"minReplicas": 9}}, "autoscaling.minReplicas"),
+    (SERVE, {"autoscaling": {"kvUsage": 80}}, "/autoscaling/kvUsage"),
+    (SERVE, {"keys": {"api": ["short"]}}, "/keys/api"),
+    (SERVE, {"keys": {"admin": ["0123456789abcdef"]}}, "keys.admin"),
+    (SERVE, {"gateway": {"pool": True, "endpointPicker": "x"}}, "gateway.pool"),
+    (SERVE, {"resources": {"limits": {"memory": "plenty"}}}, "/resources/limits/memory"),
+    (SERVE, {"startupSeconds": 1}, "/startupSeconds"),
+    (DISTILL, {}, "/teacher"),
+    (DISTILL, {"teacher": "t", "texts": []}, "/texts"),
+    (DISTILL, {"teacher": "t", "texts": ["x"], "nodes": 0}, "/nodes"),
+    (
+        DISTILL,
+        {"teacher": "t", "texts": ["x"], "nodes": 2, "accelerator": {"resource": ""}},
+        "nodes",
+    ),
+]
+
+
+@pytest.mark.parametrize(("chart", "given", "names"), BAD, ids=[names for _, _, names in BAD])
+def test_bad_values_are_refused_by_name(chart: Path, given: Object, names: str) -> None:
+    with pytest.raises(helm.HelmError) as refused:
+        render(chart, given)
+    assert names in str(refused.value)
+
+
+@pytest.mark.parametrize("profile", profiles(DISTILL), ids=lambda path: path.stem)
+def test_the_job_makes_a_family(profile: Path) -> None:
+    """Its options are options of `boomerang make`; several nodes meet at the first pod's name."""
+    given = values(profile)
+    objects = render(DISTILL, given)
+    job = only(objects, "Job")
+    command = pod_spec(job)["containers"][0]["command"]
+    told = command[command.index("make") + 1 :]
+    options = {option for parameter in click_command("make").params for option in parameter.opts}
+    assert {word for word in told if word.startswith("--")} <= options
+    if given.get("nodes", 1) > 1:
+        service = only(objects, "Service")
+        first = f"{job['metadata']['name']}-0.{service['metadata']['name']}:29500"
+        assert f"--rdzv-endpoint={first}" in command
+        assert job["spec"]["completionMode"] == "Indexed"
+        assert pod_spec(job)["subdomain"] == service["metadata"]["name"]
+        assert service["spec"]["clusterIP"] == "None"
+
+
+def click_command(name: str) -> Any:
+    """A command of the offline command line."""
+    group: Any = typer.main.get_command(app)
+    return group.commands[name]

@@ -1,0 +1,82 @@
+"""What the init containers do: a family is in place whole and verified, or not at all."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.deploy.charts import ROOT, SERVE
+
+FAMILY = ROOT / "boomerang_core" / "families" / "smollm2-135m"
+
+
+@pytest.fixture
+def commands(tmp_path: Path) -> Path:
+    """A PATH with `boomerang`, and clients of a hub and a store that copy the shipped family."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    copy = f'[ -z "$FAILS" ] || exit 1\ncp -r {FAMILY} "$INCOMING"\nmkdir "$INCOMING/.cache"\n'
+    for name, script in (
+        ("boomerang", f'exec {sys.executable} -m boomerang_core "$@"\n'),
+        ("hf", copy + 'touch "$INCOMING/.cache/note.metadata"\n'),
+        ("rclone", copy + 'rmdir "$INCOMING/.cache"\n'),
+    ):
+        (folder / name).write_text("#!/bin/sh\n" + script)
+        (folder / name).chmod(0o755)
+    return folder
+
+
+def sh(
+    script: str, commands: Path, families: Path, **env: str
+) -> "subprocess.CompletedProcess[str]":
+    """Run a script of the chart as pod `a`."""
+    given = {"TARGET": str(families / "f"), "INCOMING": str(families / ".incoming-a"), "FAILS": ""}
+    given |= {"REPOSITORY": "o/f", "REVISION": "0" * 40, "REMOTE": "s3:f", **env}
+    return subprocess.run(
+        ["/bin/sh", str(SERVE / "files" / script)],
+        env={**os.environ, "PATH": f"{commands}:{os.environ['PATH']}", **given},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("source", ["hub", "rclone"])
+def test_fetched_verified_in_place(source: str, commands: Path, tmp_path: Path) -> None:
+    for _ in range(2):  # the second time nothing is fetched
+        assert sh(f"fetch-{source}.sh", commands, tmp_path).returncode == 0
+        done = sh("verify.sh", commands, tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / "f" / "family.json").exists()
+        assert not (tmp_path / ".incoming-a").exists()
+
+
+def test_a_flipped_byte_is_not_put_in_place(commands: Path, tmp_path: Path) -> None:
+    sh("fetch-hub.sh", commands, tmp_path)
+    file = next((tmp_path / ".incoming-a" / "student").glob("*.safetensors"))
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    done = sh("verify.sh", commands, tmp_path)
+    assert done.returncode != 0
+    assert "is corrupt" in done.stderr
+    assert not (tmp_path / "f").exists()
+
+
+def test_what_a_killed_try_left_does_not_stay(commands: Path, tmp_path: Path) -> None:
+    (tmp_path / ".incoming-a").mkdir()
+    (tmp_path / ".incoming-a" / "half").write_text("")
+    assert sh("fetch-hub.sh", commands, tmp_path, FAILS="1").returncode != 0
+    assert sh("fetch-hub.sh", commands, tmp_path).returncode == 0
+    assert sh("verify.sh", commands, tmp_path).returncode == 0
+
+
+def test_two_pods_at_once(commands: Path, tmp_path: Path) -> None:
+    """The second finds the first's family in place, and its own copy goes."""
+    sh("fetch-hub.sh", commands, tmp_path)
+    shutil.copytree(FAMILY, tmp_path / "f")
+    assert sh("verify.sh", commands, tmp_path).returncode == 0
+    assert not (tmp_path / ".incoming-a").exists()

@@ -1,0 +1,311 @@
+"""Keys, limits and the middleware, in front of an app that is not ours; no engine."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI, Request
+
+from boomerang_core.errors import SettingsError
+from server.errors import RefusedError, install_handlers
+from server.guard.keys import Keys
+from server.guard.limits import Hold, Limits, Slots, Turns, count_choices
+from server.guard.middleware import HOLD, Guard, Guarding
+from server.settings import Settings, read_settings
+
+API, OTHER, ADMIN = "api-key-0123456789", "other-key-0123456789", "admin-key-0123456789"
+LIMITS = Limits(1000, None, 4, 2, None, 6)
+
+
+class Refusals(list[str]):
+    """The part of `Metrics` that the guard uses."""
+
+    def refused(self, reason: str) -> None:
+        self.append(reason)
+
+
+def write(path: Path, *lines: str) -> Path:
+    path.write_text("\n".join(lines))
+    return path
+
+
+@pytest.fixture
+def guarding(tmp_path: Path) -> Guarding:
+    api = Keys.read(write(tmp_path / "api", "# for the tests", API, "", f"  {OTHER}  "))
+    admin = Keys.read(write(tmp_path / "admin", ADMIN))
+    return Guarding(Limits(1000, None, 4, 2, 1, 6), api, admin)
+
+
+def app_behind(guarding: Guarding, refusals: Refusals) -> FastAPI:
+    app = FastAPI()
+    app.state.metrics = refusals
+    install_handlers(app)
+    app.state.running = asyncio.Event()
+    app.state.go = asyncio.Event()
+
+    @app.post("/v1/echo")
+    async def echo(body: dict[str, Any], request: Request) -> dict[str, Any]:
+        if choices := body.get("choices"):
+            request.scope[HOLD].take(choices)
+        if body.get("wait"):
+            app.state.running.set()
+            await app.state.go.wait()
+        return {"got": len(body)}
+
+    @app.get("/live")
+    @app.get("/")
+    @app.get("/page/page.js")
+    @app.get("/v1/sizes")
+    @app.put("/admin/memory-budget")
+    async def there() -> str:
+        return "there"
+
+    app.add_middleware(Guard, guarding=guarding, metrics=refusals)
+    return app
+
+
+def run(
+    guarding: Guarding, work: Callable[[httpx.AsyncClient, FastAPI], Awaitable[None]]
+) -> Refusals:
+    """Run `work` with a client of the guarded app; the reasons of what was refused."""
+    refusals = Refusals()
+
+    async def inside() -> None:
+        app = app_behind(guarding, refusals)
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://guarded") as client:
+            await work(client, app)
+
+    asyncio.run(inside())
+    return refusals
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
+
+
+def test_keys_are_read_and_not_shown(guarding: Guarding) -> None:
+    assert guarding.api_keys is not None
+    assert [guarding.api_keys.place(key) for key in (API, OTHER)] == [0, 1]
+    for stranger in ("", ADMIN, API[:-1], f"{API}x", "# for the tests", "\udcff", "é" * 20):
+        assert guarding.api_keys.place(stranger) is None
+    assert API not in repr(guarding)
+    assert API.encode() not in b"".join(guarding.api_keys.digests)
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        ([], "holds no key"),
+        (["# only", " "], "holds no key"),
+        ([API, "short"], "line 2"),
+        (["two words 0123456789"], "line 1"),
+        (["ключ-ключ-ключ-ключ"], "line 1"),
+    ],
+)
+def test_a_bad_file_of_keys_is_refused_without_showing_it(
+    tmp_path: Path, lines: list[str], says: str
+) -> None:
+    with pytest.raises(SettingsError, match=says) as refused:
+        Keys.read(write(tmp_path / "keys", *lines))
+    assert not any(line in str(refused.value) for line in lines if line.strip())
+
+
+def test_a_file_of_keys_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="cannot read the keys"):
+        Keys.read(tmp_path / "nowhere")
+
+
+def test_an_admin_key_is_no_api_key(tmp_path: Path) -> None:
+    both = write(tmp_path / "keys", API)
+    with pytest.raises(SettingsError, match="both"):
+        Guarding.of(read_settings(api_keys_file=both, admin_keys_file=both))
+    with pytest.raises(SettingsError, match="needs api_keys_file"):
+        Guarding.of(read_settings(max_requests_per_key=3))
+
+
+def test_all_but_probes_and_page_need_a_key(guarding: Guarding) -> None:
+    async def work(client: httpx.AsyncClient, app: FastAPI) -> None:
+        for path in ("/live", "/", "/page/page.js"):
+            assert (await client.get(path)).status_code == 200
+        for method, path in (
+            ("GET", "/v1/sizes"),
+            ("GET", "/nowhere"),
+            ("GET", "/openapi.json"),
+            ("GET", "/docs"),
+            ("POST", "/"),
+            ("POST", "/page/page.js"),
+            ("GET", "/live/../v1/sizes"),
+            ("GET", "/live/"),
+            ("OPTIONS", "/v1/sizes"),
+            ("PUT", "/admin/memory-budget"),
+            ("GET", "/admin"),
+        ):
+            for headers in ({}, bearer("wrong-key-0123456789"), {"Authorization": f"Basic {API}"}):
+                reply = await client.request(method, path, headers=headers)
+                assert reply.status_code == 401, (method, path, headers)
+                assert reply.headers["www-authenticate"].startswith("Bearer")
+                assert reply.json()["error"]["type"] == "AuthenticationError"
+        for key in (API, OTHER):
+            assert (await client.get("/v1/sizes", headers=bearer(key))).status_code == 200
+        lower = {"authorization": f"bearer {API}"}
+        assert (await client.get("/v1/sizes", headers=lower)).status_code == 200
+
+    assert set(run(guarding, work)) == {"unauthorized"}
+
+
+def test_admin_and_api_keys_open_different_doors(guarding: Guarding) -> None:
+    async def work(client: httpx.AsyncClient, app: FastAPI) -> None:
+        admin, api = bearer(ADMIN), bearer(API)
+        assert (await client.put("/admin/memory-budget", headers=admin)).status_code == 200
+        assert (await client.put("/admin/memory-budget", headers=api)).status_code == 401
+        assert (await client.get("/v1/sizes", headers=admin)).status_code == 401
+
+    run(guarding, work)
+
+
+def test_without_keys_all_is_open_but_admin() -> None:
+    async def work(client: httpx.AsyncClient, app: FastAPI) -> None:
+        assert (await client.get("/v1/sizes")).status_code == 200
+        assert (await client.put("/admin/memory-budget")).status_code == 404
+
+    run(Guarding(LIMITS), work)
+
+
+@pytest.mark.parametrize("size", [1000, 1001, 50_000])
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_body_is_bounded_with_and_without_a_length(size: int, chunked: bool) -> None:
+    read = 0
+
+    async def pieces() -> AsyncIterator[bytes]:
+        nonlocal read
+        text = b'{"a":"' + b"x" * (size - 8) + b'"}'
+        for start in range(0, size, 100):
+            read += 100
+            yield text[start : start + 100]
+
+    async def work(client: httpx.AsyncClient, app: FastAPI) -> None:
+        headers = {"content-type": "application/json"}
+        if not chunked:
+            headers["content-length"] = str(size)
+        reply = await client.post("/v1/echo", content=pieces(), headers=headers)
+        assert reply.status_code == (200 if size == 1000 else 413)
+        if size > 1000:
+            assert reply.json()["error"]["code"] == 413
+            assert reply.headers["connection"] == "close"
+            assert read <= (1100 if chunked else 0)
+
+    assert run(Guarding(LIMITS), work) == (["too_large"] if size > 1000 else [])
+
+
+def test_a_key_may_run_so_many_requests(guarding: Guarding) -> None:
+    async def work(client: httpx.AsyncClient, app: FastAPI) -> None:
+        async def ask(key: str, **body: Any) -> httpx.Response:
+            return await client.post("/v1/echo", json=body, headers=bearer(key))
+
+        first = asyncio.create_task(ask(API, wait=True))
+        await app.state.running.wait()
+        second = await ask(API)
+        assert second.status_code == 429
+        assert int(second.headers["retry-after"]) >= 1
+        assert (await ask(OTHER)).status_code == 200
+        app.state.go.set()
+        assert (await first).status_code == 200
+        assert (await ask(API)).status_code == 200
+
+    assert run(guarding, work) == ["too_many"]
+
+
+def test_the_queue_is_bounded_and_slots_come_back() -> None:
+    async def work(client: httpx.AsyncClient, app: FastAPI) -> None:
+        async def ask(**body: Any) -> httpx.Response:
+            return await client.post("/v1/echo", json=body)
+
+        first = asyncio.create_task(ask(choices=4, wait=True))
+        await app.state.running.wait()
+        assert (await ask(choices=2)).status_code == 200
+        full = await ask(choices=3)
+        assert full.status_code == 429
+        assert int(full.headers["retry-after"]) >= 1
+        app.state.go.set()
+        assert (await first).status_code == 200
+        assert (await ask(choices=6)).status_code == 200
+        app.state.go.clear()
+        app.state.running.clear()
+        gone = asyncio.create_task(ask(choices=6, wait=True))
+        await app.state.running.wait()
+        gone.cancel()
+        await asyncio.gather(gone, return_exceptions=True)
+        assert (await ask(choices=6)).status_code == 200
+
+    assert run(Guarding(LIMITS), work) == ["queue_full"]
+
+
+def test_slots_and_turns_count_exactly() -> None:
+    slots, turns = Slots(5), Turns(2)
+    hold, other = Hold(slots), Hold(slots)
+    hold.take(2)
+    hold.take(3)
+    with pytest.raises(RefusedError):
+        other.take(1)
+    other.release()
+    assert slots.taken == 5
+    hold.release()
+    hold.release()
+    assert slots.taken == 0
+    two = (turns.of(0), turns.of(0))
+    with two[0], two[1], turns.of(1), turns.of(None), pytest.raises(RefusedError), turns.of(0):
+        pass
+    with turns.of(0), turns.of(0):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("n", "prompt", "choices"),
+    [
+        (None, "text", 1),
+        (3, "text", 3),
+        (0, "text", 1),
+        (2, [1, 2, 3], 2),
+        (2, ["a", "b", "c"], 6),
+        (1, [[1, 2], [3]], 2),
+        (4, [], 4),
+        (2, None, 2),
+    ],
+)
+def test_choices_are_counted(n: int | None, prompt: Any, choices: int) -> None:
+    assert count_choices(n, prompt) == choices
+
+
+def test_limits_of_settings() -> None:
+    limits = Limits.of(Settings(max_num_seqs=2, max_waiting=3, max_choices=100))
+    assert (limits.choices, limits.sequences) == (5, 5)
+    limits.check(5, ["x"] * 16)
+    for choices, stop, param in ((6, None, "n"), (1, ["x"] * 17, "stop")):
+        with pytest.raises(RefusedError) as refused:
+            limits.check(choices, stop)
+        assert (refused.value.status_code, refused.value.param) == (400, param)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"tls_cert_file": "x"}, "tls_cert_file and tls_key_file go together"),
+        ({"cors_origins": "example.com"}, "an origin is https://HOST"),
+        ({"cors_origins": "https://one.example/path"}, "an origin is"),
+        ({"max_body_bytes": "0"}, "max_body_bytes"),
+        ({"max_choices": 0}, "max_choices"),
+    ],
+)
+def test_settings_that_make_no_sense(settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(SettingsError, match=says):
+        read_settings(**settings)
+
+
+def test_origins_come_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BOOMERANG_CORS_ORIGINS", "https://a.example, http://localhost:3000")
+    assert read_settings().cors_origins == ("https://a.example", "http://localhost:3000")
+    assert read_settings(cors_origins="*").cors_origins == ("*",)

@@ -1,0 +1,31 @@
+"""What the server sets in the environment before vLLM is imported."""
+
+import os
+
+import pytest
+
+from server.lifecycle import prepare_environment
+from server.settings import read_settings
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    fresh: dict[str, str] = {}
+    monkeypatch.setattr(os, "environ", fresh)
+    return fresh
+
+
+def test_vllms_runner_v1_is_chosen(environment: dict[str, str]) -> None:
+    environment["VLLM_USE_V2_MODEL_RUNNER"] = "1"  # under V2 every request would run as the teacher
+    prepare_environment(read_settings())
+    assert environment["VLLM_USE_V2_MODEL_RUNNER"] == "0"
+    assert "VLLM_CPU_OMP_THREADS_BIND" not in environment
+
+
+def test_tensor_parallel_ranks_are_not_bound_unless_told(environment: dict[str, str]) -> None:
+    settings = read_settings(tensor_parallel_size=2)
+    prepare_environment(settings)
+    assert environment["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
+    environment["VLLM_CPU_OMP_THREADS_BIND"] = "0|1"
+    prepare_environment(settings)
+    assert environment["VLLM_CPU_OMP_THREADS_BIND"] == "0|1"

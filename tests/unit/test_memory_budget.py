@@ -1,0 +1,142 @@
+"""The sizes of a running server under a budget: an engine stands in, so that every order of
+events can be tried."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from boomerang_core.errors import BudgetError, SettingsError, UnavailableSizeError
+from boomerang_core.family import load_family
+from boomerang_core.residency import Residents, Span
+from server.cgroup import memory_limit
+from server.errors import refusal_of, status_of
+from server.residency import BusyError, Residency
+from server.sizing import Ask, Policy, Reason, decide
+from tests.docs.test_readme import FAMILY
+
+SHIPPED = load_family(FAMILY)
+RESIDENTS = Residents.of(SHIPPED)
+KV = 64 << 20
+
+
+def budget(largest: int) -> int:
+    return RESIDENTS.weight_bytes(Span(0, largest)) + KV
+
+
+class Engine:
+    """Notes what it is told to hold; nobody may be running what goes."""
+
+    def __init__(self, residency: Residency) -> None:
+        self.residency, self.spans = residency, [residency.plan.span]
+
+    async def hold_sizes(self, span: Span) -> int:
+        await asyncio.sleep(0)
+        assert all(size in span for size in range(14) if self.residency.runs(size))
+        self.spans.append(span)
+        return RESIDENTS.weight_bytes(span)
+
+
+def test_a_smaller_budget_waits_for_those_who_run() -> None:
+    async def scene() -> None:
+        residency = Residency(SHIPPED, KV, None)
+        engine = Engine(residency)
+        with residency.lease(13), residency.lease(3):
+            change = asyncio.ensure_future(residency.change(budget(5), engine))
+            await asyncio.sleep(0.01)
+            assert residency.changing
+            assert engine.spans == [Span(0, 13)]
+            assert residency.policy.table.offered[-1].size == 5  # at once, for new requests
+            with pytest.raises(BusyError):
+                await residency.change(None, engine)
+            with residency.lease(13):  # under the first: the same request, further on
+                pass
+        assert await change == RESIDENTS.weight_bytes(Span(0, 5))
+        assert engine.spans[1] == Span(0, 5)
+        assert not residency.changing
+        with pytest.raises(AssertionError), residency.lease(6):
+            pass
+
+    asyncio.run(scene())
+
+
+def test_a_larger_budget_brings_one_size_after_another() -> None:
+    async def scene() -> None:
+        residency = Residency(SHIPPED, KV, budget(10))
+        engine = Engine(residency)
+        assert await residency.change(None, engine) == RESIDENTS.weight_bytes(Span(0, 13))
+        assert engine.spans == [Span(0, 10), Span(0, 11), Span(0, 12), Span(0, 13)]
+        assert residency.policy == Policy.of(SHIPPED)
+
+    asyncio.run(scene())
+
+
+def test_a_budget_that_fits_nothing_changes_nothing() -> None:
+    async def scene() -> None:
+        residency = Residency(SHIPPED, KV, budget(4))
+        with pytest.raises(BudgetError, match="fits no size"):
+            await residency.change(1, Engine(residency))
+        assert residency.plan.budget == budget(4)
+
+    asyncio.run(scene())
+    with pytest.raises(SettingsError, match="fits no size"):
+        Residency(SHIPPED, KV, KV)
+
+
+LEFT = Residency(SHIPPED, KV, budget(5)).policy
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "status"),
+    [
+        ({"model": "smollm2-135m@135m"}, "model", 404),
+        ({"model": "smollm2-135m@teacher"}, "model", 404),
+        ({"model": "smollm2-135m@30L"}, "model", 404),
+        ({"size": "teacher"}, "size", 400),
+        ({"size": "110m"}, "size", 400),
+        ({"size": "30L"}, "size", 400),
+    ],
+)
+def test_a_size_that_is_left_out_is_refused(
+    fields: dict[str, str], param: str, status: int
+) -> None:
+    with pytest.raises(UnavailableSizeError) as caught:
+        decide(LEFT, Ask(**fields))
+    assert (caught.value.param, int(status_of(caught.value))) == (param, status)
+    assert refusal_of(caught.value) == "unavailable"
+    assert "the server's memory budget is" in str(caught.value)
+    assert str(caught.value).endswith("offered: 88m, 92m, 96m, 99m, 103m, 106m")
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({}, Reason.DEFAULT),
+        ({"model": "smollm2-135m"}, Reason.DEFAULT),
+        ({"memory_budget": "1GiB"}, Reason.MEMORY_BUDGET),
+        ({"size": "100%"}, Reason.SIZE),  # an upper bound
+        ({"size": "109m"}, Reason.SIZE),
+    ],
+)
+def test_where_the_request_allows_it_gets_the_largest_left(
+    fields: dict[str, str], reason: Reason
+) -> None:
+    decision = decide(LEFT, Ask(**fields))
+    assert (decision.row.id, decision.reason) == ("106m", reason)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "limit"),
+    [
+        ("memory.max", "1000\n", 1000),
+        ("memory.max", "max\n", None),
+        ("memory.max", "5000\n", None),  # above the machine's
+        ("memory/memory.limit_in_bytes", "1000", 1000),
+        ("memory/memory.limit_in_bytes", str(2**63 - 4096), None),
+        ("other", "1000", None),
+    ],
+)
+def test_the_containers_limit(tmp_path: Path, name: str, text: str, limit: int | None) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(text)
+    assert memory_limit(tmp_path, machine=4096) == limit
