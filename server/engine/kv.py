@@ -17,11 +17,12 @@ from server.engine.compat import (
     KVCacheSpecRegistry,
 )
 from server.engine.kv_groups import choose_groups
+from server.engine.plan import ALWAYS_TEACHER
 
 
 @dataclass(frozen=True, kw_only=True)
 class DepthSpec(FullAttentionSpec):
-    """Full attention of layers that only sizes above `rank` run."""
+    """Full attention of the layers of one group, which sizes above `rank` run."""
 
     group: int
     rank: int
@@ -87,7 +88,9 @@ class DepthKVCacheManager(KVCacheManager):
         if self._lookups:
             size = self._size_of(request.request_id)
             self.coordinator.attention_groups = [
-                lookup for lookup in self._lookups if getattr(lookup.spec, "rank", -1) < size
+                lookup
+                for lookup in self._lookups
+                if getattr(lookup.spec, "rank", ALWAYS_TEACHER) < size
             ]
         return super().get_computed_blocks(request)
 

@@ -28,10 +28,6 @@ class BoomerangScheduler(Scheduler):
         """The size that a request runs at."""
         return size_of(request.sampling_params, self._teacher_size)
 
-    def size_of(self, request: Any) -> int:
-        """The size that a request runs at."""
-        return size_of(request.sampling_params, self._teacher_size)
-
     def add_request(self, request: Any) -> None:
         """Salt a new request with its size and hash its blocks again, then queue it."""
         if request.request_id not in self.requests:
