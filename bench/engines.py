@@ -94,6 +94,18 @@ class Engine:
             step += 1
         return [answers[str(place)] for place in range(len(requests))]
 
+    def at_once(self, requests: Sequence[Request]) -> int:
+        """How many of the requests one step takes up; then all are ended."""
+        core = self._llm.llm_engine
+        names = [
+            core.add_request(str(place), {"prompt_token_ids": prompt}, _greedy(size, 2))
+            for place, (size, prompt) in enumerate(requests)
+        ]
+        core.step()
+        running = len(core.engine_core.engine_core.scheduler.running)
+        core.abort_request(names, internal=True)
+        return running
+
 
 class TurnTakingScheduler(BoomerangScheduler):
     """Where `in_turn` is set, holds back all requests of a step but those of one size."""

@@ -9,7 +9,7 @@ and fails with the name that is gone.
 import importlib
 import inspect
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from importlib import metadata
 from typing import Any
 
@@ -39,11 +39,16 @@ NAMES: Mapping[str, str] = {
     "EngineClient": "vllm.engine.protocol:EngineClient",
     "EngineDeadError": "vllm.v1.engine.exceptions:EngineDeadError",
     "FlexibleArgumentParser": "vllm.utils.argparse_utils:FlexibleArgumentParser",
+    "FullAttentionManager": "vllm.v1.core.single_type_kv_cache_manager:FullAttentionManager",
+    "FullAttentionSpec": "vllm.v1.kv_cache_interface:FullAttentionSpec",
     "GPT2Block": "vllm.model_executor.models.gpt2:GPT2Block",
     "GPT2Model": "vllm.model_executor.models.gpt2:GPT2Model",
     "GPUModelRunner": "vllm.v1.worker.gpu_model_runner:GPUModelRunner",
     "GPUWorker": "vllm.v1.worker.gpu_worker:Worker",
+    "HybridKVCacheCoordinator": "vllm.v1.core.kv_cache_coordinator:HybridKVCacheCoordinator",
     "init_app_state": "vllm.entrypoints.launchers.api_server.app_state:init_app_state",
+    "KVCacheManager": "vllm.v1.core.kv_cache_manager:KVCacheManager",
+    "KVCacheSpecRegistry": "vllm.v1.kv_cache_spec_registry:KVCacheSpecRegistry",
     "LayerNorm": "vllm.model_executor.layers.layernorm:LayerNorm",
     "LinearMethodBase": "vllm.model_executor.layers.linear:LinearMethodBase",
     "LlamaDecoderLayer": "vllm.model_executor.models.llama:LlamaDecoderLayer",
@@ -80,6 +85,10 @@ NAMES: Mapping[str, str] = {
 
 _RUNNER = "vllm.v1.worker.gpu_model_runner:GPUModelRunner"
 _LINEAR = "vllm.model_executor.layers.linear"
+_KV_GROUP = "vllm.v1.core.single_type_kv_cache_manager:FullAttentionManager"
+_KV = "vllm.v1.core.kv_cache_manager:KVCacheManager"
+_KV_SPEC = "vllm.v1.kv_cache_interface:FullAttentionSpec"
+_KV_REGISTRY = "vllm.v1.kv_cache_spec_registry:KVCacheSpecRegistry"
 
 MEMBERS: Mapping[str, tuple[str, ...]] = {
     f"{_RUNNER}.__init__": ("vllm_config", "device"),
@@ -102,6 +111,21 @@ MEMBERS: Mapping[str, tuple[str, ...]] = {
     "vllm.v1.core.sched.scheduler:Scheduler.update_from_output": (
         "scheduler_output",
         "model_runner_output",
+    ),
+    "vllm.v1.core.sched.scheduler:KVCacheManager": (),  # the scheduler builds it by this name
+    f"{_KV}.get_computed_blocks": ("request",),
+    f"{_KV}.estimate_cached_tokens": ("request",),
+    f"{_KV}.get_blocks": ("request_id",),
+    f"{_KV_GROUP}.get_num_blocks_to_allocate": ("request_id",),
+    f"{_KV_GROUP}.allocate_new_blocks": ("request_id",),
+    f"{_KV_GROUP}.cache_blocks": ("request",),
+    f"{_KV_SPEC}.merge": ("specs",),
+    f"{_KV_SPEC}.is_uniform_with_collection": ("kv_cache_specs",),
+    f"{_KV_REGISTRY}.check_kv_cache_spec_registry": ("kv_cache_spec",),
+    f"{_KV_REGISTRY}.register": (
+        "kvcache_spec_cls",
+        "manager_class",
+        "uniform_type_base_spec",
     ),
     "vllm.v1.engine.async_llm:AsyncLLM._run_output_handler": (),  # it makes `output_handler`
     "vllm.v1.engine.async_llm:AsyncLLM.from_engine_args": ("engine_args", "stat_loggers"),
@@ -216,16 +240,29 @@ def check_version() -> None:
         raise SettingsError(f"this version serves with vLLM {VERSION}.*, found {installed}")
 
 
-@contextmanager
-def cpu_runner_class(runner: type) -> Iterator[None]:
+def cpu_runner_class(runner: type) -> AbstractContextManager[None]:
     """Let `CPUWorker.init_device` build `runner`: it names its runner class as a module global.
 
     The GPU worker has a hook for this (`_make_model_runner`); the CPU worker has none in 0.32.
     """
-    worker_module = _resolve("vllm.v1.worker.cpu_worker")
-    original = worker_module.CPUModelRunner
-    worker_module.CPUModelRunner = runner
+    return _global("vllm.v1.worker.cpu_worker", "CPUModelRunner", runner)
+
+
+def kv_cache_manager_class(manager: type) -> AbstractContextManager[None]:
+    """Let `Scheduler.__init__` build `manager`: it names the class as a module global.
+
+    Managers of single groups have a registry for this; the one above them has none in 0.32.
+    """
+    return _global("vllm.v1.core.sched.scheduler", "KVCacheManager", manager)
+
+
+@contextmanager
+def _global(module: str, name: str, value: type) -> Iterator[None]:
+    """Replace a class that a module names, for as long as something is built with it."""
+    namespace = _resolve(module)
+    original = getattr(namespace, name)
+    setattr(namespace, name, value)
     try:
         yield
     finally:
-        worker_module.CPUModelRunner = original
+        setattr(namespace, name, original)

@@ -7,7 +7,10 @@ attention layer the metadata and KV slots of its own rows, and hands the plan to
 from typing import Any
 
 from boomerang_core.errors import SettingsError
+from server.engine.blocks import attention_name
 from server.engine.compat import GPUModelRunner, UBatchSlice
+from server.engine.kv import by_depth
+from server.engine.kv_groups import layer_ranks
 from server.engine.model import BoomerangForCausalLM
 from server.engine.plan import Rows, StepPlan, build_plan, largest_first, swaps
 from server.engine.sizes import size_of
@@ -47,13 +50,17 @@ class RoutedRunner(GPUModelRunner):
     def get_kv_cache_spec(self) -> dict[str, Any]:
         """The teacher's KV pages alone; student layers borrow those of a teacher layer.
 
-        Not through `kv_sharing_target_layer_name`: vLLM would then skip the KV write.
+        Not through `kv_sharing_target_layer_name`: vLLM would then skip the KV write.  The layers
+        are grouped by depth, but not for KV connectors: many of vLLM's know one group only.
         """
         spec: dict[str, Any] = super().get_kv_cache_spec()
         for ours, theirs in self._routed.kv_alias().items():
             spec.pop(ours, None)
             self.shared_kv_cache_layers[ours] = theirs
-        return spec
+        if self.vllm_config.kv_transfer_config is not None:
+            return spec
+        names = [attention_name(layer) for layer in self._routed.teacher.layers.values()]
+        return by_depth(spec, names, layer_ranks(self._routed.design))
 
     def calculate_reorder_batch_threshold(self) -> None:
         """Refuse attention backends that need decodes first: our order is by size."""

@@ -1,4 +1,4 @@
-"""vLLM's scheduler, with the size in the prefix-cache key.
+"""vLLM's scheduler, with the size in the prefix-cache key and in the hands of the KV managers.
 
 Keys and values of one prompt differ between sizes, so two sizes must never share a cached block.
 The size joins the request's cache salt here, inside the engine, where no caller can forget it.
@@ -6,8 +6,10 @@ The size joins the request's cache salt here, inside the engine, where no caller
 
 from typing import Any
 
+from server.engine import compat
 from server.engine.compat import AsyncScheduler, Scheduler
 from server.engine.ending import skip_teardown
+from server.engine.kv import DepthKVCacheManager
 from server.engine.loader import design_of
 from server.engine.sizes import size_of
 from server.engine.steps import composition, put_step
@@ -17,9 +19,11 @@ class BoomerangScheduler(Scheduler):
     """For engines that schedule a step once the last one is done."""
 
     def __init__(self, vllm_config: Any, *args: Any, **kwargs: Any) -> None:
-        super().__init__(vllm_config, *args, **kwargs)
+        with compat.kv_cache_manager_class(DepthKVCacheManager):
+            super().__init__(vllm_config, *args, **kwargs)
         design = design_of(vllm_config.model_config.hf_config)
         self._teacher_size = design.ladder.num_sizes - 1
+        self.kv_cache_manager.follow(lambda request_id: self.size_of(self.requests[request_id]))
 
     def size_of(self, request: Any) -> int:
         """The size that a request runs at."""

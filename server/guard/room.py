@@ -7,15 +7,20 @@ from boomerang_core.errors import SettingsError
 from boomerang_core.family import Family
 from boomerang_core.residency import Plan
 from boomerang_core.sizes import format_bytes
+from server.engine.kv_groups import choose_groups, layer_ranks
 from server.settings import Settings
 
 
 def require_kv_cache(family: Family, settings: Settings) -> None:
     """Raise `SettingsError` where the KV cache cannot hold one request of `max_model_len`.
 
-    `family`: with the footprints of the served format.
+    `family`: with the footprints of the served format.  The engine keeps layers in groups, the last
+    of which may have places left over.
     """
-    needed = family.table.teacher.kv_bytes_per_token * settings.max_model_len
+    ranks = layer_ranks(family.design)
+    held = choose_groups(ranks).held(max(ranks) + 1)
+    per_token = family.table.teacher.kv_bytes_per_token * held // len(ranks)
+    needed = per_token * settings.max_model_len
     if needed > settings.kv_cache_bytes:
         raise SettingsError(
             f"kv_cache_bytes: {format_bytes(settings.kv_cache_bytes)} cannot hold one request of "

@@ -1,0 +1,141 @@
+"""KV memory in proportion to depth: a request holds blocks for the layers that it runs.
+
+vLLM lets a KV-cache spec bring its own manager.  Ours marks each layer's spec with its group
+(`kv_groups.py`), so that vLLM makes those groups, and its manager hands out no block of a group to
+a request that runs none of its layers.  Every group draws from vLLM's one pool of blocks.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from server.engine.compat import (
+    FullAttentionManager,
+    FullAttentionSpec,
+    HybridKVCacheCoordinator,
+    KVCacheManager,
+    KVCacheSpecRegistry,
+)
+from server.engine.kv_groups import choose_groups
+from server.engine.plan import ALWAYS_TEACHER
+
+
+@dataclass(frozen=True, kw_only=True)
+class DepthSpec(FullAttentionSpec):
+    """Full attention of the layers of one group, which sizes above `rank` run."""
+
+    group: int
+    rank: int
+
+    @classmethod
+    def merge(cls, specs: list[Any]) -> Any:
+        """The spec of a group.  `AssertionError`, as vLLM expects, for layers of two groups."""
+        assert len(set(specs)) == 1, "layers of one group have one spec"
+        return replace(specs[0])
+
+    def is_uniform_with_collection(self, kv_cache_specs: dict[str, Any]) -> bool:
+        """Whether all are of one group: or vLLM would put every layer into one."""
+        return all(spec == self for spec in kv_cache_specs.values())
+
+
+class DepthManager(FullAttentionManager):
+    """The blocks of one group: none for requests that do not run its layers."""
+
+    kv_cache_spec: DepthSpec
+    size_of: Callable[[str], int]
+    """Request id → its size; given by `DepthKVCacheManager.follow`."""
+
+    def _runs(self, request_id: str) -> bool:
+        return self.size_of(request_id) > self.kv_cache_spec.rank
+
+    def get_num_blocks_to_allocate(self, request_id: str, *args: Any, **kwargs: Any) -> int:
+        """As vLLM's; 0 where the request does not run the group's layers."""
+        if not self._runs(request_id):
+            return 0
+        return int(super().get_num_blocks_to_allocate(request_id, *args, **kwargs))
+
+    def allocate_new_blocks(self, request_id: str, *args: Any, **kwargs: Any) -> list[Any]:
+        """As vLLM's; none where the request does not run the group's layers."""
+        if not self._runs(request_id):
+            return []
+        blocks: list[Any] = super().allocate_new_blocks(request_id, *args, **kwargs)
+        return blocks
+
+    def cache_blocks(self, request: Any, *args: Any, **kwargs: Any) -> None:
+        """As vLLM's; there is nothing to cache where the request holds nothing."""
+        if self._runs(request.request_id):
+            super().cache_blocks(request, *args, **kwargs)
+
+
+class DepthKVCacheManager(KVCacheManager):
+    """vLLM's manager of all groups, which looks for cached prefixes in a request's own groups."""
+
+    def follow(self, size_of: Callable[[str], int]) -> None:
+        """Learn how to tell a request's size from its id, for as long as the request lives."""
+        self._size_of = size_of
+        coordinator = self.coordinator
+        for manager in coordinator.single_type_managers:
+            if isinstance(manager, DepthManager):
+                manager.size_of = size_of
+        self._lookups = (
+            tuple(coordinator.attention_groups)
+            if isinstance(coordinator, HybridKVCacheCoordinator)
+            else ()
+        )
+
+    def get_computed_blocks(self, request: Any) -> Any:
+        """As vLLM's; only the groups that the request runs must agree on the hit."""
+        if self._lookups:
+            size = self._size_of(request.request_id)
+            self.coordinator.attention_groups = [
+                lookup
+                for lookup in self._lookups
+                if getattr(lookup.spec, "rank", ALWAYS_TEACHER) < size
+            ]
+        return super().get_computed_blocks(request)
+
+    def estimate_cached_tokens(self, request: Any) -> int:
+        """Tokens of the request in the prefix cache, as its first group has them.
+
+        vLLM takes the least of all groups, which is 0 where a request does not run them all.
+        """
+        if not self._lookups:
+            return int(super().estimate_cached_tokens(request))
+        first = self.get_blocks(request.request_id).blocks[0]
+        return max((block.block_hash_num_tokens or 0 for block in first), default=0)
+
+
+KVCacheSpecRegistry.check_kv_cache_spec_registry({})  # registers vLLM's own, if nothing is yet
+KVCacheSpecRegistry.register(DepthSpec, DepthManager, FullAttentionSpec)
+
+
+def by_depth(
+    specs: Mapping[str, Any], layers: Sequence[str], ranks: Sequence[int]
+) -> dict[str, Any]:
+    """The specs of a family's layers, marked with their groups, in the order of the groups.
+
+    Args:
+        specs: attention layer → vLLM's spec for it.
+        layers: the attention layers, first to last.
+        ranks: the rank of each of them.
+
+    Where vLLM's specs differ between layers (sliding windows) they are returned as they are: such
+    models have vLLM's own groups, which ours would cut across.
+    """
+    kinds = {type(spec) for spec in specs.values()}
+    if kinds != {FullAttentionSpec} or len(set(specs.values())) > 1:
+        return dict(specs)
+    assert specs.keys() == set(layers), "one spec for each layer, and for nothing else"
+    groups = choose_groups(ranks)
+    if len(groups.layers) == 1:
+        return dict(specs)
+    return {
+        layers[layer]: _marked(specs[layers[layer]], index, rank)
+        for index, (group, rank) in enumerate(zip(groups.layers, groups.ranks, strict=True))
+        for layer in group
+    }
+
+
+def _marked(spec: Any, group: int, rank: int) -> DepthSpec:
+    values = {field.name: getattr(spec, field.name) for field in fields(spec) if field.init}
+    return DepthSpec(**values, group=group, rank=rank)

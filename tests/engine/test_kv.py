@@ -1,0 +1,161 @@
+"""A request holds KV blocks only in the groups of layers that it runs, and answers the same."""
+
+import argparse
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+
+from bench.kv import run
+from server.engine import kv
+from server.engine.kv_groups import KVGroups, choose_groups, layer_ranks
+from tests.engine.conftest import LIMITS, token_prompts
+from tests.engine.families import LAYERS, VOCABULARY, TinyFamily
+from tests.engine.test_equality import BATCH, expected, greedy, parameters, prompts
+
+pytestmark = pytest.mark.engine
+
+BLOCK = LIMITS["block_size"]
+
+
+@pytest.fixture(scope="module", params=["full-own-ends", "lowrank"])
+def tiny(request: pytest.FixtureRequest, build: Callable[[str], TinyFamily]) -> TinyFamily:
+    return build(request.param)
+
+
+@pytest.fixture(scope="module")
+def groups(tiny: TinyFamily) -> KVGroups:
+    """A group for each layer."""
+    return choose_groups(layer_ranks(tiny.family.design), most=LAYERS)
+
+
+@pytest.fixture(scope="module")
+def engine(tiny: TinyFamily, keep: Callable[[Any], Any]) -> Any:
+    """With a group for each layer, and room for one and a half requests of the greatest length."""
+    from vllm import LLM
+
+    from server.engine.loader import engine_arguments
+
+    blocks = LAYERS * (LIMITS["max_model_len"] // BLOCK) * 3 // 2
+    arguments = engine_arguments(tiny.family, tiny.teacher_dir, **LIMITS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kv, "choose_groups", partial(choose_groups, most=LAYERS))
+        return keep(LLM(**arguments, num_gpu_blocks_override=blocks))
+
+
+def scheduler_of(engine: Any) -> Any:
+    return engine.llm_engine.engine_core.engine_core.scheduler
+
+
+def assert_all_free(engine: Any) -> None:
+    manager = scheduler_of(engine).kv_cache_manager
+    assert manager.block_pool.get_num_free_blocks() == manager.kv_cache_config.num_blocks - 1
+    assert not any(each.req_to_blocks for each in manager.coordinator.single_type_managers)
+    assert not any(each.num_cached_block for each in manager.coordinator.single_type_managers)
+
+
+def test_the_engine_has_the_groups_that_were_chosen(groups: KVGroups, engine: Any) -> None:
+    found = scheduler_of(engine).kv_cache_manager.kv_cache_config.kv_cache_groups
+    assert [len(group.layer_names) for group in found] == [1] * LAYERS
+    assert tuple(group.kv_cache_spec.rank for group in found) == groups.ranks
+    layers = [int(group.layer_names[0].split(".")[2]) for group in found]
+    assert [(layer,) for layer in layers] == list(groups.layers)
+
+
+def test_each_request_holds_what_its_size_runs(
+    tiny: TinyFamily, groups: KVGroups, engine: Any
+) -> None:
+    core, scheduler = engine.llm_engine, scheduler_of(engine)
+    for size in tiny.sizes:
+        prompt = token_prompts(prompts(1, seed=size, shortest=40, longest=40))[0]
+        core.add_request(f"held-{size}", prompt, parameters(size))
+    core.step()
+    assert len(scheduler.running) == len(tiny.sizes)
+    for request in scheduler.running:
+        size = scheduler.size_of(request)
+        per_group = scheduler.kv_cache_manager.get_block_ids(request.request_id)
+        assert [len(ids) for ids in per_group] == [2 * (rank < size) for rank in groups.ranks]
+        assert sum(len(ids) for ids in per_group) == 2 * groups.held(size)
+    while core.has_unfinished_requests():
+        core.step()
+    assert_all_free(engine)
+
+
+def test_preempted_requests_answer_as_if_alone(
+    tiny: TinyFamily, engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sixteen requests of all sizes that together outgrow the memory."""
+    scheduler = scheduler_of(engine)
+    preempted: list[str] = []
+    preempt = scheduler._preempt_request
+
+    def spy(request: Any, *args: Any, **kwargs: Any) -> None:
+        preempted.append(request.request_id)
+        preempt(request, *args, **kwargs)
+
+    monkeypatch.setattr(scheduler, "_preempt_request", spy)
+    sizes = [index % len(tiny.sizes) for index in range(len(BATCH))]
+    long = prompts(len(BATCH), seed=3, shortest=28, longest=31)  # outgrow their block on the way
+    together = greedy(engine, long, sizes)
+    assert preempted
+    assert_all_free(engine)
+    alone = [greedy(engine, [prompt], [size])[0] for prompt, size in zip(long, sizes, strict=True)]
+    assert together == alone
+    assert greedy(engine, BATCH, sizes) == [
+        expected(tiny, size)[place] for place, size in enumerate(sizes)
+    ]
+    assert_all_free(engine)
+
+
+def cached_tokens(engine: Any, prompt: list[int], size: int) -> tuple[int, list[int]]:
+    """Prompt tokens found in the prefix cache, and the answer."""
+    (result,) = engine.generate(token_prompts([prompt]), parameters(size), use_tqdm=False)
+    return result.num_cached_tokens, list(result.outputs[0].token_ids)
+
+
+def test_only_the_groups_of_a_size_must_agree_on_a_prefix(tiny: TinyFamily, engine: Any) -> None:
+    prompt = prompts(1, seed=9, shortest=70, longest=70)[0]
+    manager = scheduler_of(engine).kv_cache_manager
+    for size in tiny.sizes:
+        assert manager.reset_prefix_cache()
+        found, answer = cached_tokens(engine, prompt, size)
+        assert found == 0
+        assert cached_tokens(engine, prompt, size) == (64, answer)
+
+
+def test_a_prefix_ends_where_any_of_a_sizes_groups_ends(tiny: TinyFamily, engine: Any) -> None:
+    """The last group's second block is taken away: the teacher's size has one block left."""
+    prompt = prompts(1, seed=11, shortest=70, longest=70)[0]
+    core, scheduler = engine.llm_engine, scheduler_of(engine)
+    manager = scheduler.kv_cache_manager
+    core.add_request("evicted", token_prompts([prompt])[0], parameters(tiny.sizes[-1]))
+    core.step()
+    blocks = manager.get_block_ids(scheduler.running[0].request_id)[-1]
+    while core.has_unfinished_requests():
+        core.step()
+    _, answer = cached_tokens(engine, prompt, tiny.sizes[-1])
+    manager.evict_blocks({blocks[1]})
+    assert cached_tokens(engine, prompt, tiny.sizes[-1]) == (32, answer)
+    assert_all_free(engine)
+
+
+def test_the_benchmark_counts_what_fits(tiny: TinyFamily, groups: KVGroups) -> None:
+    options = argparse.Namespace(kv_mib=1, tokens=60, vocabulary=VOCABULARY, pairs=2)
+    report = run(tiny.family, options, **{**LIMITS, "max_model_len": 128})
+    chosen = choose_groups(layer_ranks(tiny.family.design))
+    layer_block = 2 * 4 * BLOCK * 32  # keys and values, float32, one head of 32
+
+    def fit(layers_per_block: int, layers_held: int) -> int:
+        blocks = (1 << 20) // (layer_block * layers_per_block) - 1
+        return 60 * (blocks // (2 * layers_held // layers_per_block))
+
+    assert report["layers_of_groups"] == [len(group) for group in chosen.layers]
+    of_groups, of_one = report["tokens_held"]["groups"], report["tokens_held"]["one_group"]
+    width = chosen.layers_per_block
+    assert of_groups["student"] == fit(width, chosen.held(0))
+    assert of_groups["teacher"] == fit(width, chosen.held(tiny.sizes[-1]))
+    assert of_one["student"] == of_one["teacher"] == fit(LAYERS, LAYERS)
+    for ratio in report["seconds_over_one_group"].values():
+        assert 0 < ratio["low"] <= ratio["high"]
+        assert ratio["n"] == 2
