@@ -5,7 +5,7 @@
 * `tokens_held`: requests of one size are sent until the KV memory is full; tokens of those that
   run at once, for the student's and the teacher's size, with groups and with all layers in one.
 * `seconds_over_one_group`: the same requests in an engine with groups and in one without, in
-  turn; below 1, groups are faster.  All at the teacher's size, all at the student's, and mixed.
+  turn; below 1, groups are faster.  At the teacher's size, at the student's, and mixed.
 
 In float32; prints JSON.
 """
@@ -13,6 +13,7 @@ In float32; prints JSON.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -50,57 +51,54 @@ def tokens_held(engine: Engine, size: int, length: int, vocabulary: int) -> int:
     return running * length
 
 
-def held(
-    family: Family, groups: int | None, options: argparse.Namespace, **limits: Any
-) -> dict[str, Any]:
-    """Tokens held at both ends, and their ratio."""
+def run(family: Family, options: argparse.Namespace, **limits: Any) -> dict[str, Any]:
+    """The whole report; `limits` over those of `bench.engines`."""
     room = {
         "max_num_seqs": MANY,
         "max_num_batched_tokens": MANY * options.tokens,
-        "enable_prefix_caching": False,
         "kv_cache_memory_bytes": options.kv_mib << 20,
+        "enable_prefix_caching": False,
     }
-    engine = engine_with(family, groups, **{**limits, **room})
-    top = len(family.rows) - 1
-    student, teacher = (
-        tokens_held(engine, size, options.tokens, options.vocabulary) for size in (0, top)
-    )
-    return {"student": student, "teacher": teacher, "ratio": round(student / teacher, 3)}
-
-
-def timed(family: Family, pairs: int, vocabulary: int, **limits: Any) -> dict[str, Any]:
-    """Seconds with groups over seconds without, for traffic of one size and of several."""
-    engines = {
-        name: engine_with(family, most, **{**limits, "enable_prefix_caching": False})
-        for name, most in (("groups", None), ("one", 1))
-    }
-    top = len(family.rows) - 1
-    traffic = {"teacher": [top], "student": [0], "mixed": spread(len(family.rows), 3)}
-    report = {}
-    for name, sizes in traffic.items():
-        requests: list[Request] = DECODE.at(sizes, vocabulary, seed=0)
-        ways = {
-            key: partial(engine.seconds, requests, DECODE.tokens) for key, engine in engines.items()
-        }
-        seconds = time_in_turn(ways, pairs)
-        report[name] = asdict(Ratio.of(seconds["groups"], seconds["one"]))
-    return report
-
-
-def run(family: Family, options: argparse.Namespace, **limits: Any) -> dict[str, Any]:
-    """The whole report; `limits` over those of `bench.engines`."""
+    shared = {**limits, "enable_prefix_caching": False}
+    most = {"groups": None, "one_group": 1}
+    # All are kept to the end: an engine that goes takes vLLM's process groups with it.
+    full = {name: engine_with(family, count, **{**limits, **room}) for name, count in most.items()}
+    ample = {name: engine_with(family, count, **shared) for name, count in most.items()}
     groups = choose_groups(layer_ranks(family.design))
     return {
         "family": family.name,
         "kind": family.design.kind.value,
         "layers_of_groups": [len(group) for group in groups.layers],
         "kv_bytes": options.kv_mib << 20,
-        "tokens_held": {
-            "groups": held(family, None, options, **limits),
-            "one_group": held(family, 1, options, **limits),
-        },
-        "seconds_over_one_group": timed(family, options.pairs, options.vocabulary, **limits),
+        "tokens_held": {name: held(engine, family, options) for name, engine in full.items()},
+        "seconds_over_one_group": timed(ample, family, options),
     }
+
+
+def held(engine: Engine, family: Family, options: argparse.Namespace) -> dict[str, Any]:
+    """Tokens held at both ends, and their ratio."""
+    student, teacher = (
+        tokens_held(engine, size, options.tokens, options.vocabulary)
+        for size in (0, len(family.rows) - 1)
+    )
+    return {"student": student, "teacher": teacher, "ratio": round(student / teacher, 3)}
+
+
+def timed(
+    engines: Mapping[str, Engine], family: Family, options: argparse.Namespace
+) -> dict[str, Any]:
+    """Seconds with groups over seconds without, for traffic of one size and of several."""
+    count = len(family.rows)
+    traffic = {"teacher": [count - 1], "student": [0], "three sizes": spread(count, 3)}
+    report = {}
+    for name, sizes in {**traffic, "all sizes": list(range(count))}.items():
+        requests: list[Request] = DECODE.at(sizes, options.vocabulary, seed=0)
+        ways = {
+            key: partial(engine.seconds, requests, DECODE.tokens) for key, engine in engines.items()
+        }
+        seconds = time_in_turn(ways, options.pairs)
+        report[name] = asdict(Ratio.of(seconds["groups"], seconds["one_group"]))
+    return report
 
 
 def main() -> None:

@@ -4,6 +4,8 @@ Per step the runner orders the requests by size, plans the splits (`plan.py`), g
 attention layer the metadata and KV slots of its own rows, and hands the plan to the model.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from boomerang_core.errors import SettingsError
@@ -25,6 +27,7 @@ def refuse_runner_v2(worker: Any) -> None:
 class RoutedRunner(GPUModelRunner):
     """The GPU runner; on the CPU, mixed into vLLM's runner, which derives from the GPU one."""
 
+    attn_groups: list[list[Any]]
     num_prompt_logprobs: dict[str, int]
 
     _plan: StepPlan | None = None
@@ -121,21 +124,34 @@ class RoutedRunner(GPUModelRunner):
         would reuse the first micro-batch's metadata for the next.
         """
         metadata, common = super()._build_attention_metadata(*args, **kwargs)
-        parts: dict[Rows, Any] = {}
+        names_of: dict[Rows, set[str]] = {}
         for name, rows in self._rows_by_layer().items():
-            if rows not in parts:
-                cut = [
-                    UBatchSlice(
-                        slice(rows.first_request, rows.last_request),
-                        slice(rows.first_token, rows.last_token),
-                    )
-                ]
+            names_of.setdefault(rows, set()).add(name)
+        for rows, names in names_of.items():
+            cut = [
+                UBatchSlice(
+                    slice(rows.first_request, rows.last_request),
+                    slice(rows.first_token, rows.last_token),
+                )
+            ]
+            with self._groups_of(names):
                 per_slice, _ = super()._build_attention_metadata(
                     *args, **{**kwargs, "ubatch_slices": cut}
                 )
-                parts[rows] = per_slice[0]
-            metadata[name] = parts[rows][name]
+            metadata |= {name: per_slice[0][name] for name in names}
         return metadata, common
+
+    @contextmanager
+    def _groups_of(self, names: set[str]) -> Iterator[None]:
+        """Let vLLM build metadata for the KV groups of those layers only."""
+        every = self.attn_groups
+        self.attn_groups = [
+            [part for part in group if not names.isdisjoint(part.layer_names)] for group in every
+        ]
+        try:
+            yield
+        finally:
+            self.attn_groups = every
 
     def _model_forward(self, *args: Any, **kwargs: Any) -> Any:
         """Hand the plan to the model; it also splits the logits of this step."""
