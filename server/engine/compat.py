@@ -38,6 +38,7 @@ NAMES: Mapping[str, str] = {
     "current_platform": "vllm.platforms:current_platform",
     "EngineClient": "vllm.engine.protocol:EngineClient",
     "EngineDeadError": "vllm.v1.engine.exceptions:EngineDeadError",
+    "extract_layer_index": "vllm.model_executor.models.utils:extract_layer_index",
     "FlexibleArgumentParser": "vllm.utils.argparse_utils:FlexibleArgumentParser",
     "FullAttentionManager": "vllm.v1.core.single_type_kv_cache_manager:FullAttentionManager",
     "FullAttentionSpec": "vllm.v1.kv_cache_interface:FullAttentionSpec",

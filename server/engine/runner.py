@@ -9,8 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from boomerang_core.errors import SettingsError
-from server.engine.blocks import attention_name
-from server.engine.compat import GPUModelRunner, UBatchSlice
+from server.engine.compat import GPUModelRunner, UBatchSlice, extract_layer_index
 from server.engine.kv import by_depth
 from server.engine.kv_groups import layer_ranks
 from server.engine.model import BoomerangForCausalLM
@@ -62,7 +61,7 @@ class RoutedRunner(GPUModelRunner):
             self.shared_kv_cache_layers[ours] = theirs
         if self.vllm_config.kv_transfer_config is not None:
             return spec
-        names = [attention_name(layer) for layer in self._routed.teacher.layers.values()]
+        names = sorted(spec, key=extract_layer_index)  # also of layers that are not held now
         return by_depth(spec, names, layer_ranks(self._routed.design))
 
     def calculate_reorder_batch_threshold(self) -> None:
