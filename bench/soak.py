@@ -2,6 +2,7 @@
 
     python -m bench.soak FAMILY --minutes 20 --rate 4
 
+What else is given goes to `boomerang serve`.
 Requests begin at random times, `--rate` a second on average, whether earlier ones are done or not.
 Most are read to their end; the others are cancelled by a disconnect, early or late, or make no
 sense.  Prints JSON: the server's memory after warm-up and at the end, what runs, waits and holds
@@ -255,10 +256,9 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=4.0, help="requests a second")
     parser.add_argument("--tokens", type=int, default=48, help="most tokens of an answer")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("options", nargs="*", help="further options of `boomerang serve`, after --")
-    asked = parser.parse_args()
+    asked, options = parser.parse_known_args()
     family = load_family(family_folder(asked.family))
-    with server(family, asked.options) as (url, process):
+    with server(family, options) as (url, process):
         result = asyncio.run(measure(url, process, family, asked))
     settings = {"minutes": asked.minutes, "rate": asked.rate, "tokens": asked.tokens}
     record = {"family": family.name, **settings, **result, **provenance(asked.seed)}

@@ -198,6 +198,25 @@ class SizeTable:
             )
         return row
 
+    def params_of(self, text: object) -> Fraction:
+        """The parameters that a size in the grammar of `GRAMMAR` states, offered or not.
+
+        A name states those of its size, a layer count too; a share, that of the teacher's.
+        Raises `SizeError`.
+        """
+        if isinstance(text, str):
+            wanted = text.strip().lower()
+            if wanted in ("student", "teacher"):
+                row = self.student if wanted == "student" else self.teacher
+                return Fraction(row.params)
+            if match := _LAYERS.fullmatch(wanted):
+                return Fraction(self._by_layers(int(match[1])).params)
+            for row in self.rows:
+                if row.id == wanted:
+                    return Fraction(row.params)
+            return self._params_limit(wanted, text)
+        raise SizeError(f"size must be one of {GRAMMAR}, got {shorten(text)}", "size")
+
     def within(self, budget_bytes: int, tokens: int, param: str = "memory_budget") -> SizeRow:
         """The largest offered size whose standalone footprint fits.
 

@@ -13,9 +13,11 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from boomerang_core.family import Family, naive_quality
+from server.access import AccessLog
 from server.errors import error_response, install_handlers
 from server.guard.middleware import Guard, Guarding
 from server.lifecycle import Lifecycle
+from server.load.chooser import Chooser
 from server.metrics import Metrics
 from server.residency import Residency
 from server.routes.admin import admin_router
@@ -43,6 +45,7 @@ def create_app(
     family: Family,
     max_model_len: int,
     residency: Residency,
+    chooser: Chooser,
     guarding: Guarding,
     cors_origins: Sequence[str] = (),
     admin: bool = False,
@@ -59,15 +62,17 @@ def create_app(
     app.state.metrics = metrics
     install_handlers(app)
     app.include_router(health_router(lifecycle, metrics))
-    app.include_router(sizes_router(lambda: residency.policy, max_model_len, naive_quality(family)))
+    naive = naive_quality(family)
+    app.include_router(sizes_router(lambda: residency.policy, chooser, max_model_len, naive))
     if page:
         app.include_router(page_router())
     if admin:
         app.include_router(admin_router(residency, lifecycle, metrics))
-    app.add_middleware(Guard, guarding=guarding, metrics=metrics)  # the last one is the outermost
+    app.add_middleware(Guard, guarding=guarding, metrics=metrics)
     app.add_middleware(Gate, lifecycle=lifecycle)
     if cors_origins:
         app.add_middleware(CORSMiddleware, allow_origins=cors_origins, **_CORS)
+    app.add_middleware(AccessLog)  # the last one is the outermost
     return app, lifecycle
 
 

@@ -23,6 +23,9 @@ from server.engine.compat import built_for_cpu
 from server.guard.middleware import Guarding
 from server.guard.room import require_kv_cache, require_memory
 from server.lifecycle import DrainingServer, Lifecycle, in_thread, prepare_environment
+from server.load.chooser import Chooser, Objective
+from server.logs import LIFE, configure_logging, require_tracing, write_logging_config
+from server.metrics import Metrics
 from server.precision import Precision, served_precision
 from server.residency import Residency
 from server.sample import sample
@@ -92,37 +95,43 @@ app.command()(sample)
 
 async def _serve(settings: Settings, family: Family, precision: Precision) -> Lifecycle:
     """Serve until stopped; the lifecycle tells how it ended."""
-    logging.basicConfig(level=settings.log_level.upper())
-    prepare_environment(settings)
-    residency = Residency(family, settings.kv_cache_bytes, _budget(settings))
+    _set_up_logging(settings)
+    require_tracing(settings)
+    budget = _budget(settings)
+    residency = Residency(family, settings.kv_cache_bytes, budget, settings.default_size)
     require_kv_cache(family, settings)
     guarding = Guarding.of(settings)
     _warn_if_open(settings)
-    admin = settings.admin_keys_file is not None
+    objective = Objective(settings.first_token_seconds, settings.token_seconds)
+    chooser = Chooser.of(family.table, objective, settings.max_num_seqs)
     app, lifecycle = create_app(
         family,
         settings.max_model_len,
         residency,
+        chooser,
         guarding,
         settings.cors_origins,
-        admin,
-        settings.page,
+        admin=settings.admin_keys_file is not None,
+        page=settings.page,
     )
     config = http_config(app, settings)
     server = DrainingServer(config, lifecycle, settings.linger_seconds)
     listening = _listen(settings)
     address, port = listening.getsockname()[:2]
     scheme = "https" if config.is_ssl else "http"
-    typer.echo(f"{family.name} on {scheme}://{address}:{port} (loading)")
+    _say(settings, f"{family.name} on {scheme}://{address}:{port} (loading)")
+    metrics: Metrics = app.state.metrics
 
     async def load() -> None:
-        client = await in_thread(lambda: _start(settings, family, precision, residency))
+        client = await in_thread(
+            lambda: _start(settings, family, precision, residency, (chooser, metrics))
+        )
         from server.engine.serving import mount
 
-        await mount(app, client, residency, app.state.metrics, guarding.limits)
-        app.state.metrics.set_resident(await client.resident_bytes())
+        await mount(app, client, residency, chooser, metrics, guarding.limits)
+        metrics.set_resident(await client.resident_bytes())
         lifecycle.loaded(client)
-        typer.echo(f"{family.name} is ready: {_count_sizes(residency)}")
+        _say(settings, f"{family.name} is ready: {_count_sizes(residency)}")
 
     await server.serve_until_stopped(load, [listening])
     return lifecycle
@@ -148,6 +157,7 @@ def http_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         app,
         log_level=settings.log_level,
         log_config=None,
+        access_log=False,  # ours says more
         timeout_graceful_shutdown=settings.drain_seconds,
         ssl_certfile=settings.tls_cert_file,
         ssl_keyfile=settings.tls_key_file,
@@ -168,13 +178,38 @@ def _warn_if_open(settings: Settings) -> None:
         logger.warning("no api_keys_file: whoever reaches %s may use this server", settings.host)
 
 
-def _start(settings: Settings, family: Family, precision: Precision, residency: Residency) -> Any:
+def _set_up_logging(settings: Settings) -> None:
+    """In JSON, vLLM's processes read the same set-up from a file, gone when this process ends."""
+    configure_logging(settings)
+    file = None
+    if settings.log_format == "json":
+        file = write_logging_config(settings)
+        atexit.register(file.unlink, missing_ok=True)
+    prepare_environment(settings, file)
+
+
+def _say(settings: Settings, text: str) -> None:
+    """For a person on the terminal; a line like every other one where lines are collected."""
+    if settings.log_format == "json":
+        logging.getLogger(LIFE).info(text)
+    else:
+        typer.echo(text)
+
+
+def _start(
+    settings: Settings,
+    family: Family,
+    precision: Precision,
+    residency: Residency,
+    watched: tuple[Chooser, Metrics],
+) -> Any:
     """Load the engine; seconds of imports, then the weights.  Blocks."""
     from boomerang_core.checkpoint import check_weights, teacher_folder
 
     teacher_dir = teacher_folder(family)  # before vLLM is imported: a lost teacher shows at once
     check_weights(teacher_dir)
     from server.engine.client import start_engine
+    from server.engine.watch import Watch
 
     if built_for_cpu():
         require_memory(residency.plan, settings, psutil.virtual_memory().available)
@@ -183,11 +218,13 @@ def _start(settings: Settings, family: Family, precision: Precision, residency: 
         family,
         teacher_dir,
         residency,
+        Watch(family.table, *watched),
         dtype=precision.dtype,
         max_model_len=settings.max_model_len,
         max_num_seqs=settings.max_num_seqs,
         kv_cache_memory_bytes=settings.kv_cache_bytes,
         tensor_parallel_size=settings.tensor_parallel_size,
+        otlp_traces_endpoint=settings.otlp_traces_endpoint,
     )
 
 

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Awaitable, Callable
 from enum import StrEnum
 from multiprocessing import resource_tracker
+from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
@@ -119,9 +120,10 @@ class Lifecycle:
             child.terminate()
 
 
-def prepare_environment(settings: Settings) -> None:
+def prepare_environment(settings: Settings, logging_config: Path | None) -> None:
     """Set what vLLM reads from the environment, before vLLM is imported.
 
+    `logging_config` is the file that its processes set up their logging from, where not vLLM's own.
     No usage statistics leave the machine.  Engine processes are spawned: forking a process that
     already runs threads can deadlock the child.  Plans are carried by model runner V1, where vLLM
     would take V2 on a GPU (docs/decisions/0006-model-runner-v1.md).  On a CPU, tensor-parallel
@@ -136,6 +138,8 @@ def prepare_environment(settings: Settings) -> None:
     os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"
     if settings.tensor_parallel_size > 1:
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+    if logging_config is not None:
+        os.environ["VLLM_LOGGING_CONFIG_PATH"] = str(logging_config)
     if settings.cache is not None:
         os.environ["BOOMERANG_CACHE"] = str(settings.cache)
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Protocol
 
-from boomerang_core.errors import BudgetError, SettingsError
+from boomerang_core.errors import BudgetError, SettingsError, SizeError
 from boomerang_core.family import Family
 from boomerang_core.residency import Plan, Residents, Span, plan
 from server.sizing import Policy
@@ -33,14 +33,20 @@ class BusyError(Exception):
 class Residency:
     """The sizes that a server has now, and the requests that run at each."""
 
-    def __init__(self, family: Family, kv_bytes: int, budget: int | None) -> None:
-        """`family` with the footprints of the served format; `budget` in bytes, KV cache included.
+    def __init__(
+        self, family: Family, kv_bytes: int, budget: int | None, default: str | None = None
+    ) -> None:
+        """`family` with the footprints of the served format; `budget` in bytes, KV cache included;
+        `default`: the default size, or `auto`, where it is not the family's.
 
-        Raises `SettingsError` where the budget fits no size.
+        Raises `SettingsError` where the budget fits no size or the default is none.
         """
         self._family, self._kv_bytes = family, kv_bytes
         self._residents = Residents.of(family)
-        self._policy = Policy.of(family)
+        try:
+            self._policy = Policy.of(family, default)
+        except SizeError as error:
+            raise SettingsError(f"default_size: {error}") from error
         self._running: Counter[int] = Counter()
         self._ended = asyncio.Event()
         self._changing = asyncio.Lock()

@@ -49,7 +49,7 @@ def sample(
         if out.suffix != ".jsonl":
             raise SettingsError(f"--out is a JSONL file and must be named so: {out.stem}.jsonl")
         memory = None if kv_cache_bytes is None else parse_bytes(kv_cache_bytes, "kv_cache_bytes")
-        prepare_environment(read_settings())
+        prepare_environment(read_settings(), logging_config=None)
         # One process: requests are scheduled in the same order every time, so the text repeats.
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         text = _write(teacher, out, tokens, chat_share, prompts or (), length, seed, memory)

@@ -8,7 +8,13 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt
 from boomerang_core.sizes import GRAMMAR, Quality, SizeRow, SizeTable
 from server.residency import Residency
 
-SIZE_HELP = f"The size to run, one of {GRAMMAR}; parameters and shares are upper bounds."
+SIZE_HELP = (
+    f"The size to run, one of {GRAMMAR}, or 'auto': the largest that keeps the server's latency "
+    "objective under the present load. Parameters and shares are upper bounds."
+)
+BOUND_HELP = (
+    "The {} size that 'auto' may choose, in the form of size; given alone it asks for 'auto'."
+)
 BUDGET_HELP = "Memory the size may take standing alone, KV cache included: '300MiB' or bytes."
 
 # Any JSON value gets in, so that `sizing.py` refuses bad ones, with what would fit.
@@ -21,6 +27,12 @@ BudgetField = Annotated[
         description=BUDGET_HELP,
         json_schema_extra={"anyOf": [{"type": "string"}, {"type": "integer"}]},
     ),
+]
+MinSizeField = Annotated[
+    Any, Field(description=BOUND_HELP.format("smallest"), json_schema_extra={"type": "string"})
+]
+MaxSizeField = Annotated[
+    Any, Field(description=BOUND_HELP.format("largest"), json_schema_extra={"type": "string"})
 ]
 Count = Annotated[StrictInt, Field(ge=1, le=10**9)]
 
@@ -94,6 +106,8 @@ class ResolveRequest(BaseModel):
     model: Any = Field(None, json_schema_extra={"type": "string"})
     size: SizeField = None
     memory_budget: BudgetField = None
+    min_size: MinSizeField = None
+    max_size: MaxSizeField = None
     context_tokens: Count | None = None
     concurrency: Count = 1
 

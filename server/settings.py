@@ -102,6 +102,26 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "warning", description="Log level of the HTTP server and of vLLM."
     )
+    log_format: Literal["text", "json"] = Field(
+        "text",
+        description="json: an object a line, ours and vLLM's, and one for each request. "
+        "While loading, libraries print lines of their own.",
+    )
+    otlp_traces_endpoint: str | None = Field(
+        None, description="Where vLLM sends OpenTelemetry traces; none are made without it."
+    )
+    default_size: str | None = Field(
+        None, description="What the bare family name runs: a size, or auto; else what it states."
+    )
+    first_token_seconds: float = Field(
+        2.0, gt=0, allow_inf_nan=False, description="Objective of auto: seconds to the first token."
+    )
+    token_seconds: float = Field(
+        0.2,
+        gt=0,
+        allow_inf_nan=False,
+        description="Objective of auto: seconds for each token more.",
+    )
     cache: Path | None = Field(None, description="Where unpacked teachers are kept.")
 
     @model_validator(mode="after")

@@ -2,19 +2,23 @@
 
 A request may choose a size in one way: by the model's name (`family@106m`), by `size`, or by
 `memory_budget`.  Two ways at once are refused even where they agree: which one is meant cannot
-be told.
+be told.  `min_size` and `max_size` bound what `size: "auto"` may choose, and nothing else; given
+alone they ask for it.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from fractions import Fraction
 
 from boomerang_core.errors import BudgetError, SizeError, UnknownSizeError
 from boomerang_core.family import Family
 from boomerang_core.sizes import SizeRow, SizeTable, format_bytes, parse_bytes, shorten
 
-SIZE_FIELDS = ("size", "memory_budget")
+AUTO = "auto"
+SIZE_FIELDS = ("size", "memory_budget", "min_size", "max_size")
 """The request fields that are ours, on both completion endpoints."""
+_BOUNDS = ("min_size", "max_size")
 
 _ALIASES = {
     "budget": "memory_budget",
@@ -25,12 +29,23 @@ _ALIASES = {
     "rambudget": "memory_budget",
     "vrambudget": "memory_budget",
     "boomerangsize": "size",
-    "maxsize": "size",
-    "minsize": "size",
+    "ceiling": "max_size",
+    "floor": "min_size",
+    "largestsize": "max_size",
+    "maximumsize": "max_size",
+    "minimumsize": "min_size",
     "modelsize": "size",
+    "sizemax": "max_size",
+    "sizemin": "min_size",
+    "smallestsize": "min_size",
     "targetsize": "size",
 }
-_TYPOS = {"size": 1, "memory_budget": 3}  # how many edits away a field is still recognised
+_TYPOS = {
+    "size": 1,
+    "min_size": 1,
+    "max_size": 1,
+    "memory_budget": 3,
+}  # how many edits away a field is still recognised
 _SUFFIXES = ("bytes", "mb", "mib", "gb", "gib")
 
 
@@ -41,24 +56,57 @@ class Reason(StrEnum):
     SIZE = "size"
     MEMORY_BUDGET = "memory_budget"
     DEFAULT = "default"
+    AUTO_LARGEST = "auto:largest"
+    """The largest size that the request allows is predicted to be in time."""
+    AUTO_OBJECTIVE = "auto:objective"
+    """The largest allowed size that is; a larger one is predicted to be late."""
+    AUTO_HELD = "auto:held"
+    """A larger one would be in time by now; the choice rises once that has lasted."""
+    AUTO_OVERLOAD = "auto:overload"
+    """No allowed size is predicted to be in time: the smallest."""
+    AUTO_UNMEASURED = "auto:unmeasured"
+    """Too few steps were measured to predict anything: the largest."""
+
+    @property
+    def is_auto(self) -> bool:
+        """Whether the size was the server's to choose."""
+        return self.value.startswith(AUTO)
+
+
+Choose = Callable[[tuple[SizeRow, ...]], tuple[SizeRow, Reason]]
+"""Chooses by load among the sizes that a request allows, smallest first."""
 
 
 @dataclass(frozen=True)
 class Policy:
-    """What a server offers: its sizes, the default one, and the KV tokens a footprint counts."""
+    """What a server offers: its sizes, the default one, and the KV tokens a footprint counts.
+
+    Where `default_is_auto`, a request that chooses nothing gets what `size: "auto"` gets.
+    """
 
     table: SizeTable
     default_size: int
     footprint_tokens: int
+    default_is_auto: bool = False
 
     def __post_init__(self) -> None:
         assert self.table.rows[self.default_size] in self.table.offered
         assert self.footprint_tokens >= 0
 
     @classmethod
-    def of(cls, family: Family) -> "Policy":
-        """The policy that a family folder states."""
-        return cls(family.table, family.default_size, family.footprint_tokens)
+    def of(cls, family: Family, default: str | None = None) -> "Policy":
+        """The policy that a family folder states, with another default size where one is given.
+
+        `default` is a size or `auto`; raises `SizeError` for one that is not offered.
+        """
+        if default is None or default == AUTO:
+            size = family.default_size
+        else:
+            row = family.table.target(default)
+            if not row.offered:
+                raise SizeError(f"the size {shorten(default)} is not offered")
+            size = row.size
+        return cls(family.table, size, family.footprint_tokens, default == AUTO)
 
     def without(self, missing: Mapping[int, str]) -> "Policy":
         """The policy where those sizes cannot run, with the reasons; the default moves down."""
@@ -74,6 +122,8 @@ class Ask:
     model: object = None
     size: object = None
     memory_budget: object = None
+    min_size: object = None
+    max_size: object = None
 
 
 @dataclass(frozen=True)
@@ -84,8 +134,8 @@ class Decision:
     reason: Reason
 
 
-def decide(policy: Policy, ask: Ask, tokens: int | None = None) -> Decision:
-    """Choose the size of a request.
+def decide(policy: Policy, ask: Ask, choose: Choose, tokens: int | None = None) -> Decision:
+    """Choose the size of a request; `choose` is asked where the load decides.
 
     `tokens` is how many KV-cache tokens a memory budget must hold beside the weights; without
     it, the family's own number.  Raises `UnknownSizeError` for a model or size that is not
@@ -95,13 +145,57 @@ def decide(policy: Policy, ask: Ask, tokens: int | None = None) -> Decision:
     _refuse_conflict(named, ask)
     if named is not None:
         return Decision(named, Reason.MODEL)
-    if ask.size is not None:
-        return Decision(_row_of_size(policy.table, ask.size), Reason.SIZE)
     if ask.memory_budget is not None:
         budget = parse_bytes(ask.memory_budget)
         counted = policy.footprint_tokens if tokens is None else tokens
         return Decision(_row_within(policy.table, budget, counted), Reason.MEMORY_BUDGET)
+    if _asks_auto(policy, ask):
+        return Decision(*choose(_allowed(policy.table, ask)))
+    if ask.size is not None:
+        return Decision(_row_of_size(policy.table, ask.size), Reason.SIZE)
     return Decision(policy.table.rows[policy.default_size], Reason.DEFAULT)
+
+
+def _asks_auto(policy: Policy, ask: Ask) -> bool:
+    """Whether the load decides: asked for, bounded, or the server's default."""
+    if ask.size is not None:
+        return _is_auto(ask.size)
+    return policy.default_is_auto or bool(_given(ask, _BOUNDS))
+
+
+def _is_auto(size: object) -> bool:
+    return isinstance(size, str) and size.strip().lower() == AUTO
+
+
+def _given(ask: Ask, fields: Iterable[str]) -> list[str]:
+    return [field for field in fields if getattr(ask, field) is not None]
+
+
+def _allowed(table: SizeTable, ask: Ask) -> tuple[SizeRow, ...]:
+    """The offered sizes between the request's floor and ceiling, both included."""
+    floor, ceiling = (
+        None if value is None else _bound(table, value, field)
+        for field, value in (("min_size", ask.min_size), ("max_size", ask.max_size))
+    )
+    rows = tuple(
+        row
+        for row in table.offered
+        if (floor is None or row.params >= floor) and (ceiling is None or row.params <= ceiling)
+    )
+    if rows:
+        return rows
+    field = "max_size" if floor is None else "min_size"
+    between = " and ".join(f"{name}={shorten(getattr(ask, name))}" for name in _given(ask, _BOUNDS))
+    offered = ", ".join(row.id for row in table.offered)
+    raise UnknownSizeError(f"no offered size is within {between}; offered: {offered}", field)
+
+
+def _bound(table: SizeTable, text: object, field: str) -> Fraction:
+    """The parameters that a bound states."""
+    try:
+        return table.params_of(_without_family(table, text))
+    except SizeError as error:
+        raise SizeError(f"{field}: {error}", field) from error
 
 
 def _row_of_model(table: SizeTable, model: object) -> SizeRow | None:
@@ -125,9 +219,11 @@ def _row_of_model(table: SizeTable, model: object) -> SizeRow | None:
 
 def _row_of_size(table: SizeTable, size: object) -> SizeRow:
     """The size that the field `size` asks for; a model name is understood too."""
-    if isinstance(size, str):
-        size = size.strip().removeprefix(f"{table.family}@")
-    return table.target(size)
+    return table.target(_without_family(table, size))
+
+
+def _without_family(table: SizeTable, size: object) -> object:
+    return size.strip().removeprefix(f"{table.family}@") if isinstance(size, str) else size
 
 
 def _row_within(table: SizeTable, budget: int, tokens: int) -> SizeRow:
@@ -142,15 +238,20 @@ def _row_within(table: SizeTable, budget: int, tokens: int) -> SizeRow:
 
 
 def _refuse_conflict(named: SizeRow | None, ask: Ask) -> None:
-    given = [field for field in SIZE_FIELDS if getattr(ask, field) is not None]
-    if named is not None and given:
+    if named is not None and (given := _given(ask, SIZE_FIELDS)):
         raise SizeError(
             f"the model name {shorten(ask.model)} chooses a size already: leave {given[0]} out, "
             "or ask for the bare family",
             given[0],
         )
-    if len(given) > 1:
+    if len(_given(ask, ("size", "memory_budget"))) > 1:
         raise SizeError("give either size or memory_budget, not both", "memory_budget")
+    chosen = _given(ask, ("memory_budget",) if _is_auto(ask.size) else ("size", "memory_budget"))
+    if chosen and (bounds := _given(ask, _BOUNDS)):
+        raise SizeError(
+            f"{chosen[0]} chooses a size already; {bounds[0]} bounds only 'auto'",
+            bounds[0],
+        )
 
 
 def refuse_misspelt(names: Iterable[str]) -> None:

@@ -19,11 +19,13 @@ from server.engine.compat import (
     AsyncLLM,
     EngineDeadError,
     LoRARequest,
+    RequestOutputKind,
     RetryableRequestError,
     VLLMError,
 )
 from server.engine.loader import engine_arguments
 from server.engine.sizes import SIZE_KEY
+from server.engine.watch import Watch
 from server.residency import Residency
 
 
@@ -47,8 +49,11 @@ class SizedEngineClient:
     into the sampling parameters.
     """
 
-    def __init__(self, inner: Any, table: SizeTable, residency: Residency) -> None:
+    def __init__(
+        self, inner: Any, table: SizeTable, residency: Residency, watch: Watch | None = None
+    ) -> None:
         self._inner = inner
+        self._watch = watch
         self._sizes: Mapping[str, int] = {table.model_id(row): row.size for row in table.rows}
         self._residency = residency
 
@@ -70,14 +75,20 @@ class SizedEngineClient:
         params = copy.copy(sampling_params)  # shared between the prompts of one request
         params.extra_args = {**(params.extra_args or {}), SIZE_KEY: size}
         outputs = self._inner.generate(prompt, params, request_id, **options)
+        flight = None if self._watch is None else self._watch.begin(size)
+        is_delta = params.output_kind is RequestOutputKind.DELTA
         with self._residency.lease(size):
             try:
                 async for output in outputs:
+                    if flight is not None:
+                        flight.saw(output, is_delta)
                     yield output
             except EngineDeadError as error:  # a client may ask again, of the server to come
                 message = "the engine has died; the server is stopping"
                 raise RetryableRequestError(message) from error
             finally:
+                if flight is not None:
+                    flight.ended()
                 await outputs.aclose()  # aborts the request at once when the caller has gone
 
     @property
@@ -127,18 +138,23 @@ def _already_stopped(timeout: float | None = None) -> None:
 
 
 def start_engine(
-    family: Family, teacher_dir: Path, residency: Residency, **limits: Any
+    family: Family,
+    teacher_dir: Path,
+    residency: Residency,
+    watch: Watch | None = None,
+    **limits: Any,
 ) -> SizedEngineClient:
     """Start vLLM on a family, in a process of its own; returns when it is loaded.
 
-    `residency` says which sizes are loaded, `limits` are arguments of vLLM.  Raises what
-    `engine_arguments` raises, vLLM's own errors, and `EngineError` where the engine's process
-    ended before it was ready.
+    `residency` says which sizes are loaded, `watch` is told of each request and each step,
+    `limits` are arguments of vLLM.  Raises what `engine_arguments` raises, vLLM's own errors, and
+    `EngineError` where the engine's process ended before it was ready.
     """
     sizes = residency.plan.span
     arguments = AsyncEngineArgs(**engine_arguments(family, teacher_dir, sizes=sizes, **limits))
+    stat_loggers = None if watch is None else [watch.stat_logger]
     try:
-        inner = AsyncLLM.from_engine_args(arguments)
+        inner = AsyncLLM.from_engine_args(arguments, stat_loggers=stat_loggers)
     except RuntimeError as error:
         raise EngineError("the engine could not start; what it printed above says why") from error
-    return SizedEngineClient(inner, family.table, residency)
+    return SizedEngineClient(inner, family.table, residency, watch)

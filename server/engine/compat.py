@@ -62,12 +62,14 @@ NAMES: Mapping[str, str] = {
     "process_weights_after_loading": (
         "vllm.model_executor.model_loader.utils:process_weights_after_loading"
     ),
+    "RequestOutputKind": "vllm.sampling_params:RequestOutputKind",
     "RetryableRequestError": "vllm.exceptions:RetryableRequestError",
     "RMSNorm": "vllm.model_executor.layers.layernorm:RMSNorm",
     "RowParallelLinear": "vllm.model_executor.layers.linear:RowParallelLinear",
     "SamplingParams": "vllm:SamplingParams",
     "Scheduler": "vllm.v1.core.sched.scheduler:Scheduler",
     "set_current_vllm_config": "vllm.config:set_current_vllm_config",
+    "StatLoggerBase": "vllm.v1.metrics.loggers:StatLoggerBase",
     "UBatchSlice": "vllm.v1.worker.ubatch_utils:UBatchSlice",
     "VLLMError": "vllm.exceptions:VLLMError",
     "VocabParallelEmbedding": (
@@ -97,7 +99,12 @@ MEMBERS: Mapping[str, tuple[str, ...]] = {
     "vllm.v1.worker.gpu_input_batch:InputBatch.swap_states": ("i1", "i2"),
     "vllm.v1.core.sched.scheduler:Scheduler.add_request": ("request",),
     "vllm.v1.core.sched.scheduler:Scheduler.shutdown": (),
+    "vllm.v1.core.sched.scheduler:Scheduler.update_from_output": (
+        "scheduler_output",
+        "model_runner_output",
+    ),
     "vllm.v1.engine.async_llm:AsyncLLM._run_output_handler": (),  # it makes `output_handler`
+    "vllm.v1.engine.async_llm:AsyncLLM.from_engine_args": ("engine_args", "stat_loggers"),
     "vllm.v1.engine.async_llm:AsyncLLM.shutdown": ("timeout",),
     "vllm.entrypoints.openai.completion.protocol:CompletionRequest.build_tok_params": (
         "model_config",
@@ -106,6 +113,20 @@ MEMBERS: Mapping[str, tuple[str, ...]] = {
         "model_config",
     ),
     "vllm.renderers.params:TokenizeParams": ("max_total_tokens", "max_output_tokens"),
+    "vllm.v1.metrics.loggers:StatLoggerBase.record": ("scheduler_stats", "iteration_stats"),
+    "vllm.v1.metrics.stats:RequestStateStats": (
+        "first_token_latency",
+        "first_token_ts",
+        "last_token_ts",
+        "num_generation_tokens",
+    ),
+    "vllm.v1.metrics.stats:SchedulerStats": (
+        "kv_cache_usage",
+        "num_running_reqs",
+        "num_waiting_reqs",
+        "running_lora_adapters",
+        "waiting_lora_adapters",
+    ),
     "vllm.v1.request:Request.update_block_hashes": (),
     "vllm.v1.sample.logits_processor:LogitsProcessor.validate_params": ("sampling_params",),
     f"{_LINEAR}:QKVParallelLinear.weight_loader": ("param", "loaded_weight", "loaded_shard_id"),

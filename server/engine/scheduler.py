@@ -10,6 +10,7 @@ from server.engine.compat import AsyncScheduler, Scheduler
 from server.engine.ending import skip_teardown
 from server.engine.loader import design_of
 from server.engine.sizes import size_of
+from server.engine.steps import composition, put_step
 
 
 class BoomerangScheduler(Scheduler):
@@ -32,6 +33,28 @@ class BoomerangScheduler(Scheduler):
             request.block_hashes.clear()
             request.update_block_hashes()
         super().add_request(request)
+
+    def update_from_output(self, scheduler_output: Any, model_runner_output: Any) -> Any:
+        """As vLLM's; the statistics of the step say which sizes ran in it."""
+        ran = [
+            (self.requests[request_id], count)
+            for request_id, count in scheduler_output.num_scheduled_tokens.items()
+            if request_id in self.requests  # not one that was aborted meanwhile
+        ]
+        rows, prompts = composition(
+            (
+                size_of(request.sampling_params, self._teacher_size),
+                count,
+                request.num_computed_tokens,
+                request.num_prompt_tokens,
+            )
+            for request, count in ran
+        )
+        by_client = super().update_from_output(scheduler_output, model_runner_output)
+        for outputs in by_client.values():
+            if outputs.scheduler_stats is not None:
+                put_step(outputs.scheduler_stats, rows, prompts)
+        return by_client
 
     def shutdown(self) -> None:
         """As vLLM's; the last of ours that it calls in the engine's process."""

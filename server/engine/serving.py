@@ -4,6 +4,7 @@ Only these two endpoints are mounted.  vLLM's own app would bring thirty more, s
 controls that anyone could call.
 """
 
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from dataclasses import replace
@@ -15,6 +16,8 @@ from pydantic import BaseModel, ModelWrapValidatorHandler, PrivateAttr, model_va
 from starlette.types import Receive, Scope, Send
 
 from boomerang_core.errors import SizeError
+from boomerang_core.sizes import SizeRow
+from server.access import usage
 from server.engine.client import SizedEngineClient, published_sizes
 from server.engine.compat import (
     ChatCompletionRequest,
@@ -30,11 +33,13 @@ from server.engine.compat import (
 from server.engine.sizes import SIZE_KEY
 from server.guard.limits import Hold, Limits, count_choices
 from server.guard.middleware import HOLD
+from server.load.chooser import Chooser
 from server.metrics import Metrics
 from server.residency import Residency
-from server.schemas import BudgetField, SizeField
-from server.sizing import Ask, Decision, Policy, decide, refuse_misspelt
+from server.schemas import BudgetField, MaxSizeField, MinSizeField, SizeField
+from server.sizing import Ask, Decision, Policy, Reason, decide, refuse_misspelt
 
+_CHARS_PER_TOKEN = 4  # of English, about
 Handler = Callable[[Any, Request], Awaitable[Response | None]]
 
 # What vLLM's own exception handlers turn into a reply.  They are app-wide; ours must not be.
@@ -87,6 +92,8 @@ class SizedCompletionRequest(GuardedBody, CompletionRequest):
 
     size: SizeField = None
     memory_budget: BudgetField = None
+    min_size: MinSizeField = None
+    max_size: MaxSizeField = None
 
 
 class SizedChatCompletionRequest(GuardedBody, ChatCompletionRequest):
@@ -94,10 +101,17 @@ class SizedChatCompletionRequest(GuardedBody, ChatCompletionRequest):
 
     size: SizeField = None
     memory_budget: BudgetField = None
+    min_size: MinSizeField = None
+    max_size: MaxSizeField = None
 
 
 async def mount(
-    app: FastAPI, client: SizedEngineClient, residency: Residency, metrics: Metrics, limits: Limits
+    app: FastAPI,
+    client: SizedEngineClient,
+    residency: Residency,
+    chooser: Chooser,
+    metrics: Metrics,
+    limits: Limits,
 ) -> None:
     """Build vLLM's serving objects in `app.state` and add the two endpoints.
 
@@ -108,7 +122,7 @@ async def mount(
     parser = make_arg_parser(FlexibleArgumentParser())
     await init_app_state(client, app.state, parser.parse_args(arguments), ("generate",))
     app.state.openai_serving_models.lora_requests.update(published_sizes(table))
-    sized = Sized(residency, metrics, limits, client.model_config.max_model_len)
+    sized = Sized(residency, chooser, metrics, limits, client.model_config.max_model_len)
 
     async def completions(request: SizedCompletionRequest, raw_request: Request) -> Response:
         return await sized.run(request, raw_request, create_completion)
@@ -139,9 +153,15 @@ class Sized:
     """Decides the size of a request, runs vLLM's handler, and says in headers what ran."""
 
     def __init__(
-        self, residency: Residency, metrics: Metrics, limits: Limits, max_model_len: int
+        self,
+        residency: Residency,
+        chooser: Chooser,
+        metrics: Metrics,
+        limits: Limits,
+        max_model_len: int,
     ) -> None:
         self._residency = residency
+        self._chooser = chooser
         self._metrics = metrics
         self._limits = limits
         self._max_model_len = max_model_len
@@ -161,6 +181,8 @@ class Sized:
             lease.enter_context(self._residency.lease(decision.row.size))
             self._take_slots(request, raw_request)
             self._metrics.decided(decision)
+            if (spent := usage.get()) is not None:
+                spent.auto = decision.reason.is_auto
             request.model = self._policy.table.model_id(decision.row)
             response = await self._answer(request, raw_request, handler)
             response.headers.update(self._headers(decision))
@@ -193,7 +215,13 @@ class Sized:
         refuse_misspelt(request.model_extra or {})
         if SIZE_KEY in (request.vllm_xargs or {}):
             raise SizeError(f"{SIZE_KEY} is internal; use the field 'size'", "vllm_xargs")
-        return decide(self._policy, Ask(request.model, request.size, request.memory_budget))
+        prompt_tokens = _about_tokens(request)
+
+        def choose(allowed: tuple[SizeRow, ...]) -> tuple[SizeRow, Reason]:
+            offered = self._policy.table.offered
+            return self._chooser.choose(offered, allowed, time.monotonic(), prompt_tokens)
+
+        return decide(self._policy, _ask(request), choose)
 
     def _headers(self, decision: Decision) -> dict[str, str]:
         footprint = decision.row.footprint_bytes(self._policy.footprint_tokens)
@@ -202,3 +230,26 @@ class Sized:
             "x-boomerang-reason": decision.reason.value,
             "x-boomerang-footprint-bytes": str(footprint),
         }
+
+
+def _ask(request: Any) -> Ask:
+    return Ask(
+        request.model, request.size, request.memory_budget, request.min_size, request.max_size
+    )
+
+
+def _about_tokens(request: Any) -> float | None:
+    """About how long the longest prompt of a body is, before it is tokenised; None: no telling."""
+    prompt = getattr(request, "prompt", None)
+    if prompt:
+        many = isinstance(prompt, list) and isinstance(prompt[0], list | str)
+        return max(_tokens_in(one) for one in (prompt if many else [prompt]))
+    messages = [one for one in getattr(request, "messages", ()) if isinstance(one, dict)]
+    return sum(_tokens_in(one.get("content")) for one in messages) if messages else None
+
+
+def _tokens_in(text: object) -> float:
+    """Of text by its length; of token ids, their number; of anything else, none."""
+    if isinstance(text, str):
+        return len(text) / _CHARS_PER_TOKEN
+    return float(len(text)) if isinstance(text, list) else 0.0

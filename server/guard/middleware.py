@@ -4,6 +4,8 @@ Plain ASGI, as `Gate` in `server/app.py`, and for the same reason.  What is not 
 whether there is such a route or not.
 """
 
+import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 
@@ -25,6 +27,7 @@ HOLD = "boomerang.hold"
 """Key of the ASGI scope under which a route finds the request's `Hold`."""
 
 _ADMIN = "/admin"
+_DISCARD_SECONDS = 1.0
 _CLOSE = {"Connection": "close"}  # nobody reads the rest of a refused body
 _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="boomerang"', **_CLOSE}
 
@@ -67,14 +70,16 @@ class Guard:
             await self._app(scope, receive, send)
             return
         hold = scope[HOLD] = Hold(self._slots)
+        body = BoundedBody(receive, send, self._guarding.limits.body_bytes)
         try:
             key = self._key_of(scope)
-            _refuse_declared(scope, self._guarding.limits.body_bytes)
+            body.check_declared(Headers(scope=scope).get("content-length", "0"))
             with self._turns.of(key):
-                await self._app(scope, self._bounded(receive), send)
+                await self._app(scope, body.receive, body.send)
         except RefusedError as refusal:  # raised here: a route's own is answered by the app
             self._metrics.refused(refusal.reason)
-            await refusal_response(refusal)(scope, receive, send)
+            body.refused = True
+            await refusal_response(refusal)(scope, receive, body.send)
         finally:
             hold.release()
 
@@ -96,19 +101,61 @@ class Guard:
             return None
         return _authorised(scope, self._guarding.api_keys, "an API key")
 
-    def _bounded(self, receive: Receive) -> Receive:
-        """`receive`, which counts the bytes of a body that comes without its length."""
-        limit, seen = self._guarding.limits.body_bytes, 0
 
-        async def counted() -> Message:
-            nonlocal seen
-            message = await receive()
-            seen += len(message.get("body", b""))
-            if seen > limit:
-                raise _body_too_large(limit)
-            return message
+class BoundedBody:
+    """Counts a body while it is read, and refuses it as soon as it is too large.
 
-        return counted
+    The reply to a refused request comes before the body's end, and closes the connection.  Many
+    clients send on before they read; were the socket shut at once, they would lose the reply.  So
+    what they send is thrown away for a moment first.
+    """
+
+    def __init__(self, receive: Receive, send: Send, limit: int) -> None:
+        self._receive = receive
+        self._send = send
+        self._limit = limit
+        self._seen = 0
+        self._ended = False
+        self.refused = False
+
+    def check_declared(self, length: str) -> None:
+        """Refuse a body by the length it declares, before a byte of it is read."""
+        if length.isdecimal() and int(length) > self._limit:
+            raise self._too_large()
+
+    async def receive(self) -> Message:
+        """The next part of the body; `RefusedError` (413) once there is too much of it."""
+        message = await self._receive()
+        self._seen += len(message.get("body", b""))
+        self._ended = not message.get("more_body", False)
+        if self._seen > self._limit:
+            self.refused = True
+            raise self._too_large()
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Send the reply; a refused request's ends when its body has, or the moment is over."""
+        last = message["type"] == "http.response.body" and not message.get("more_body", False)
+        if not (self.refused and last):
+            await self._send(message)
+            return
+        await self._send({**message, "more_body": True})
+        await self._discard()
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _discard(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_DISCARD_SECONDS):
+                while not self._ended:
+                    self._ended = not (await self._receive()).get("more_body", False)
+
+    def _too_large(self) -> RefusedError:
+        return RefusedError(
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            f"the body is larger than {self._limit} bytes, the most allowed",
+            "too_large",
+            headers=_CLOSE,
+        )
 
 
 def _is_open(path: str, method: str) -> bool:
@@ -131,19 +178,3 @@ def _authorised(scope: Scope, keys: Keys, what: str) -> int:
 
 def _unauthorised(message: str) -> RefusedError:
     return RefusedError(HTTPStatus.UNAUTHORIZED, message, "unauthorized", headers=_CHALLENGE)
-
-
-def _refuse_declared(scope: Scope, limit: int) -> None:
-    """Refuse a body by the length it declares, before a byte of it is read."""
-    declared = Headers(scope=scope).get("content-length", "0")
-    if declared.isdecimal() and int(declared) > limit:
-        raise _body_too_large(limit)
-
-
-def _body_too_large(limit: int) -> RefusedError:
-    return RefusedError(
-        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-        f"the body is larger than {limit} bytes, the most allowed",
-        "too_large",
-        headers=_CLOSE,
-    )

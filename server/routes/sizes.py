@@ -8,11 +8,15 @@ from fastapi import APIRouter
 from boomerang_core.errors import SizeError, UnknownSizeError
 from boomerang_core.sizes import Quality, SizeRow, shorten
 from server import schemas
-from server.sizing import Ask, Policy, decide, refuse_misspelt
+from server.load.chooser import Chooser
+from server.sizing import AUTO, Ask, Policy, Reason, decide, refuse_misspelt
 
 
 def sizes_router(
-    current: Callable[[], Policy], max_model_len: int, naive: Sequence[Quality | None]
+    current: Callable[[], Policy],
+    chooser: Chooser,
+    max_model_len: int,
+    naive: Sequence[Quality | None],
 ) -> APIRouter:
     """`/v1/sizes`, `/v1/sizes/resolve` and `/v1/models`.
 
@@ -36,6 +40,9 @@ def sizes_router(
             size=body(policy, row),
         )
 
+    def preview(allowed: tuple[SizeRow, ...]) -> tuple[SizeRow, Reason]:
+        return chooser.preview(current().table.offered, allowed, time.monotonic())
+
     @router.get("/sizes")
     async def list_sizes() -> schemas.SizesBody:
         """Every size of the ladder, smallest first; `offered` ones can be asked for by name."""
@@ -43,7 +50,9 @@ def sizes_router(
         table = policy.table
         return schemas.SizesBody(
             family=table.family,
-            default=table.model_id(table.rows[policy.default_size]),
+            default=AUTO
+            if policy.default_is_auto
+            else table.model_id(table.rows[policy.default_size]),
             footprint_tokens=policy.footprint_tokens,
             data=[body(policy, row) for row in table.rows],
         )
@@ -55,8 +64,10 @@ def sizes_router(
         policy = current()
         context = request.context_tokens or policy.footprint_tokens
         tokens = context * request.concurrency
-        ask = Ask(request.model, request.size, request.memory_budget)
-        decision = decide(policy, ask, tokens)
+        ask = Ask(
+            request.model, request.size, request.memory_budget, request.min_size, request.max_size
+        )
+        decision = decide(policy, ask, preview, tokens)
         return schemas.ResolveBody(
             model=policy.table.model_id(decision.row),
             reason=decision.reason.value,
@@ -76,7 +87,7 @@ def sizes_router(
     async def one_model(name: str) -> schemas.ModelCard:
         """The card of one size; the family's own name gives the default size."""
         policy = current()
-        row, table = decide(policy, Ask(model=name)).row, policy.table
+        row, table = decide(policy, Ask(model=name), preview).row, policy.table
         if row not in table.offered:
             raise UnknownSizeError(f"the model {shorten(name)} is not offered", "model")
         return card(policy, row, table.family if name == table.family else table.model_id(row))

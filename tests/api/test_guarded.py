@@ -16,17 +16,14 @@ import pytest
 import uvicorn
 from prometheus_client import CollectorRegistry
 
-from boomerang_core.blocks import BlockMap
-from boomerang_core.family import Family
-from boomerang_core.footprint import ModelShape
-from boomerang_core.ladder import Ladder
-from boomerang_core.route import FamilyDesign, StudentKind
+from boomerang_core.cli import family_folder
+from boomerang_core.family import Family, load_family
 from server.app import create_app
 from server.cli import http_config
 from server.guard.middleware import Guarding
+from server.load.chooser import Chooser, Objective
 from server.residency import Residency
 from server.settings import read_settings
-from tests.folders import write_tiny
 
 API, ADMIN = "api-key-0123456789", "admin-key-0123456789"
 BEARER = {"Authorization": f"Bearer {API}"}
@@ -48,13 +45,9 @@ class Idle:
 
 
 @pytest.fixture(scope="module")
-def empty_family(tmp_path_factory: pytest.TempPathFactory) -> Family:
-    folder = tmp_path_factory.mktemp("guarded") / "family"
-    (folder / "student").mkdir(parents=True)
-    (folder / "student" / "model.safetensors").write_bytes(b"tensors")
-    block_map = BlockMap.from_layers([[0], [1, 2]])
-    design = FamilyDesign(block_map, Ladder.last_to_first(block_map), StudentKind.LOWRANK)
-    return write_tiny(folder, design, ModelShape(3, 8, 1, 8, 1000, 2000, 2000, 8, tied=True))
+def shipped() -> Family:
+    """The shipped family; none of its weights are loaded."""
+    return load_family(family_folder(Path("smollm2-135m")))
 
 
 @contextmanager
@@ -62,9 +55,16 @@ def serving(family: Family, **options: Any) -> Iterator[tuple[str, int]]:
     """The URL of a server with these settings, and its port."""
     settings = read_settings(**options)
     guarding = Guarding.of(settings)
-    residency = Residency(family, settings.kv_cache_bytes, None)
+    objective = Objective(settings.first_token_seconds, settings.token_seconds)
+    chooser = Chooser.of(family.table, objective, settings.max_num_seqs)
     app, lifecycle = create_app(
-        family, 64, residency, guarding, settings.cors_origins, registry=CollectorRegistry()
+        family,
+        64,
+        Residency(family, settings.kv_cache_bytes, None),
+        chooser,
+        guarding,
+        settings.cors_origins,
+        registry=CollectorRegistry(),
     )
     lifecycle.loaded(Idle())
     config = http_config(app, settings)
@@ -81,14 +81,12 @@ def serving(family: Family, **options: Any) -> Iterator[tuple[str, int]]:
 
 
 @pytest.fixture(scope="module")
-def guarded(
-    empty_family: Family, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[str, int]]:
+def guarded(shipped: Family, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int]]:
     folder = tmp_path_factory.mktemp("keys")
     for name, key in (("api", API), ("admin", ADMIN)):
         (folder / name).write_text(key)
     with serving(
-        empty_family,
+        shipped,
         api_keys_file=folder / "api",
         admin_keys_file=folder / "admin",
         max_body_bytes=10_000,
@@ -131,6 +129,14 @@ def test_a_declared_length_is_refused_before_the_body(guarded: tuple[str, int]) 
     answer, sent = send(guarded[1], head, b" ", most=100)
     assert answer.startswith(b"HTTP/1.1 413 ")
     assert sent <= 2
+
+
+def test_a_client_that_sends_all_before_it_reads_gets_the_answer(guarded: tuple[str, int]) -> None:
+    for _ in range(10):
+        reply = httpx.post(
+            f"{guarded[0]}/v1/sizes/resolve", content=b" " * (5 << 20), headers=BEARER
+        )
+        assert reply.status_code == 413
 
 
 def test_without_a_key_a_body_is_not_read(guarded: tuple[str, int]) -> None:
@@ -176,14 +182,14 @@ def test_pages_of_the_named_origin_may_ask(guarded: tuple[str, int]) -> None:
         assert (before.status_code == 200) is allowed
 
 
-def test_no_origin_may_ask_by_default(empty_family: Family) -> None:
-    with serving(empty_family) as (url, _):
+def test_no_origin_may_ask_by_default(shipped: Family) -> None:
+    with serving(shipped) as (url, _):
         reply = httpx.get(f"{url}/v1/sizes", headers={"Origin": "https://page.example"})
         assert reply.status_code == 200
         assert not [name for name in reply.headers if name.startswith("access-control")]
 
 
-def test_tls(empty_family: Family, tmp_path: Path) -> None:
+def test_tls(shipped: Family, tmp_path: Path) -> None:
     certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     subprocess.run(
         f"openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -keyout {key} "
@@ -192,7 +198,7 @@ def test_tls(empty_family: Family, tmp_path: Path) -> None:
         check=True,
         capture_output=True,
     )
-    with serving(empty_family, tls_cert_file=certificate, tls_key_file=key) as (url, _):
+    with serving(shipped, tls_cert_file=certificate, tls_key_file=key) as (url, _):
         trusted = ssl.create_default_context(cafile=str(certificate))
         assert httpx.get(f"{url}/v1/sizes", verify=trusted).status_code == 200
         with pytest.raises(httpx.ConnectError):

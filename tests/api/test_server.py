@@ -1,6 +1,7 @@
 """The real server on a socket, with a real engine: what clients and operators see."""
 
 import json
+import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -279,4 +280,84 @@ def test_metrics_are_labelled_by_size(http: httpx.Client, family: Family) -> Non
 def test_our_fields_are_documented(http: httpx.Client) -> None:
     schemas = http.get("/openapi.json").json()["components"]["schemas"]
     for body in ("SizedCompletionRequest", "SizedChatCompletionRequest"):
-        assert schemas[body]["properties"].keys() >= {"size", "memory_budget"}
+        assert schemas[body]["properties"].keys() >= {
+            "size",
+            "memory_budget",
+            "min_size",
+            "max_size",
+        }
+
+
+@pytest.mark.parametrize("path", ENDPOINTS)
+def test_auto_says_why(http: httpx.Client, family: Family, path: str) -> None:
+    """Under hardly any load: the largest that the request allows."""
+    middle = family.table.offered[1]
+    for fields, row in (
+        ({"size": "auto"}, family.table.teacher),
+        ({"size": "auto", "max_size": middle.id}, middle),
+        ({"max_size": "student"}, family.table.student),
+    ):
+        reply = http.post(path, json={**ENDPOINTS[path], **fields})
+        assert reply.status_code == 200, reply.text
+        assert reply.json()["model"] == family.table.model_id(row)
+        reason = reply.headers["x-boomerang-reason"]
+        assert reason in ("auto:largest", "auto:unmeasured")
+        name = f'boomerang_requests_total{{reason="{reason}",size="{row.id}"}}'
+        assert metric(http, name) >= 1
+        resolved = http.post("/v1/sizes/resolve", json=fields).json()
+        assert resolved["model"] == family.table.model_id(row)
+
+
+def test_the_engines_steps_teach_the_chooser(http: httpx.Client) -> None:
+    for _ in range(3):
+        http.post("/v1/completions", json={"prompt": "x", "ignore_eos": True, **GREEDY})
+    reply = http.post("/v1/completions", json={"prompt": "x", "size": "auto", **GREEDY})
+    assert reply.headers["x-boomerang-reason"] != "auto:unmeasured"
+
+
+def test_tokens_and_latencies_are_counted_by_size(http: httpx.Client, family: Family) -> None:
+    label = f'{{size="{family.table.student.id}"}}'
+    names = [
+        f"boomerang_{name}{label}"
+        for name in (
+            "prompt_tokens_total",
+            "generated_tokens_total",
+            "request_seconds_count",
+            "first_token_seconds_count",
+            "token_seconds_count",
+        )
+    ]
+    body = {"size": "student", "prompt": "hello", "n": 2, "seed": 1, "ignore_eos": True}
+    for stream in (False, True):
+        before = [metric(http, name) for name in names]
+        steps = metric(http, "boomerang_step_sizes_count")
+        http.post("/v1/completions", json={**body, "max_tokens": 12, "stream": stream})
+        gained = [metric(http, name) - was for name, was in zip(names, before, strict=True)]
+        assert gained == [5, 24, 1, 1, 1]
+        assert metric(http, "boomerang_step_sizes_count") >= steps + 12
+    assert metric(http, f"boomerang_requests_in_flight{label}") == 0
+
+
+def test_two_sizes_in_a_step_are_seen(http: httpx.Client) -> None:
+    def run(size: str) -> int:
+        body = {"size": size, "prompt": "x", "max_tokens": 100, "ignore_eos": True}
+        return http.post("/v1/completions", json=body).status_code
+
+    def mixed() -> float:
+        one = metric(http, 'boomerang_step_sizes_bucket{le="1.0"}')
+        return metric(http, "boomerang_step_sizes_count") - one
+
+    before = mixed()
+    with ThreadPoolExecutor(2) as pool:
+        assert set(pool.map(run, ["student", "teacher"])) == {200}
+    assert mixed() > before
+
+
+def test_metric_names_follow_prometheus(http: httpx.Client) -> None:
+    """promtool's rules that can be broken by a name: base units, `_total` on counters alone."""
+    for line in http.get("/metrics").text.splitlines():
+        if line.startswith("# TYPE boomerang_"):
+            name, kind = line.split()[2:4]
+            assert not re.search(r"_(ms|milliseconds|minutes|mb|mib|percent|count|sum)$", name)
+            created = name.endswith("_created")  # of the client library
+            assert created or name.endswith("_total") == (kind == "counter"), line

@@ -37,3 +37,10 @@ def test_only_the_engine_imports_vllm() -> None:
 
 def test_pure_modules_load_no_framework() -> None:
     assert heavy_after("import " + ", ".join(f"boomerang_core.{name}" for name in PURE)) == []
+
+
+def test_choosing_a_size_loads_no_framework_and_no_http() -> None:
+    assert heavy_after("import server.load.chooser") == []
+    for module in ("costs", "tracker", "chooser"):
+        names = set(imports(ROOT / "server" / "load" / f"{module}.py"))
+        assert not {name.split(".")[0] for name in names} & {"time", "fastapi", "starlette"}

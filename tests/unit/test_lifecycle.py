@@ -17,15 +17,15 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 
 def test_vllms_runner_v1_is_chosen(environment: dict[str, str]) -> None:
     environment["VLLM_USE_V2_MODEL_RUNNER"] = "1"  # under V2 every request would run as the teacher
-    prepare_environment(read_settings())
+    prepare_environment(read_settings(), None)
     assert environment["VLLM_USE_V2_MODEL_RUNNER"] == "0"
     assert "VLLM_CPU_OMP_THREADS_BIND" not in environment
 
 
 def test_tensor_parallel_ranks_are_not_bound_unless_told(environment: dict[str, str]) -> None:
     settings = read_settings(tensor_parallel_size=2)
-    prepare_environment(settings)
+    prepare_environment(settings, None)
     assert environment["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
     environment["VLLM_CPU_OMP_THREADS_BIND"] = "0|1"
-    prepare_environment(settings)
+    prepare_environment(settings, None)
     assert environment["VLLM_CPU_OMP_THREADS_BIND"] == "0|1"

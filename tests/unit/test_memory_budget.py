@@ -9,6 +9,7 @@ import pytest
 from boomerang_core.errors import BudgetError, SettingsError, UnavailableSizeError
 from boomerang_core.family import load_family
 from boomerang_core.residency import Residents, Span
+from boomerang_core.sizes import SizeRow
 from server.cgroup import memory_limit
 from server.errors import refusal_of, status_of
 from server.residency import BusyError, Residency
@@ -83,6 +84,11 @@ def test_a_budget_that_fits_nothing_changes_nothing() -> None:
         Residency(SHIPPED, KV, KV)
 
 
+def largest(allowed: tuple[SizeRow, ...]) -> tuple[SizeRow, Reason]:
+    """A server without load."""
+    return allowed[-1], Reason.AUTO_LARGEST
+
+
 LEFT = Residency(SHIPPED, KV, budget(5)).policy
 
 
@@ -101,7 +107,7 @@ def test_a_size_that_is_left_out_is_refused(
     fields: dict[str, str], param: str, status: int
 ) -> None:
     with pytest.raises(UnavailableSizeError) as caught:
-        decide(LEFT, Ask(**fields))
+        decide(LEFT, Ask(**fields), largest)
     assert (caught.value.param, int(status_of(caught.value))) == (param, status)
     assert refusal_of(caught.value) == "unavailable"
     assert "the server's memory budget is" in str(caught.value)
@@ -121,7 +127,7 @@ def test_a_size_that_is_left_out_is_refused(
 def test_where_the_request_allows_it_gets_the_largest_left(
     fields: dict[str, str], reason: Reason
 ) -> None:
-    decision = decide(LEFT, Ask(**fields))
+    decision = decide(LEFT, Ask(**fields), largest)
     assert (decision.row.id, decision.reason) == ("106m", reason)
 
 

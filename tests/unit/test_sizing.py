@@ -31,8 +31,13 @@ ROWS = tuple(
 POLICY = Policy(SizeTable("smol", ROWS), default_size=2, footprint_tokens=1000)
 
 
+def largest(allowed: tuple[SizeRow, ...]) -> tuple[SizeRow, Reason]:
+    """A server without load."""
+    return allowed[-1], Reason.AUTO_LARGEST
+
+
 def chosen(**fields: Any) -> tuple[str, Reason]:
-    decision = decide(POLICY, Ask(**fields))
+    decision = decide(POLICY, Ask(**fields), largest)
     return decision.row.id, decision.reason
 
 
@@ -60,6 +65,14 @@ def chosen(**fields: Any) -> tuple[str, Reason]:
         ({"memory_budget": 299 * MB}, "121m", Reason.MEMORY_BUDGET),
         ({"model": "smol", "memory_budget": "240MB"}, "106m", Reason.MEMORY_BUDGET),
         ({"memory_budget": 170 * MB}, "77m", Reason.MEMORY_BUDGET),
+        ({"size": "auto"}, "135m", Reason.AUTO_LARGEST),
+        ({"model": "smol", "size": " Auto "}, "135m", Reason.AUTO_LARGEST),
+        ({"size": "auto", "max_size": "106m"}, "106m", Reason.AUTO_LARGEST),
+        ({"size": "auto", "max_size": "120m", "min_size": "student"}, "106m", Reason.AUTO_LARGEST),
+        ({"max_size": "smol@121m"}, "121m", Reason.AUTO_LARGEST),
+        ({"max_size": "20L"}, "77m", Reason.AUTO_LARGEST),
+        ({"max_size": "0.8"}, "106m", Reason.AUTO_LARGEST),
+        ({"min_size": "teacher"}, "135m", Reason.AUTO_LARGEST),
     ],
 )
 def test_a_size_is_chosen(fields: dict[str, Any], size: str, reason: Reason) -> None:
@@ -70,22 +83,52 @@ def test_a_size_is_chosen(fields: dict[str, Any], size: str, reason: Reason) -> 
 def test_what_makes_no_sense_is_refused(case: Malformed) -> None:
     fields = {key: named(value, "smol") for key, value in case.fields.items()}
     with pytest.raises(SizeError) as caught:
-        decide(POLICY, Ask(**fields))
+        decide(POLICY, Ask(**fields), largest)
     assert (int(status_of(caught.value)), caught.value.param) == (case.status, case.param)
     assert len(str(caught.value)) < 500
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("bounds", "ids"),
+    [
+        ({}, ["77m", "106m", "121m", "135m"]),
+        ({"min_size": "92m"}, ["106m", "121m", "135m"]),
+        ({"min_size": "106m", "max_size": "24L"}, ["106m"]),
+        ({"min_size": "0.8", "max_size": "99%"}, ["121m"]),
+    ],
+)
+def test_auto_chooses_among_the_sizes_within_the_bounds(
+    bounds: dict[str, str], ids: list[str]
+) -> None:
+    seen: list[str] = []
+
+    def smallest(allowed: tuple[SizeRow, ...]) -> tuple[SizeRow, Reason]:
+        seen.extend(row.id for row in allowed)
+        return allowed[0], Reason.AUTO_OVERLOAD
+
+    decision = decide(POLICY, Ask(size="auto", **bounds), smallest)
+    assert (decision.row.id, decision.reason) == (ids[0], Reason.AUTO_OVERLOAD)
+    assert seen == ids
+
+
+def test_the_bare_family_may_mean_auto() -> None:
+    policy = Policy(POLICY.table, POLICY.default_size, POLICY.footprint_tokens, True)
+    for fields, reason in (({}, Reason.AUTO_LARGEST), ({"size": "teacher"}, Reason.SIZE)):
+        assert decide(policy, Ask("smol", **fields), largest).reason is reason
+    assert decide(policy, Ask(memory_budget="1GiB"), largest).reason is Reason.MEMORY_BUDGET
+
+
 def test_a_budget_counts_the_stated_tokens() -> None:
     ask = Ask(memory_budget=300 * MB)
-    assert decide(POLICY, ask, tokens=1000).row.id == "135m"
-    assert decide(POLICY, ask, tokens=1001).row.id == "121m"
-    assert decide(POLICY, ask, tokens=0).row.id == "135m"
+    assert decide(POLICY, ask, largest, tokens=1000).row.id == "135m"
+    assert decide(POLICY, ask, largest, tokens=1001).row.id == "121m"
+    assert decide(POLICY, ask, largest, tokens=0).row.id == "135m"
 
 
 def test_a_budget_that_fits_nothing_says_what_would() -> None:
     with pytest.raises(BudgetError) as caught:
-        decide(POLICY, Ask(memory_budget=169_999_999))
+        decide(POLICY, Ask(memory_budget=169_999_999), largest)
     assert "170,000,000 bytes" in str(caught.value)
     assert "smol@77m" in str(caught.value)
     assert "'162.2MiB'" in str(caught.value)
@@ -94,7 +137,7 @@ def test_a_budget_that_fits_nothing_says_what_would() -> None:
 
 def test_an_unknown_model_lists_what_there_is() -> None:
     with pytest.raises(UnknownSizeError, match=r"smol@77m, smol@106m, smol@121m, smol@135m$"):
-        decide(POLICY, Ask(model="gpt-4"))
+        decide(POLICY, Ask(model="gpt-4"), largest)
 
 
 @pytest.mark.parametrize(("name", "meant"), MISSPELT.items())
@@ -125,7 +168,7 @@ def test_any_json_gives_a_decision_or_one_of_our_errors(
 
 def field_at_fault(ask: Ask) -> str | None:
     try:
-        decide(POLICY, ask)
+        decide(POLICY, ask, largest)
     except SizeError as error:
         return error.param or "no field"
     return None
@@ -134,11 +177,11 @@ def field_at_fault(ask: Ask) -> str | None:
 @given(st.integers(1, 10**12), st.integers(0, 10**6))
 def test_a_larger_budget_never_gives_a_smaller_size(budget: int, more: int) -> None:
     try:
-        small = decide(POLICY, Ask(memory_budget=budget)).row
+        small = decide(POLICY, Ask(memory_budget=budget), largest).row
     except BudgetError:
         return
     assert small.footprint_bytes(POLICY.footprint_tokens) <= budget
-    assert decide(POLICY, Ask(memory_budget=budget + more)).row.size >= small.size
+    assert decide(POLICY, Ask(memory_budget=budget + more), largest).row.size >= small.size
 
 
 @given(st.text(max_size=300))
@@ -152,7 +195,7 @@ def refusal(fields: dict[str, Any]) -> tuple[dict[str, Any], SizeError] | None:
     ask = Ask(*(fields.get(name) for name in ("model", "size", "memory_budget")))
     try:
         refuse_misspelt(fields)
-        assert decide(POLICY, ask).row in ROWS
+        assert decide(POLICY, ask, largest).row in ROWS
     except SizeError as error:
         return fields, error
     return None

@@ -1,0 +1,89 @@
+"""One line per request: what ran, why, how long it took.  Never what was asked or answered."""
+
+import logging
+import time
+from contextvars import ContextVar
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from server.logs import ACCESS
+
+logger = logging.getLogger(ACCESS)
+
+_QUIET = ("/live", "/ready", "/health", "/metrics")
+CLIENT_GONE = 499
+"""Status that is logged where the client left before a reply (nginx's number for it)."""
+
+
+@dataclass
+class Usage:
+    """What the engine did for one HTTP request, over all its prompts and choices."""
+
+    auto: bool = False
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    first_token_seconds: float | None = None
+    token_seconds: float | None = None
+
+
+usage: ContextVar[Usage | None] = ContextVar("usage", default=None)
+"""Of the request that the current task serves; tasks that it starts inherit it."""
+
+
+class AccessLog:
+    """Plain ASGI, the outermost: it sees every reply, refusals included, to its last byte."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in _QUIET:
+            await self._app(scope, receive, send)
+            return
+        began = time.monotonic()
+        status, headers = CLIENT_GONE, Headers()
+        spent = Usage()
+        token = usage.set(spent)
+
+        async def noting(message: Message) -> None:
+            nonlocal status, headers
+            if message["type"] == "http.response.start":
+                status, headers = message["status"], Headers(raw=message["headers"])
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noting)
+        except BaseException:
+            if status == CLIENT_GONE:
+                status = HTTPStatus.INTERNAL_SERVER_ERROR
+            raise
+        finally:
+            usage.reset(token)
+            if logger.isEnabledFor(logging.INFO):
+                _log(scope, status, headers, spent, time.monotonic() - began)
+
+
+def _log(scope: Scope, status: int, headers: Headers, spent: Usage, seconds: float) -> None:
+    fields: dict[str, Any] = {
+        "request_id": headers.get("x-request-id"),
+        "method": scope["method"],
+        "path": scope["path"][:200],
+        "status": int(status),
+        "seconds": _rounded(seconds),
+        "size": headers.get("x-boomerang-size"),
+        "reason": headers.get("x-boomerang-reason"),
+        "prompt_tokens": spent.prompt_tokens or None,
+        "generated_tokens": spent.generated_tokens or None,
+        "first_token_seconds": _rounded(spent.first_token_seconds),
+        "token_seconds": _rounded(spent.token_seconds),
+    }
+    known = {name: value for name, value in fields.items() if value is not None}
+    logger.info("%s", " ".join(f"{k}={v}" for k, v in known.items()), extra=known)
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 6)

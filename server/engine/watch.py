@@ -1,0 +1,135 @@
+"""Follows requests and steps through vLLM's front end, for the load, the metrics and the log."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from boomerang_core.sizes import SizeTable
+from server.access import Usage, usage
+from server.engine.compat import StatLoggerBase
+from server.engine.steps import step_of
+from server.load.chooser import Chooser
+from server.load.costs import Step
+from server.metrics import Finished, Metrics
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What learns from the engine: the chooser and the metrics of one server."""
+
+    table: SizeTable
+    chooser: Chooser
+    metrics: Metrics
+
+    def begin(self, size: int) -> "Flight":
+        """A request reaches the engine."""
+        flight = Flight(self, size, usage.get() or Usage(), time.monotonic())
+        self.chooser.load.arrived(size, flight.spent.auto, flight.began)
+        self.metrics.began(self.table.rows[size])
+        return flight
+
+    def stat_logger(self, vllm_config: Any, engine_index: int = 0) -> Any:
+        """The factory that vLLM takes in `stat_loggers`."""
+        return StepWatch(vllm_config, engine_index, watch=self)
+
+
+@dataclass
+class Flight:
+    """One request in the engine."""
+
+    watch: Watch
+    size: int
+    spent: Usage
+    began: float
+    generated: int = 0
+    last: Any = None
+
+    def saw(self, output: Any, is_delta: bool) -> None:
+        """An output came: of a stream the new tokens, else all of them so far."""
+        count = sum(len(part.token_ids) for part in output.outputs)
+        self.generated = self.generated + count if is_delta else max(self.generated, count)
+        self.last = output
+
+    def ended(self) -> None:
+        """The request is over, whole or broken off."""
+        now = time.monotonic()
+        done = self._finished(now)
+        whole = self.last is not None and self.last.finished
+        lengths = (done.prompt_tokens, done.generated_tokens) if whole else None
+        self.watch.chooser.load.ended(self.size, now, lengths)
+        self.watch.metrics.ended(self.watch.table.rows[self.size], done, whole)
+        spent = self.spent
+        spent.prompt_tokens += done.prompt_tokens
+        spent.generated_tokens += done.generated_tokens
+        spent.first_token_seconds = _later(spent.first_token_seconds, done.first_token_seconds)
+        spent.token_seconds = _later(spent.token_seconds, done.token_seconds)
+
+    def _finished(self, now: float) -> Finished:
+        """Latencies as vLLM measured them: the first token's here, the others' in the engine."""
+        times = None if self.last is None else self.last.metrics
+        prompt = 0 if self.last is None else len(self.last.prompt_token_ids or ())
+        per_token = None
+        if times is not None and times.num_generation_tokens > 1:
+            span = times.last_token_ts - times.first_token_ts
+            per_token = span / (times.num_generation_tokens - 1)
+        return Finished(
+            prompt_tokens=prompt,
+            generated_tokens=self.generated,
+            first_token_seconds=None if times is None else times.first_token_latency,
+            token_seconds=per_token,
+            seconds=now - self.began,
+        )
+
+
+def _later(known: float | None, new: float | None) -> float | None:
+    """The longer of two latencies: a request is as late as its latest part."""
+    return new if known is None else known if new is None else max(known, new)
+
+
+class StepWatch(StatLoggerBase):
+    """vLLM calls `record` for each step of the engine."""
+
+    def __init__(
+        self,
+        vllm_config: Any,
+        engine_index: int = 0,
+        *,
+        watch: Watch,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._watch = watch
+        self._clock = clock
+        self._last: float | None = None  # the end of the step before, where another followed
+        self._kv_bytes = _kv_bytes(vllm_config)
+
+    def record(
+        self,
+        scheduler_stats: Any,
+        iteration_stats: Any,
+        mm_cache_stats: Any = None,
+        engine_idx: int = 0,
+    ) -> None:
+        """Learn from a step that followed another without a pause."""
+        now = self._clock()
+        if scheduler_stats is None:
+            return
+        began, self._last = self._last, now if _goes_on(scheduler_stats) else None
+        self._watch.chooser.load.queued(scheduler_stats.num_waiting_reqs)
+        used = scheduler_stats.kv_cache_usage * self._kv_bytes
+        rows, prompts = step_of(scheduler_stats)
+        self._watch.metrics.stepped(len({*rows, *prompts}), used)
+        if began is not None:
+            self._watch.chooser.costs.observe(Step(rows, prompts, now - began))
+
+    def log_engine_initialized(self) -> None:
+        """Nothing to say."""
+
+
+def _goes_on(scheduler_stats: Any) -> bool:
+    return bool(scheduler_stats.num_running_reqs + scheduler_stats.num_waiting_reqs)
+
+
+def _kv_bytes(vllm_config: Any) -> int:
+    """Bytes of the KV cache, as the server asks for them."""
+    return int(vllm_config.cache_config.kv_cache_memory_bytes or 0)

@@ -1,0 +1,108 @@
+"""What the front end sees of the load: who came, who runs, who waits, how long answers are."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+RATE_SECONDS = 30.0
+"""Time constant of the arrival rates: slow enough that chance moves them little."""
+CROWD_SECONDS = 5.0
+"""Time constant of the number of requests in flight: quick enough for a burst."""
+_LENGTH_WEIGHT = 0.05
+_PROMPT_TOKENS = 128.0
+_OUTPUT_TOKENS = 64.0
+
+
+@dataclass
+class Fading:
+    """A sum that forgets: what was added fades with the time constant `seconds`."""
+
+    seconds: float
+    _value: float = 0.0
+    _at: float = -math.inf
+
+    def add(self, amount: float, now: float) -> None:
+        """Add at the moment `now`."""
+        self._value, self._at = self.at(now) + amount, now
+
+    def at(self, now: float) -> float:
+        """The sum, faded until `now`."""
+        age = max(now - self._at, 0.0)
+        return self._value * math.exp(-age / self.seconds) if self._value else 0.0
+
+
+@dataclass(frozen=True)
+class Demand:
+    """The load as the chooser needs it.
+
+    `auto_rate` is the requests a second whose size is ours to choose, `fixed_rates` those of
+    requests that name a size; `crowd` is how many are in flight, smoothed, and `waiting` how many
+    the engine has not begun; lengths are means in tokens.
+    """
+
+    auto_rate: float
+    fixed_rates: Mapping[int, float]
+    crowd: float
+    waiting: int
+    prompt_tokens: float
+    output_tokens: float
+
+
+@dataclass
+class Load:
+    """The requests of one server."""
+
+    in_flight: Counter[int] = field(default_factory=Counter)
+    waiting: int = 0
+    _auto: Fading = field(default_factory=lambda: Fading(RATE_SECONDS))
+    _fixed: dict[int, Fading] = field(default_factory=dict)
+    _crowd: float = 0.0
+    _crowd_at: float = 0.0
+    _prompt_tokens: float = _PROMPT_TOKENS
+    _output_tokens: float = _OUTPUT_TOKENS
+    _finished: int = 0
+
+    def arrived(self, size: int, auto: bool, now: float) -> None:
+        """A request begins; `auto` where its size was ours to choose."""
+        self._settle(now)
+        self.in_flight[size] += 1
+        self.waiting += 1  # until the engine counts
+        rate = self._auto if auto else self._fixed.setdefault(size, Fading(RATE_SECONDS))
+        rate.add(1.0, now)
+
+    def queued(self, count: int) -> None:
+        """The engine counted its waiting requests."""
+        self.waiting = count
+
+    def ended(self, size: int, now: float, lengths: tuple[int, int] | None = None) -> None:
+        """A request ends.
+
+        `lengths` are the tokens of prompt and answer, None where it was broken off.
+        """
+        self._settle(now)
+        self.in_flight[size] -= 1
+        if lengths is None:
+            return
+        self._finished += 1
+        weight = max(_LENGTH_WEIGHT, 1 / self._finished)  # the plain mean, for the first ones
+        self._prompt_tokens += weight * (lengths[0] - self._prompt_tokens)
+        self._output_tokens += weight * (lengths[1] - self._output_tokens)
+
+    def demand(self, now: float) -> Demand:
+        """The load at this moment."""
+        self._settle(now)
+        return Demand(
+            auto_rate=self._auto.at(now) / RATE_SECONDS,
+            fixed_rates={size: rate.at(now) / RATE_SECONDS for size, rate in self._fixed.items()},
+            crowd=self._crowd,
+            waiting=self.waiting,
+            prompt_tokens=self._prompt_tokens,
+            output_tokens=self._output_tokens,
+        )
+
+    def _settle(self, now: float) -> None:
+        """Let the smoothed crowd follow the count that held since the last event."""
+        weight = 1 - math.exp(-max(now - self._crowd_at, 0.0) / CROWD_SECONDS)
+        self._crowd += weight * (self.in_flight.total() - self._crowd)
+        self._crowd_at = now

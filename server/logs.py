@@ -1,0 +1,85 @@
+"""How log lines look, in every process: text, or a JSON object a line.
+
+No line of ours holds a prompt, an answer, a body or a key.
+"""
+
+import json
+import logging.config
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from boomerang_core.errors import SettingsError
+from server.settings import Settings
+
+ACCESS = "boomerang.access"
+"""Logger of one line per request, at INFO."""
+LIFE = "boomerang.life"
+"""Logger of what the server does as a whole, at INFO."""
+
+_TRACING = (
+    "opentelemetry",
+    "opentelemetry.sdk",
+    "opentelemetry.exporter",
+    "opentelemetry.exporter.otlp",
+    "opentelemetry.semconv_ai",
+)
+"""What vLLM imports for traces; each after the package that holds it."""
+
+_JSON = {
+    "()": "pythonjsonlogger.json.JsonFormatter",
+    "fmt": "%(levelname)s %(name)s %(process)d %(message)s",
+    "rename_fields": {"levelname": "level", "name": "logger", "process": "pid"},
+    "timestamp": True,
+}
+_TEXT = {"format": "%(levelname)s:%(name)s:%(message)s"}
+
+
+def logging_config(settings: Settings) -> dict[str, Any]:
+    """The `logging.config.dictConfig` of a process.
+
+    In JSON, requests are logged at any level: whoever collects lines wants them.
+    """
+    level = settings.log_level.upper()
+    is_json = settings.log_format == "json"
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {"line": _JSON if is_json else _TEXT},
+        "handlers": {"line": {"class": "logging.StreamHandler", "formatter": "line"}},
+        "root": {"handlers": ["line"], "level": level},
+        "loggers": {
+            "vllm": {"handlers": ["line"], "level": level, "propagate": False},
+            "boomerang": {"level": "INFO" if is_json else level},
+            **{name: {"level": "WARNING"} for name in ("httpx", "httpx2")},
+        },
+    }
+
+
+def configure_logging(settings: Settings) -> None:
+    """Set up this process."""
+    logging.config.dictConfig(logging_config(settings))
+    logging.captureWarnings(settings.log_format == "json")
+
+
+def write_logging_config(settings: Settings) -> Path:
+    """The same as a file, for vLLM's processes; the caller deletes it."""
+    with tempfile.NamedTemporaryFile(
+        "w", prefix="boomerang-logging-", suffix=".json", delete=False, encoding="utf-8"
+    ) as file:
+        json.dump(logging_config(settings), file)
+    return Path(file.name)
+
+
+def require_tracing(settings: Settings) -> None:
+    """Raise `SettingsError` where traces are wanted and OpenTelemetry is not installed."""
+    if settings.otlp_traces_endpoint is None:
+        return
+    for package in _TRACING:
+        if find_spec(package) is None:
+            raise SettingsError(
+                "otlp_traces_endpoint needs the packages opentelemetry-sdk, "
+                "opentelemetry-exporter-otlp and opentelemetry-semantic-conventions-ai: "
+                f"{package} is missing"
+            )

@@ -1,0 +1,250 @@
+"""Choosing by load, on a simulated server: it settles, moves once for a step of load, and helps."""
+
+import math
+import random
+from collections.abc import Callable
+
+import pytest
+
+from boomerang_core.sizes import SizeTable
+from server.load.chooser import RISE_SECONDS, Chooser, Objective, predict
+from server.load.costs import ENOUGH_STEPS, Step, StepCosts
+from server.load.tracker import Demand, Load
+from server.sizing import Reason
+from tests.unit.serving_simulation import MB, SLOTS, Simulation, Truth, always, auto, ladder
+
+TWO = ladder(60, 135)
+SIX = ladder(60, 75, 90, 105, 120, 135)
+SHARES = [row.params / (135 * MB) for row in SIX.rows]
+WARM = 60.0
+"""Seconds until the arrival rate is known."""
+
+
+def constant(rate: float) -> Callable[[float], float]:
+    return lambda now: rate
+
+
+# ---- costs ----------------------------------------------------------------------------------
+
+
+def observed(sizes: tuple[int, ...], steps: int = 400, seed: int = 0) -> StepCosts:
+    """Costs learned from decode steps of some sizes, each with a prompt now and then."""
+    costs, truth, draw = StepCosts(SHARES), Truth(SHARES, noise=0.05), random.Random(seed)
+    for _ in range(steps):
+        size, rows = draw.choice(sizes), draw.randrange(1, 32)
+        prompt = draw.choice((0, 0, 0, 60))
+        took = truth.overhead + SHARES[size] * (
+            truth.weights + truth.row * rows + truth.prompt * prompt
+        )
+        costs.observe(Step({size: rows}, {size: prompt}, took * draw.lognormvariate(0, 0.05)))
+    return costs
+
+
+def test_costs_of_measured_sizes_are_learned() -> None:
+    costs, truth = observed((0, 3, 5)), Truth(SHARES)
+    for size in (0, 3, 5):
+        for rows in (4, 30):
+            true = truth.overhead + SHARES[size] * (truth.weights + truth.row * rows)
+            learned = costs.at(size).weights + rows * costs.at(size).row
+            assert learned == pytest.approx(true, rel=0.15)
+
+
+def test_costs_of_a_size_that_was_never_run_follow_from_its_share() -> None:
+    costs, truth = observed((5,)), Truth(SHARES)
+    for size in range(6):
+        true = truth.overhead + SHARES[size] * (truth.weights + truth.row * 16)
+        assert costs.at(size).weights + 16 * costs.at(size).row == pytest.approx(true, rel=0.25)
+
+
+def test_larger_sizes_cost_more_before_anything_is_known() -> None:
+    costs = StepCosts(SHARES)
+    assert not costs.is_measured
+    for _ in range(ENOUGH_STEPS):
+        costs.observe(Step({5: 4}, {}, 0.1))
+    weights = [costs.at(size).weights for size in range(6)]
+    assert costs.is_measured
+    assert weights == sorted(weights)
+    assert 0 < weights[0] < weights[-1] < 0.1
+
+
+def test_a_step_that_took_forever_moves_little() -> None:
+    costs = observed((5,))
+    before = costs.at(5).row
+    costs.observe(Step({5: 16}, {}, 1000.0))
+    assert costs.at(5).row < 2 * before
+
+
+def test_costs_stay_learned_over_many_steps() -> None:
+    """Rounding does not add up: a fit that loses its symmetry ends in nonsense."""
+    costs, truth = observed((0,), steps=30_000), Truth(SHARES)
+    true = truth.overhead + SHARES[0] * (truth.weights + truth.row * 16)
+    assert costs.at(0).weights + 16 * costs.at(0).row == pytest.approx(true, rel=0.1)
+
+
+@pytest.mark.parametrize("step", [Step({}, {}, 1.0), Step({5: 0}, {}, 1.0), Step({5: 1}, {}, 0.0)])
+def test_a_step_that_says_nothing_teaches_nothing(step: Step) -> None:
+    costs = observed((5,))
+    before = (costs.measured, costs.at(5))
+    costs.observe(step)
+    assert (costs.measured, costs.at(5)) == before
+
+
+# ---- the prediction ---------------------------------------------------------------------------
+
+
+def demand(rate: float, crowd: float = 0.0, waiting: int = 0) -> Demand:
+    return Demand(rate, {}, crowd, waiting, prompt_tokens=60, output_tokens=40)
+
+
+@pytest.mark.parametrize("rate", [1.0, 4.0])
+@pytest.mark.parametrize("size", [0, 5])
+def test_the_steady_state_is_the_simulated_one(size: int, rate: float) -> None:
+    """Tokens of the last minutes took what the formula says, from costs learned on the way."""
+    simulation = Simulation(SIX, constant(rate)).run(300, always(size))
+    latency = predict(simulation.chooser.costs, demand(rate), size, SLOTS, 60)
+    assert latency.token_seconds == pytest.approx(simulation.mean_token_seconds(WARM), rel=0.2)
+
+
+def test_latency_grows_with_load_and_with_size() -> None:
+    costs = observed((0, 3, 5))
+    by_rate = [predict(costs, demand(rate), 5, SLOTS, 60).token_seconds for rate in (0, 2, 5, 50)]
+    assert by_rate == sorted(by_rate)
+    assert by_rate[-1] == math.inf
+    by_size = [predict(costs, demand(3), size, SLOTS, 60).token_seconds for size in range(6)]
+    assert by_size == sorted(by_size)
+
+
+def test_a_longer_prompt_and_a_queue_delay_the_first_token_only() -> None:
+    costs = observed((5,))
+    plain = predict(costs, demand(1), 5, SLOTS, 60)
+    for other in (
+        predict(costs, demand(1), 5, SLOTS, 600),
+        predict(costs, demand(1, waiting=9), 5, SLOTS, 60),
+    ):
+        assert other.first_token_seconds > plain.first_token_seconds
+        assert other.token_seconds == plain.token_seconds
+
+
+def test_requests_that_name_a_size_count_as_they_are() -> None:
+    costs = observed((0, 5))
+    alone = predict(costs, demand(1), 0, SLOTS, 60)
+    beside = Demand(1, {5: 2.0}, 0, 0, 60, 40)
+    assert predict(costs, beside, 0, SLOTS, 60).token_seconds > 1.5 * alone.token_seconds
+
+
+# ---- choosing ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("table", [TWO, SIX], ids=["two", "six"])
+def test_with_little_load_everyone_gets_the_teacher(table: SizeTable, seed: int) -> None:
+    simulation = Simulation(table, constant(2.0), seed=seed).run(200, auto)
+    assert simulation.moves() == []
+    assert simulation.mean_size() == len(simulation.table.rows) - 1
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("rate", [4.0, 10.0, 14.0])
+def test_constant_load_settles(rate: float, seed: int) -> None:
+    """With two sizes to choose from: at most the one move that the load asks for."""
+    simulation = Simulation(TWO, constant(rate), seed=seed).run(240, auto)
+    assert len(simulation.moves()) <= 1
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("rate", [8.0, 10.0])
+def test_between_neighbours_moves_are_rare(rate: float, seed: int) -> None:
+    """With six sizes and the load between two of them: not one request in two hundred moves."""
+    simulation = Simulation(SIX, constant(rate), seed=seed).run(400, auto)
+    assert len(simulation.moves(WARM)) <= len(simulation.choices) / 200
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_step_of_load_moves_once_and_back_once(seed: int) -> None:
+    simulation = Simulation(TWO, lambda now: 9.0 if 100 < now < 220 else 1.0, seed=seed)
+    simulation.run(420, auto)
+    assert simulation.moves() == [(1, 0), (0, 1)]
+    down, up = (at for at, _ in simulation.changes())
+    assert 100 < down < 125
+    assert up > 220
+
+
+@pytest.mark.parametrize("rate", [8.0, 14.0])
+def test_it_attains_what_the_teacher_cannot_and_serves_more_than_the_student(rate: float) -> None:
+    run = Simulation(SIX, constant(rate)).run(300, auto)
+    teacher = Simulation(SIX, constant(rate)).run(300, always(5))
+    assert run.attained(WARM) > 0.9
+    assert teacher.attained(WARM) < 0.1
+    if rate < 10:
+        assert run.mean_size(WARM) > 1.5
+
+
+def settled(rate: float, now: float = 100.0) -> Chooser:
+    """A chooser that has measured steps and seen requests arrive at `rate` until `now`."""
+    chooser = Chooser(SIX, Objective(1.0, 0.1), Load(), observed((0, 3, 5)), SLOTS)
+    gap = 1 / rate
+    for step in range(int(now * rate)):
+        chooser.load.arrived(5, True, step * gap)
+        chooser.load.queued(0)
+        chooser.load.ended(5, step * gap, (60, 40))
+        chooser.choose(SIX.rows, SIX.rows, step * gap)
+    return chooser
+
+
+def test_reasons() -> None:
+    rows = SIX.rows
+    fresh = Chooser.of(SIX, Objective(1.0, 0.1), SLOTS)
+    assert fresh.choose(rows, rows, 0.0) == (rows[5], Reason.AUTO_UNMEASURED)
+    assert settled(1.0).choose(rows, rows, 100.0) == (rows[5], Reason.AUTO_LARGEST)
+    middle, reason = settled(8.0).choose(rows, rows, 100.0)
+    assert 0 < middle.size < 5
+    assert reason is Reason.AUTO_OBJECTIVE
+    assert settled(8.0).choose(rows, rows[:1], 100.0) == (rows[0], Reason.AUTO_LARGEST)
+    assert settled(8.0).choose(rows, rows[5:], 100.0) == (rows[5], Reason.AUTO_OVERLOAD)
+    assert settled(200.0).choose(rows, rows, 100.0) == (rows[0], Reason.AUTO_OVERLOAD)
+
+
+def test_a_rise_is_held_until_there_was_room_for_long_enough() -> None:
+    chooser, rows = settled(8.0), SIX.rows
+    low = chooser.choose(rows, rows, 100.0)[0].size
+    seen = []
+    for second in range(1, 150):  # a request in three seconds from now on
+        now = 100.0 + second
+        if second % 3 == 0:
+            chooser.load.arrived(0, True, now)
+            chooser.load.queued(0)
+            chooser.load.ended(0, now, (60, 40))
+            row, reason = chooser.choose(rows, rows, now)
+            seen.append((now, row.size, reason))
+    assert (low, Reason.AUTO_HELD) in {(size, reason) for _, size, reason in seen}
+    assert next(at for at, size, _ in seen if size > low) >= 100.0 + RISE_SECONDS
+    assert seen[-1][1:] == (5, Reason.AUTO_LARGEST)
+
+
+def test_after_a_pause_it_rises_at_once() -> None:
+    chooser, rows = settled(8.0), SIX.rows
+    assert chooser.choose(rows, rows, 100.0)[0].size < 5
+    assert chooser.choose(rows, rows, 400.0)[0].size == 5
+
+
+def test_a_preview_changes_nothing() -> None:
+    chooser, rows = settled(8.0), SIX.rows
+    before = chooser.choose(rows, rows, 100.0)
+    for _ in range(5):
+        chooser.preview(rows, rows, 500.0)
+    assert chooser.choose(rows, rows, 100.0) == before
+
+
+def test_only_available_sizes_are_chosen() -> None:
+    chooser, rows = settled(1.0), SIX.rows
+    assert chooser.choose(rows[:3], rows[:3], 100.0)[0].size == 2
+    assert chooser.choose(rows[2:4], rows[2:4], 100.0)[0].size == 3
+
+
+def test_a_long_prompt_gets_a_smaller_size() -> None:
+    chooser, rows = settled(2.0), SIX.rows
+    assert chooser.choose(rows, rows, 100.0, prompt_tokens=60)[0].size == 5
+    long, reason = chooser.choose(rows, rows, 100.0, prompt_tokens=3500)
+    assert long.size < 5
+    assert reason is Reason.AUTO_OBJECTIVE
+    assert chooser.choose(rows, rows, 100.0, prompt_tokens=60)[0].size == 5
