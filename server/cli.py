@@ -22,7 +22,13 @@ from server.cgroup import memory_limit
 from server.engine.compat import built_for_cpu
 from server.guard.middleware import Guarding
 from server.guard.room import require_kv_cache, require_memory
-from server.lifecycle import DrainingServer, Lifecycle, in_thread, prepare_environment
+from server.lifecycle import (
+    DrainingServer,
+    Lifecycle,
+    in_thread,
+    prepare_environment,
+    still_loading,
+)
 from server.precision import Precision, served_precision
 from server.residency import Residency
 from server.sample import sample
@@ -206,7 +212,7 @@ def main() -> None:
     try:
         app()
     except SystemExit as ended:
-        if "vllm" in sys.modules and isinstance(ended.code, int):
+        if ("vllm" in sys.modules or still_loading()) and isinstance(ended.code, int):
             _exit(ended.code)
         raise
 
