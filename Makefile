@@ -4,6 +4,8 @@ HOST ?= 127.0.0.1
 PORT ?= 8000
 OUT ?= build/smollm2-135m
 BIN := .venv/bin
+CHROMIUM := $(shell which chromium chromium-browser google-chrome 2>/dev/null)
+TIERS := not slow and not gpu and not prometheus$(if $(CHROMIUM),, and not browser)
 
 .PHONY: serve test check check-deploy image-test bench family lock
 .DEFAULT_GOAL := serve
@@ -21,8 +23,8 @@ BIN := .venv/bin
 serve: .venv/cpu ## install, prepare the default family, serve it; Ctrl-C stops
 	$(BIN)/boomerang serve --host $(HOST) --port $(PORT)
 
-test: .venv/dev ## every test but the slow and the GPU tier, and what needs a Prometheus
-	$(BIN)/python -m pytest -m "not slow and not gpu and not prometheus"
+test: .venv/dev ## every test but the slow, the GPU and the Prometheus tier; the browser tier where Chromium is
+	$(BIN)/python -m pytest -m "$(TIERS)"
 
 check: .venv/dev ## format, lint, types
 	$(BIN)/ruff format --check .

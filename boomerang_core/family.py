@@ -231,3 +231,19 @@ def _parse(record: Mapping[str, Any], folder: Path) -> Family:
 def _parse_row(row: Mapping[str, Any]) -> SizeRow:
     quality = row["quality"]
     return SizeRow(**{**row, "quality": None if quality is None else Quality(**quality)})
+
+
+def naive_quality(family: Family) -> tuple[Quality | None, ...]:
+    """Naive pruning's quality by size: the same layers, not distilled; None where not measured.
+
+    Raises `FamilyError` where the record is not one of this family's sizes.
+    """
+    record = family.root / "report" / "naive.json"
+    if not record.exists():
+        return (None,) * len(family.rows)
+    try:
+        found = json.loads(record.read_text(encoding="utf-8"))
+        by_layers = {row.pop("layers"): Quality(**row) for row in found}
+        return tuple(by_layers[row.layers] for row in family.rows)
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        raise FamilyError(f"{record} does not list the sizes of {family.name}") from error

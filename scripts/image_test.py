@@ -82,11 +82,17 @@ def pip_settings(folder: Path) -> tuple[Path, list[Path]]:
         key, _, quoted = line.partition("=")
         value = quoted.strip("'\"")
         lines.append(f"{key.rsplit('.', 1)[-1]} = {value}")
-        words = (Path(word.removeprefix("file://")) for word in value.split())
+        words = map(local_path, value.split())
         paths += [path for path in words if path.is_absolute() and path.exists()]
     file = folder / "pip.conf"
     file.write_text("\n".join(dict.fromkeys(lines)) + "\n")
     return file, sorted(set(paths))
+
+
+def local_path(word: str) -> Path:
+    """The path that a setting names; of an index on disk, the folder that its links stay in."""
+    path = Path(word.removeprefix("file://"))
+    return path.parent if word.startswith("file://") else path
 
 
 def sandboxed(root: Path, config: dict[str, Any], cache: Path, port: int) -> list[str]:
@@ -96,6 +102,7 @@ def sandboxed(root: Path, config: dict[str, Any], cache: Path, port: int) -> lis
     command = ["bwrap", "--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts"]
     command += ["--uid", uid, "--gid", gid, "--cap-drop", "ALL", "--die-with-parent", "--clearenv"]
     command += ["--ro-bind", str(root), "/", "--proc", "/proc", "--dev", "/dev"]
+    command += ["--ro-bind", "/sys", "/sys"]
     command += ["--tmpfs", "/dev/shm", "--tmpfs", "/tmp", "--bind", str(cache), "/cache"]
     for variable in [*config["Env"], f"BOOMERANG_PORT={port}", "BOOMERANG_LINGER_SECONDS=3"]:
         command += ["--setenv", *variable.split("=", 1)]
@@ -200,13 +207,16 @@ def main() -> None:
     """Build, look inside, run."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=ROOT / "build" / "image")
-    folder = parser.parse_args().folder.resolve()
+    parser.add_argument("--no-build", action="store_true", help="run the image that is there")
+    options = parser.parse_args()
+    folder = options.folder.resolve()
     cache = folder / "cache"
     cache.mkdir(parents=True, exist_ok=True)
     buildah, began = Buildah(folder), time.monotonic()
-    buildah.make_base()
-    buildah.build()
-    print(f"built in {time.monotonic() - began:.0f} s", flush=True)
+    if not options.no_build:
+        buildah.make_base()
+        buildah.build()
+        print(f"built in {time.monotonic() - began:.0f} s", flush=True)
     with buildah.mounted() as (root, config):
         check_contents(root, config)
         port = free_port()

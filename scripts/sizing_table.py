@@ -1,7 +1,8 @@
 """Print the sizing table of docs/operations.md: memory × family → largest size, room for requests.
 
 Computed from shapes by the footprint code; nothing is measured.  What is resident for a top size
-is at most its own weights and the student's; what is left over, less RESERVE, is KV cache.
+is at most its own weights and the student's; what is left over, less what the process takes, is KV
+cache.
 """
 
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from boomerang_core.ladder import Ladder
 from boomerang_core.route import FamilyDesign, StudentKind
 from boomerang_core.sizes import SizeRow, format_bytes
 
-RESERVE = int(1.5 * 2**30)
+CPU_RESERVE, GPU_RESERVE = int(2.5 * 2**30), int(1.5 * 2**30)
 REQUEST_TOKENS = 4096
 LEAST_REQUESTS = 4
 RANK = 32
@@ -72,12 +73,13 @@ class Sizes:
     rows: tuple[SizeRow, ...]
     student_params: int
     bytes_per_param: int
+    reserve: int
 
     def largest(self, memory: int) -> tuple[SizeRow, int, int] | None:
         """(size, resident bytes, tokens of KV cache) of the largest size with room to work in."""
         for row in reversed([row for row in self.rows if row.offered]):
             resident = row.weight_bytes + self.student_params * self.bytes_per_param
-            tokens = (memory - RESERVE - resident) // row.kv_bytes_per_token
+            tokens = (memory - self.reserve - resident) // row.kv_bytes_per_token
             if tokens >= LEAST_REQUESTS * REQUEST_TOKENS:
                 return row, resident, tokens
         return None
@@ -91,7 +93,7 @@ def shipped() -> Sizes:
         replace(family.shape, bytes_per_param=4),
         offered=frozenset(row.size for row in family.table.offered),
     )
-    return Sizes(f"{family.name}, float32", rows, family.student_params, 4)
+    return Sizes(f"{family.name}, float32", rows, family.student_params, 4, CPU_RESERVE)
 
 
 def lowrank(dense: Dense) -> Sizes:
@@ -99,11 +101,11 @@ def lowrank(dense: Dense) -> Sizes:
     blocks = BlockMap.every_second_and_last(dense.layers)
     design = FamilyDesign(blocks, Ladder.last_to_first(blocks), StudentKind.LOWRANK, False)
     deltas = sum(RANK * (inputs + outputs) for inputs, outputs in dense.maps) + dense.norms
-    return Sizes(dense.name, build_rows(design, dense.shape), len(blocks) * deltas, 2)
+    return Sizes(dense.name, build_rows(design, dense.shape), len(blocks) * deltas, 2, GPU_RESERVE)
 
 
 FAMILIES = (
-    (shipped(), (2, 3, 4)),
+    (shipped(), (3.5, 4, 6)),
     (lowrank(Dense("Qwen3-4B", 36, 2560, 32, 9728, tied=True)), (9.5, 12, 19.5, 40, 80)),
     (lowrank(Dense("Qwen3-8B", 36, 4096, 32, 12_288, tied=False)), (9.5, 12, 19.5, 40, 80)),
     (lowrank(Dense("Qwen3-32B", 64, 5120, 64, 25_600, tied=False)), (40, 80, 160, 320)),

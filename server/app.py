@@ -12,7 +12,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from boomerang_core.family import Family
+from boomerang_core.family import Family, naive_quality
 from server.errors import error_response, install_handlers
 from server.guard.middleware import Guard, Guarding
 from server.lifecycle import Lifecycle
@@ -20,6 +20,7 @@ from server.metrics import Metrics
 from server.residency import Residency
 from server.routes.admin import admin_router
 from server.routes.health import health_router
+from server.routes.page import page_router
 from server.routes.sizes import sizes_router
 
 _REQUEST_ID = "x-request-id"
@@ -45,6 +46,7 @@ def create_app(
     guarding: Guarding,
     cors_origins: Sequence[str] = (),
     admin: bool = False,
+    page: bool = True,
     registry: CollectorRegistry = REGISTRY,
 ) -> tuple[FastAPI, Lifecycle]:
     """The app of a family and its lifecycle; nothing is loaded yet.
@@ -57,7 +59,9 @@ def create_app(
     app.state.metrics = metrics
     install_handlers(app)
     app.include_router(health_router(lifecycle, metrics))
-    app.include_router(sizes_router(lambda: residency.policy, max_model_len))
+    app.include_router(sizes_router(lambda: residency.policy, max_model_len, naive_quality(family)))
+    if page:
+        app.include_router(page_router())
     if admin:
         app.include_router(admin_router(residency, lifecycle, metrics))
     app.add_middleware(Guard, guarding=guarding, metrics=metrics)  # the last one is the outermost

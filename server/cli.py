@@ -106,7 +106,13 @@ async def _serve(settings: Settings, family: Family, precision: Precision) -> Li
     _warn_if_open(settings)
     admin = settings.admin_keys_file is not None
     app, lifecycle = create_app(
-        family, settings.max_model_len, residency, guarding, settings.cors_origins, admin
+        family,
+        settings.max_model_len,
+        residency,
+        guarding,
+        settings.cors_origins,
+        admin,
+        settings.page,
     )
     config = http_config(app, settings)
     server = DrainingServer(config, lifecycle, settings.linger_seconds)

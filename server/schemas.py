@@ -1,10 +1,11 @@
 """Bodies of our own endpoints."""
 
+from dataclasses import asdict
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
-from boomerang_core.sizes import GRAMMAR, SizeRow, SizeTable
+from boomerang_core.sizes import GRAMMAR, Quality, SizeRow, SizeTable
 from server.residency import Residency
 
 SIZE_HELP = f"The size to run, one of {GRAMMAR}; parameters and shares are upper bounds."
@@ -32,6 +33,11 @@ class QualityBody(BaseModel):
     perplexity: float
     n: int
 
+    @classmethod
+    def of(cls, quality: Quality | None) -> "QualityBody | None":
+        """The quality as it is shown; None where nothing was measured."""
+        return None if quality is None else cls(**asdict(quality))
+
 
 class SizeBody(BaseModel):
     """A size: `id` is the model name to ask for."""
@@ -46,11 +52,15 @@ class SizeBody(BaseModel):
     offered: bool
     unavailable: str | None = Field(description="Why it cannot run at present; null where it can.")
     quality: QualityBody | None
+    naive: QualityBody | None = Field(
+        None, description="Naive pruning: the same layers, not distilled; null where not measured."
+    )
 
     @classmethod
-    def of(cls, table: SizeTable, row: SizeRow, tokens: int) -> "SizeBody":
+    def of(
+        cls, table: SizeTable, row: SizeRow, tokens: int, naive: Quality | None = None
+    ) -> "SizeBody":
         """The row as it is shown, with the footprint for `tokens` of KV cache."""
-        quality = row.quality
         return cls(
             id=table.model_id(row),
             size=row.id,
@@ -61,11 +71,8 @@ class SizeBody(BaseModel):
             footprint_bytes=row.footprint_bytes(tokens),
             offered=row in table.offered,
             unavailable=table.missing.get(row.size),
-            quality=None
-            if quality is None
-            else QualityBody(
-                kl=quality.kl, top1=quality.top1, perplexity=quality.perplexity, n=quality.n
-            ),
+            quality=QualityBody.of(row.quality),
+            naive=QualityBody.of(naive),
         )
 
 

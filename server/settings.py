@@ -92,6 +92,7 @@ class Settings(BaseSettings):
     max_waiting: int = Field(
         128, ge=0, description="Answers that may wait beyond max_num_seqs; then 429."
     )
+    page: bool = Field(True, description="Whether there is a page for people at /.")
     linger_seconds: float = Field(
         2.0, ge=0, description="On SIGTERM: how long requests are still accepted, being unready."
     )

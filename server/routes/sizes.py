@@ -1,24 +1,29 @@
 """Which sizes there are, and which one a request would run."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from fastapi import APIRouter
 
 from boomerang_core.errors import SizeError, UnknownSizeError
-from boomerang_core.sizes import SizeRow, shorten
+from boomerang_core.sizes import Quality, SizeRow, shorten
 from server import schemas
 from server.sizing import Ask, Policy, decide, refuse_misspelt
 
 
-def sizes_router(current: Callable[[], Policy], max_model_len: int) -> APIRouter:
-    """`/v1/sizes`, `/v1/sizes/resolve` and `/v1/models`; `current` is the policy of the moment."""
+def sizes_router(
+    current: Callable[[], Policy], max_model_len: int, naive: Sequence[Quality | None]
+) -> APIRouter:
+    """`/v1/sizes`, `/v1/sizes/resolve` and `/v1/models`.
+
+    `current` is the policy of the moment; `naive` is the quality of naive pruning, by size.
+    """
     router = APIRouter(prefix="/v1", tags=["sizes"])
     created = int(time.time())
 
     def body(policy: Policy, row: SizeRow, tokens: int | None = None) -> schemas.SizeBody:
         counted = policy.footprint_tokens if tokens is None else tokens
-        return schemas.SizeBody.of(policy.table, row, counted)
+        return schemas.SizeBody.of(policy.table, row, counted, naive[row.size])
 
     def card(policy: Policy, row: SizeRow, name: str) -> schemas.ModelCard:
         table = policy.table

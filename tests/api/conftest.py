@@ -6,6 +6,7 @@ import httpx
 import pytest
 
 from boomerang_core.family import Family
+from boomerang_core.sizes import Quality
 from tests.api.servers import Running, start
 
 ADMIN_KEY = "the-key-of-the-operator"
@@ -22,7 +23,8 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Family:
 
     folder = tmp_path_factory.mktemp("api")
     # With vLLM's default block size its CPU attention lacks a kernel for narrow heads: here 64.
-    tiny = make_family(folder, StudentKind.LOWRANK, False, True, hidden=128)
+    quality = {size: Quality(kl, 0.7, 30.0, 1000) for size, kl in enumerate((0.6, 0.4, 0.2, 0.0))}
+    tiny = make_family(folder, StudentKind.LOWRANK, False, True, 128, quality)
     byte_tokenizer().save_pretrained(tiny.teacher_dir)
     return tiny.family
 

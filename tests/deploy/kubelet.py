@@ -47,13 +47,14 @@ class Endpoint:
     def watch(self) -> None:
         """Probe until the threshold of failures is reached."""
         failures = 0
-        while failures < self.ending.probe_failures:
-            time.sleep(self.ending.probe_period)
-            try:
-                ready = httpx.get(f"{self.url}/ready", timeout=2).status_code == 200
-            except httpx.HTTPError:
-                ready = False
-            failures = 0 if ready else failures + 1
+        with httpx.Client(base_url=self.url, timeout=2) as probe:
+            while failures < self.ending.probe_failures:
+                time.sleep(self.ending.probe_period)
+                try:
+                    ready = probe.get("/ready").status_code == 200
+                except httpx.HTTPError:
+                    ready = False
+                failures = 0 if ready else failures + 1
         self.gone.set()
 
 

@@ -4,6 +4,7 @@ The oracle shares no code with the engine: it copies the tensors of a route into
 checkpoint, with low-rank deltas added to the weights.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from boomerang_core.blocks import BlockMap
 from boomerang_core.family import Family
 from boomerang_core.ladder import Ladder
 from boomerang_core.route import FamilyDesign, Owner, StudentKind, build_route
+from boomerang_core.sizes import Quality
 from tests.folders import write_tiny
 
 VOCABULARY, HIDDEN, LAYERS, RANK = 256, 64, 7, 4
@@ -83,7 +85,12 @@ def randomise(tensors: Tensors, generator: torch.Generator) -> Tensors:
 
 
 def make_family(
-    folder: Path, kind: StudentKind, own_embeddings: bool, tied: bool, hidden: int = HIDDEN
+    folder: Path,
+    kind: StudentKind,
+    own_embeddings: bool,
+    tied: bool,
+    hidden: int = HIDDEN,
+    quality: Mapping[int, Quality] | None = None,
 ) -> TinyFamily:
     """A family with random weights; `hidden` is the width of two attention heads."""
     generator = torch.Generator().manual_seed(7 if kind is StudentKind.FULL else 8)
@@ -105,6 +112,7 @@ def make_family(
         design,
         replace(model_shape(teacher), bytes_per_param=4),  # served in float32
         teacher_dir,
+        quality,
         student_params=sum(value.numel() for value in student.values()),
     )
     return TinyFamily(family, teacher_dir)

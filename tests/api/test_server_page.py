@@ -1,0 +1,328 @@
+"""The page in a real browser, against the real server; and switched off."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
+
+from boomerang_core.family import Family
+from boomerang_core.sizes import format_bytes
+from tests.api.servers import Running, start
+
+pytestmark = pytest.mark.engine
+
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+PROMPT = "Once upon a time"
+browser_tier = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    path = next(filter(None, map(shutil.which, NAMES)), None)
+    assert path, "the browser tier needs Chromium; leave it out with -m 'not browser'"
+    options = ["--no-sandbox"] if os.geteuid() == 0 else []
+    with sync_playwright() as playwright:
+        yield playwright.chromium.launch(executable_path=path, args=options)
+
+
+@pytest.fixture
+def page(browser: Browser, server: Running) -> Iterator[Page]:
+    """The loaded page of a new visitor; a console message or an error of its own fails the test."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    page = context.new_page()
+    said: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.goto(server.url)
+    expect(page.locator("#status")).to_have_class("ready")
+    page.get_by_label("Temperature").fill("0")
+    page.get_by_label("Max tokens").fill("24")
+    page.get_by_role("textbox", name="Prompt").fill(PROMPT)
+    yield page
+    context.close()
+    expected = "Failed to load resource: the server responded with a status of 4"  # Chromium's own
+    assert [text for text in said if not text.startswith(expected)] == []
+
+
+def send(page: Page) -> None:
+    """Ask, and wait until every answer has ended."""
+    page.get_by_role("button", name="Send").click()
+    expect(page.locator("#send")).to_be_enabled(timeout=30_000)
+
+
+def chat(http: httpx.Client, model: str, tokens: int = 24) -> tuple[str, int]:
+    """What the API answers to the same prompt, and in how many tokens."""
+    messages = [{"role": "user", "content": PROMPT}]
+    body = {"model": model, "messages": messages, "temperature": 0, "max_tokens": tokens}
+    reply = http.post("/v1/chat/completions", json=body).json()
+    return reply["choices"][0]["message"]["content"], reply["usage"]["completion_tokens"]
+
+
+def figures(page: Page, side: str = "first") -> dict[str, str]:
+    """The figures beside an answer, by name."""
+    pairs = page.locator(f"article.{side} dl div").all()
+    return {pair.locator("dt").inner_text(): pair.locator("dd").inner_text() for pair in pairs}
+
+
+def said(page: Page, side: str = "first") -> str:
+    return page.locator(f"article.{side} .answer").text_content() or ""
+
+
+def column(page: Page, kind: str) -> dict[str, str]:
+    """What the table beside the sliders says of a side's size, by line."""
+    lines = page.locator("#figures tbody tr").all()
+    return {
+        line.locator("th").inner_text(): line.locator(f"td.{kind}").inner_text() for line in lines
+    }
+
+
+def slide(page: Page, label: str, place: int) -> None:
+    """Move a slider to a place by the keyboard."""
+    slider = page.get_by_role("slider", name=label, exact=True)
+    slider.press("Home")
+    for _ in range(place):
+        slider.press("ArrowRight")
+
+
+def test_switched_off(family: Family, tmp_path: Path) -> None:
+    running = start(family, tmp_path / "log", BOOMERANG_PAGE="false")
+    try:
+        for path in ("/", "/page/page.js"):
+            reply = httpx.get(running.url + path)
+            assert reply.status_code == 404
+            assert reply.json()["error"]["code"] == 404
+    finally:
+        running.process.terminate()
+        running.process.wait(30)
+
+
+@browser_tier
+def test_an_answer_at_a_size_is_the_apis(page: Page, http: httpx.Client, family: Family) -> None:
+    row = family.table.offered[1]
+    slide(page, "Size", 1)
+    slider = page.get_by_role("slider", name="Size", exact=True)
+    needs = format_bytes(row.footprint_bytes(family.footprint_tokens))
+    expect(slider).to_have_attribute("aria-valuetext", f"{row.id}, {row.layers} layers, {needs}")
+    assert column(page, "first")["Footprint"] == needs
+    assert column(page, "first")["KL to the teacher"] == "0.400"
+    send(page)
+    text, tokens = chat(http, family.table.model_id(row))
+    assert said(page) == text
+    shown = figures(page)
+    assert shown["tokens"] == str(tokens)
+    assert shown["first token"].endswith((" ms", " s"))
+    assert float(shown["tokens/s"]) > 0
+    progress = page.locator("#progress[role=status]")
+    expect(progress).to_have_text(f"{row.id}: {shown['end']}, {tokens} tokens")
+
+
+@browser_tier
+def test_an_answer_grows_while_it_streams(page: Page) -> None:
+    page.evaluate("""() => {
+        window.lengths = [];
+        const answer = document.querySelector(".answer");
+        new MutationObserver(() => window.lengths.push(
+            [answer.textContent.length, answer.getAttribute("aria-busy")]
+        )).observe(answer, { childList: true });
+    }""")
+    page.get_by_label("completion", exact=True).check()
+    send(page)
+    lengths = page.evaluate("window.lengths")
+    assert len({length for length, busy in lengths if busy == "true"}) > 3
+    expect(page.locator("article.first .answer")).to_have_attribute("aria-busy", "false")
+
+
+@browser_tier
+def test_a_budget_is_resolved_before_sending(
+    page: Page, http: httpx.Client, family: Family
+) -> None:
+    row = family.table.offered[1]
+    page.get_by_label("by memory budget").check()
+    budget = page.get_by_label("Memory budget", exact=True)
+    budget.fill(str(row.footprint_bytes(6000)))
+    page.get_by_label("Context, tokens").fill("2000")
+    page.get_by_label("Requests at once").fill("3")
+    needs = format_bytes(row.footprint_bytes(6000))
+    expect(page.locator("#figures .total td.first")).to_have_text(needs)  # waits for the reply
+    expect(page.locator("#budget-name")).to_have_text(row.id)
+    assert "KV cache, 6,000 tokens" in column(page, "first")
+    send(page)
+    assert said(page) == chat(http, family.table.model_id(row))[0]
+    budget.fill("1KiB")
+    wrong = page.locator("#budget-error")
+    fields = {"memory_budget": "1KiB", "context_tokens": 2000, "concurrency": 3}
+    refusal = http.post("/v1/sizes/resolve", json=fields).json()["error"]["message"]
+    expect(wrong).to_have_text(refusal)
+    page.get_by_role("button", name="Send").click()
+    expect(budget).to_be_focused()
+    assert figures(page)["tokens"] != "0", "nothing was sent"
+
+
+@browser_tier
+def test_two_sizes_side_by_side(page: Page, http: httpx.Client, family: Family) -> None:
+    student, teacher = family.table.student, family.table.teacher
+    slide(page, "Size", len(family.table.offered) - 1)
+    page.get_by_label("compare with a second size").check()
+    slide(page, "Second size", 0)
+    assert column(page, "first")["Layers"] == str(teacher.layers)
+    assert column(page, "second")["Layers"] == str(student.layers)
+    send(page)
+    for side, row in (("first", teacher), ("second", student)):
+        expect(page.locator(f"article.{side} h3")).to_have_text(row.id)
+        assert said(page, side) == chat(http, family.table.model_id(row))[0]
+        expect(page.locator(f"#curve text.mark.{side}")).to_have_text(row.id)
+        expect(page.locator(f"#sizes .{side}-row th")).to_have_text(row.id)
+    left, right = (page.locator(f"article.{side}").bounding_box() for side in ("first", "second"))
+    assert left
+    assert right
+    assert left["x"] + left["width"] <= right["x"]
+    assert left["y"] == right["y"]
+
+
+@browser_tier
+def test_a_dot_of_the_curve_chooses_its_size(page: Page, family: Family) -> None:
+    row = family.table.student
+    page.locator(f'#curve [data-size="{row.id}"]').click()
+    expect(page.locator("#first-name")).to_have_text(row.id)
+    expect(page.get_by_role("img")).to_have_accessible_name(
+        f"KL to the teacher against parameters: {row.id} has 0.600, {family.table.teacher.id} "
+        f"has 0.000 nats a token. Chosen: {row.id} has 0.600."
+    )
+
+
+@browser_tier
+@pytest.mark.parametrize("way", ["button", "Escape"])
+def test_stopping(page: Page, way: str) -> None:
+    """The answer is held back, so that the stop cannot come too late."""
+    page.route("**/v1/chat/completions", lambda route: None)
+    page.get_by_role("button", name="Send").click()
+    if way == "button":
+        page.get_by_role("button", name="Stop").click()
+    else:
+        page.keyboard.press("Escape")
+    expect(page.locator("#send")).to_be_enabled()
+    assert figures(page)["end"] == "stopped by you"
+    expect(page.locator("#stop")).to_be_disabled()
+    page.unroute_all()
+    send(page)
+    assert figures(page)["end"] != "stopped by you"
+
+
+@browser_tier
+def test_refusals_are_shown_as_the_server_words_them(page: Page, http: httpx.Client) -> None:
+    page.get_by_label("Max tokens").fill("100000")
+    send(page)
+    messages = [{"role": "user", "content": PROMPT}]
+    body = {"messages": messages, "max_tokens": 100_000}
+    refusal = http.post("/v1/chat/completions", json=body).json()["error"]["message"]
+    expect(page.locator("article.first .error")).to_have_text(refusal)
+    assert page.locator("article.first .error").get_attribute("role") == "alert"
+
+
+@browser_tier
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ('data: {"error": {"message": "the engine died"}}\n\ndata: [DONE]\n\n', "the engine died"),
+        ('data: {"choices": [{"delta": {"content": "a"}}]}\n\n', "the connection ended before"),
+    ],
+)
+def test_a_stream_that_breaks(page: Page, body: str, says: str) -> None:
+    page.route("**/v1/chat/completions", lambda route: route.fulfill(status=200, body=body))
+    send(page)
+    expect(page.locator("article.first .error")).to_contain_text(says)
+    assert figures(page)["end"] == "failed"
+
+
+@browser_tier
+def test_a_key_is_asked_for_sent_and_not_kept(page: Page) -> None:
+    """A server with keys is played: what matters is what the browser sends."""
+
+    def guarded(route: Route) -> None:
+        if route.request.headers.get("authorization") == "Bearer s3cret":
+            route.fallback()
+        else:
+            said = '{"error": {"message": "this server wants an API key"}}'
+            route.fulfill(status=401, body=said, content_type="application/json")
+
+    page.route("**/v1/**", guarded)
+    page.reload()
+    expect(page.locator("#status")).to_have_text("this server wants an API key")
+    page.get_by_label("API key", exact=True).fill("s3cret")
+    page.get_by_role("button", name="Use").click()
+    expect(page.locator("#status")).to_have_class("ready")
+    kept = "[localStorage.length, sessionStorage.length, document.cookie]"
+    assert page.evaluate(kept) == [0, 0, ""]
+    assert "s3cret" not in (page.locator("#curl pre").text_content() or "")
+    send(page)
+    assert said(page)
+
+
+@browser_tier
+def test_by_keyboard_alone(page: Page, family: Family) -> None:
+    """Tab reaches every control that is shown, in the order of the page; keys do the rest."""
+    page.get_by_role("heading", level=1).click()
+    seen: list[str] = []
+    for _ in range(30):
+        page.keyboard.press("Tab")
+        seen.append(page.evaluate("document.activeElement.id || document.activeElement.name"))
+    wanted = ["by", "first", "compare", "prompt", "as", "max-tokens", "temperature", "send"]
+    assert [name for name in dict.fromkeys(seen) if name in wanted] == wanted
+    page.locator("#first").focus()
+    page.keyboard.press("Home")
+    page.locator("#compare").focus()
+    page.keyboard.press("Space")
+    expect(page.locator("#second")).to_be_visible()
+    page.locator("#prompt").focus()
+    page.keyboard.press("Control+Enter")
+    expect(page.locator("#progress")).to_contain_text("tokens", timeout=30_000)
+    assert said(page)
+    assert said(page, "second")
+    expect(page.locator("article.first h3")).to_have_text(family.table.student.id)
+
+
+@browser_tier
+@pytest.mark.parametrize("budget", [False, True])
+def test_a_phone_does_not_scroll_sideways(page: Page, budget: bool) -> None:
+    page.set_viewport_size({"width": 360, "height": 740})
+    page.get_by_label("compare with a second size").check()
+    if budget:
+        page.get_by_label("by memory budget").check()
+    page.get_by_role("textbox", name="Prompt").fill("x" * 90)
+    page.locator("#curl summary").click()
+    send(page)
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+
+
+@browser_tier
+@pytest.mark.parametrize("width", [360, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing(page: Page, scheme: Any, width: int) -> None:
+    page.emulate_media(color_scheme=scheme)
+    page.set_viewport_size({"width": width, "height": 900})
+    page.get_by_label("compare with a second size").check()
+    page.locator("#access summary").click()
+    page.locator("#curl summary").click()
+    page.get_by_label("Max tokens").fill("100000")
+    send(page)  # refused: the error is looked at too
+    for way in ("by size", "by memory budget"):
+        page.get_by_label(way, exact=True).check()
+        found = Axe().run(page)
+        assert found.violations_count == 0, found.generate_report()
+
+
+@browser_tier
+def test_motion_stops_where_it_is_not_wanted(page: Page) -> None:
+    page.route("**/v1/chat/completions", lambda route: None)
+    page.get_by_role("button", name="Send").click()
+    caret = "getComputedStyle(document.querySelector('.answer'), '::after').animationName"
+    page.emulate_media(reduced_motion="no-preference")
+    assert page.evaluate(caret) == "wait"
+    page.emulate_media(reduced_motion="reduce")
+    assert page.evaluate(caret) == "none"
