@@ -137,7 +137,7 @@ def check_weights(folder: Path) -> None:
     from safetensors import safe_open
 
     for file in sorted(folder.glob("*.safetensors")):
-        with clear_errors(file), safe_open(file, framework="pt"):
+        with clear_errors(file), safe_open(file, framework="numpy"):  # no torch for a header
             pass
 
 

@@ -22,7 +22,13 @@ from server.cgroup import memory_limit
 from server.engine.compat import built_for_cpu
 from server.guard.middleware import Guarding
 from server.guard.room import require_kv_cache, require_memory
-from server.lifecycle import DrainingServer, Lifecycle, in_thread, prepare_environment
+from server.lifecycle import (
+    DrainingServer,
+    Lifecycle,
+    in_thread,
+    prepare_environment,
+    still_loading,
+)
 from server.load.chooser import Chooser, Objective
 from server.logs import LIFE, configure_logging, require_tracing, write_logging_config
 from server.metrics import Metrics
@@ -249,7 +255,7 @@ def main() -> None:
     try:
         app()
     except SystemExit as ended:
-        if "vllm" in sys.modules and isinstance(ended.code, int):
+        if ("vllm" in sys.modules or still_loading()) and isinstance(ended.code, int):
             _exit(ended.code)
         raise
 

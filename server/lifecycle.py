@@ -25,6 +25,7 @@ from server.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+_LOADER = "boomerang-load"
 _STOP_SECONDS = 20.0
 _WATCH_SECONDS = 0.2
 _DEATH_NOTICE_SECONDS = 1.0  # how long a server whose engine died still tells so
@@ -173,8 +174,16 @@ async def in_thread(work: Callable[[], Any]) -> Any:
             loop.call_soon_threadsafe(settle, result, error)
 
     resource_tracker.ensure_running()  # its start, with the first process, would lift the mask
-    threading.Thread(target=run, name="boomerang-load", daemon=True).start()
+    threading.Thread(target=run, name=_LOADER, daemon=True).start()
     return await future
+
+
+def still_loading() -> bool:
+    """Whether the work of `in_thread` goes on.
+
+    Python must not end by itself then: it would stop the thread inside C++, which aborts.
+    """
+    return any(thread.name == _LOADER for thread in threading.enumerate())
 
 
 class DrainingServer(uvicorn.Server):

@@ -133,12 +133,15 @@ class Residency:
 
     def fill(self, places: Iterable[Place]) -> dict[Place, nn.Module]:
         """Put places back, with empty parameters: what is new among them, to be loaded."""
-        new = frozenset(places) & (self._weights.keys() - self.held)
+        wanted = frozenset(places) - self.held
+        # In the order in which they were built: vLLM takes the first of two tied matrices for the
+        # one that a checkpoint has, and that is the embedding.
+        new = [place for place in self._weights if place in wanted]
         for place in new:
             self._weights[place].fill()
             parent, name = self._spot(place)
             parent.add_module(name, self._weights[place].module)
-        self.held |= new
+        self.held |= frozenset(new)
         for owner, name in new:
             party = self._parties[owner]
             if name == "head" and party.tied:

@@ -58,3 +58,8 @@ def http(server: Running) -> Iterator[httpx.Client]:
     """A client of the loaded server."""
     with httpx.Client(base_url=server.url, timeout=60) as client:
         yield client
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What looks at the server while it loads comes before what waits for it."""
+    items.sort(key=lambda item: "while_loading_it" not in item.name)

@@ -20,7 +20,7 @@ from tests.api.test_server_limits import GOOD, wait_until_idle
 pytestmark = pytest.mark.engine
 
 MODES = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)  # as described, and not
-BODIES = 3  # operations that take a body: there most can go wrong
+BODIES = 4  # operations that take a body: there most can go wrong
 SHARE = 8  # of the examples of such an operation, those of any other
 
 
