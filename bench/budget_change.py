@@ -158,7 +158,9 @@ def measure(family: str, rounds: int, clients: int, dtype: str) -> dict[str, Any
         right = {model: ask(client, model) or "" for model in models}
         steps = [change(client, server, None)]
         refusal = client.put(PATH, json={"memory_budget": 1}).json()["error"]["message"]
-        smallest = int(re.search(r"needs ([0-9,]+) bytes", refusal)[1].replace(",", ""))  # type: ignore[index]
+        needed = re.search(r"needs ([0-9,]+) bytes", refusal)
+        assert needed, refusal
+        smallest = int(needed[1].replace(",", ""))
         with Load(client, right, clients) as load:
             for _ in range(rounds):
                 steps += [change(client, server, smallest), change(client, server, None)]

@@ -1,10 +1,29 @@
-"""The memory limit of the container that this process runs in."""
+"""The memory limit of the container that this process runs in, and what of it is for weights."""
 
 import os
 from pathlib import Path
 
+from boomerang_core.errors import SettingsError
+from boomerang_core.sizes import format_bytes
+
 _ROOT = Path("/sys/fs/cgroup")
 _FILES = ("memory.max", "memory/memory.limit_in_bytes")  # version 2, version 1
+
+PROCESS_BYTES = 2 << 30
+"""What the server's processes take on a CPU beside weights and KV cache (docs/operations.md)."""
+
+
+def default_budget(limit: int | None) -> int | None:
+    """The memory budget that a container's limit leaves; None: no budget.
+
+    Raises `SettingsError` where it leaves nothing.
+    """
+    if limit is None or limit > PROCESS_BYTES:
+        return None if limit is None else limit - PROCESS_BYTES
+    raise SettingsError(
+        f"the container may use {format_bytes(limit)}, and the process alone takes about "
+        f"{format_bytes(PROCESS_BYTES)}: allow it more, or state memory_budget"
+    )
 
 
 def memory_limit(root: Path = _ROOT, machine: int | None = None) -> int | None:

@@ -18,7 +18,7 @@ from boomerang_core.cli import app, family_folder
 from boomerang_core.errors import BoomerangError, SettingsError
 from boomerang_core.family import Family, load_family
 from server.app import create_app
-from server.cgroup import memory_limit
+from server.cgroup import default_budget, memory_limit
 from server.engine.compat import built_for_cpu
 from server.guard.middleware import Guarding
 from server.guard.room import require_kv_cache, require_memory
@@ -144,10 +144,10 @@ async def _serve(settings: Settings, family: Family, precision: Precision) -> Li
 
 
 def _budget(settings: Settings) -> int | None:
-    """The memory budget: as told; on a CPU, else, the container's limit."""
+    """The memory budget: as told; on a CPU, else, what the container's limit leaves."""
     if settings.memory_budget is not None or not built_for_cpu():
         return settings.memory_budget
-    return memory_limit()
+    return default_budget(memory_limit())
 
 
 def _count_sizes(residency: Residency) -> str:

@@ -44,7 +44,7 @@ class Residency:
         self._family, self._kv_bytes = family, kv_bytes
         self._residents = Residents.of(family)
         try:
-            self._policy = Policy.of(family, default)
+            self._whole = Policy.of(family, default)
         except SizeError as error:
             raise SettingsError(f"default_size: {error}") from error
         self._running: Counter[int] = Counter()
@@ -56,9 +56,15 @@ class Residency:
             raise SettingsError(str(error)) from error
 
     @property
-    def policy(self) -> Policy:
+    def plan(self) -> Plan:
+        """What is held at this moment."""
+        return self._now
+
+    @plan.setter
+    def plan(self, plan: Plan) -> None:
+        self._now = plan
+        self.policy = self._whole.without(plan.missing)
         """What is offered at this moment; for one request, ask once."""
-        return self._policy.without(self.plan.missing)
 
     @property
     def changing(self) -> bool:

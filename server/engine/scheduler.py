@@ -47,7 +47,7 @@ class BoomerangScheduler(Scheduler):
         ]
         rows, prompts = composition(
             (
-                size_of(request.sampling_params, self._teacher_size),
+                self.size_of(request),
                 count,
                 request.num_computed_tokens,
                 request.num_prompt_tokens,

@@ -2,9 +2,11 @@
 
 import asyncio
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 from boomerang_core.sizes import SizeRow, SizeTable
 from server.engine.client import SizedEngineClient
+from server.residency import Residency
 
 TABLE = SizeTable("tiny", (SizeRow(0, "1m", 4, 10**6, 2 * 10**6, 1000, True),))
 
@@ -21,7 +23,7 @@ def test_a_client_stops_listening_before_it_stops_the_engine() -> None:
             loop.call_soon_threadsafe(lambda: seen.set_result(task.cancelling() == 0))
 
         inner = SimpleNamespace(output_handler=task, shutdown=shutdown)
-        client = SizedEngineClient(inner, TABLE, None)  # type: ignore[arg-type]  # nothing runs
+        client = SizedEngineClient(inner, TABLE, Mock(spec=Residency))
         await loop.run_in_executor(None, client.shutdown, 1.0)
         return bool(await seen)
 

@@ -10,7 +10,7 @@ from boomerang_core.errors import BudgetError, SettingsError, UnavailableSizeErr
 from boomerang_core.family import load_family
 from boomerang_core.residency import Residents, Span
 from boomerang_core.sizes import SizeRow
-from server.cgroup import memory_limit
+from server.cgroup import PROCESS_BYTES, default_budget, memory_limit
 from server.errors import refusal_of, status_of
 from server.residency import BusyError, Residency
 from server.sizing import Ask, Policy, Reason, decide
@@ -146,3 +146,10 @@ def test_the_containers_limit(tmp_path: Path, name: str, text: str, limit: int |
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text(text)
     assert memory_limit(tmp_path, machine=4096) == limit
+
+
+def test_the_process_takes_its_part_of_the_containers_limit() -> None:
+    assert default_budget(None) is None
+    assert default_budget(PROCESS_BYTES + 1) == 1
+    with pytest.raises(SettingsError, match=r"may use 2\.0GiB.*allow it more"):
+        default_budget(PROCESS_BYTES)
