@@ -7,11 +7,18 @@ import pytest
 
 from boomerang_core.family import Family
 from boomerang_core.sizes import Quality
-from tests.api.servers import Running, start
+from tests.api.servers import Running, end_what_runs, start
 
 ADMIN_KEY = "the-key-of-the-operator"
 PROMPT_TOKENS = 200
 """The longest prompt that the session's server takes; its model has room for 256 tokens."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_server_is_left() -> Iterator[None]:
+    """The first fixture of the session, so that it ends last."""
+    yield
+    end_what_runs()
 
 
 @pytest.fixture(scope="session")

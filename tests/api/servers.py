@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from boomerang_core.family import Family
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 180
+_STARTED: "list[subprocess.Popen[str]]" = []
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,15 @@ def start(family: Family, log: Path, **settings: str) -> Running:
             text=True,
             start_new_session=True,  # a process group of its own, as a shell gives it
         )
+    _STARTED.append(process)
     return Running(_address(process, log), family, process, log)
+
+
+def end_what_runs() -> None:
+    """Kill the servers, with their engines, that a failed test left running."""
+    for process in _STARTED:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def _address(process: "subprocess.Popen[str]", log: Path) -> str:
