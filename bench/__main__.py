@@ -39,6 +39,7 @@ BENCHMARKS = (
     Benchmark("one-size-full", "bench.one_size", full=True),
     Benchmark("mixing", "bench.mixing"),
     Benchmark("mixing-full", "bench.mixing", full=True),
+    Benchmark("kv", "bench.kv"),
     Benchmark("speed-1", "bench.speed", ("--batch", "decode 1")),
     Benchmark("speed-16", "bench.speed", ("--batch", "decode 16")),
 )

@@ -45,7 +45,8 @@ def write_report(found: Json, out: Path) -> None:
     """`report.md` and `report.png` in `out`, from the benchmarks' reports by name."""
     groups = [*_groups(found)]
     speeds = {name: report for name, report in found.items() if name.startswith("speed")}
-    write_text(out / "report.md", "\n".join(_lines(groups, speeds)) + "\n")
+    lines = [*_lines(groups, speeds), *(_held(found["kv"]) if "kv" in found else ())]
+    write_text(out / "report.md", "\n".join(lines) + "\n")
     if groups:
         draw(groups, out / "report.png")
 
@@ -91,6 +92,20 @@ def _lines(groups: Sequence[Group], speeds: Json) -> Iterator[str]:
             f"\nFloor: bytes of weights and KV cache read, at the {bandwidth:.1f} GB/s that this "
             f"run measured. Medians of {report['n']}. {_where(report['provenance'])}"
         )
+
+
+def _held(report: Json) -> Iterator[str]:
+    mebibytes = report["kv_bytes"] >> 20
+    yield f"\n## Tokens that {mebibytes} MiB of KV memory hold\n"
+    yield from ("| | student's size | teacher's | ratio |", "| --- | --- | --- | --- |")
+    for name, held in report["tokens_held"].items():
+        counts = f"{held['student']:,} | {held['teacher']:,} | {held['ratio']:.2f}"
+        yield f"| {name.replace('_', ' ')} | {counts} |"
+    yield "\nSeconds with groups over seconds with one group, below 1 groups are faster:"
+    yield from ("\n| work | median | range | n |", "| --- | --- | --- | --- |")
+    for work, ratio in report["seconds_over_one_group"].items():
+        yield Row(work, **ratio).cells()
+    yield f"\n{_where(report)}"
 
 
 def _where(report: Json) -> str:

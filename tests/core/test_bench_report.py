@@ -24,6 +24,12 @@ def test_the_report_has_every_ratio_and_speed(tmp_path: Path) -> None:
             "others_over_mixed": {"decode 4": {"in_turn": ratio(1.5)}},
             **WHERE,
         },
+        "kv": {
+            "kv_bytes": 128 << 20,
+            "tokens_held": {"groups": {"student": 4440, "teacher": 2640, "ratio": 1.682}},
+            "seconds_over_one_group": {"student": ratio(1.1)},
+            **WHERE,
+        },
         "speed-1": {
             "load": "one request",
             "tokens_per_second": {"88m": 40.0},
@@ -39,6 +45,8 @@ def test_the_report_has_every_ratio_and_speed(tmp_path: Path) -> None:
     assert "| decode 4, in turn | 1.50 | 1.40-1.60 | 7 |" in text
     assert "| `88m` | 40.0 | 1.25 |" in text
     assert "10.0 GB/s" in text
+    assert "| groups | 4,440 | 2,640 | 1.68 |" in text
+    assert "| student | 1.10 | 1.00-1.20 | 7 |" in text
     assert (tmp_path / "report.png").read_bytes().startswith(b"\x89PNG")
 
 
