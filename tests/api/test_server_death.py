@@ -6,6 +6,7 @@ import signal
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -16,7 +17,7 @@ from tests.api.servers import Running, start
 
 pytestmark = pytest.mark.engine
 
-LONG = {"prompt": "x", "ignore_eos": True, "max_tokens": 240, "n": 16}
+LONG: dict[str, Any] = {"prompt": "x", "ignore_eos": True, "max_tokens": 240, "n": 16}
 WITHIN_SECONDS = 5
 
 
@@ -40,9 +41,10 @@ def read_stream(url: str) -> tuple[str, float]:
 
 def wait_until_running(url: str, count: int) -> None:
     """Wait until so many answers run in the engine."""
-    running = 0.0
+    running, deadline = 0.0, time.monotonic() + 60
     while running < count:
-        time.sleep(0.05)
+        assert time.monotonic() < deadline, f"{running} answers run, not {count}"
+        time.sleep(0.02)
         for line in httpx.get(f"{url}/metrics").text.splitlines():
             if line.startswith("vllm:num_requests_running{"):
                 running = float(line.split()[-1])
@@ -60,7 +62,7 @@ def test_the_end_of_the_engine_is_the_servers(tmp_path: Path, family: Family, vi
         whole: Future[httpx.Response] = pool.submit(
             httpx.post, f"{url}/v1/completions", json=LONG, timeout=60
         )
-        wait_until_running(url, 32)
+        wait_until_running(url, LONG["n"] + 1)  # so of both requests; KV memory lacks room for all
         os.kill(process_of(running, victim), signal.SIGKILL)
         killed = time.monotonic()
         while httpx.get(f"{url}/live").status_code == 200:
