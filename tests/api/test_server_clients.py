@@ -116,12 +116,14 @@ def test_the_openai_package(server: Running, family: Family) -> None:
     assert f"\n{names[-1]} " in rest
 
 
+@pytest.mark.slow
 def test_lm_eval(server: Running) -> None:
     (example,) = of("lm-eval")
     printed = execute(example, server)
     assert re.search(r"'local_truthfulqa_mc1': \{.*'acc,none': [\d.]+", printed), printed
 
 
+@pytest.mark.slow
 def test_vllms_load_tool(server: Running) -> None:
     (example,) = of("vLLM's load tool")
     printed = execute(example, server)

@@ -53,7 +53,7 @@ def test_spawned_processes_serve_mixed_sizes_and_survive_a_bad_one(
     assert got == [expected(tiny, size)[index] for index, size in enumerate(sizes)]
 
 
-@pytest.mark.parametrize("kind", ["full-own-ends", "lowrank"])
+@pytest.mark.parametrize("kind", [pytest.param("full-own-ends", marks=pytest.mark.slow), "lowrank"])
 def test_two_tensor_parallel_ranks_answer_as_one(
     build: Callable[[str], TinyFamily], monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
