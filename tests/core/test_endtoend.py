@@ -172,7 +172,10 @@ class TestRun:
         for name, tensor in whole.tensors.items():
             torch.testing.assert_close(parts.tensors[name], tensor, atol=1e-3, rtol=0)
 
-    @pytest.mark.parametrize("change", [{"compiled": True}, {"precision": "bf16"}])
+    @pytest.mark.parametrize(
+        "change",
+        [pytest.param({"compiled": True}, marks=pytest.mark.slow), {"precision": "bf16"}],
+    )
     def test_faster_steps_learn_the_same(
         self, change: dict[str, Any], teacher: Any, rows: torch.Tensor, tmp_path: Path
     ) -> None:

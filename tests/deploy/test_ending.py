@@ -53,6 +53,7 @@ def client(endpoint: Endpoint, stream: bool) -> list[Answer]:
 
 
 @pytest.mark.engine
+@pytest.mark.slow
 def test_no_request_fails_while_a_pod_ends(pod: Running) -> None:
     """Last of this tier that uses the session's server: it ends it."""
     running, ending = pod, Ending.of(pod_spec(only(render(SERVE, {}), "Deployment")))

@@ -140,6 +140,7 @@ def test_a_prefix_ends_where_any_of_a_sizes_groups_ends(tiny: TinyFamily, engine
     assert_all_free(engine)
 
 
+@pytest.mark.slow
 def test_the_benchmark_counts_what_fits(tiny: TinyFamily, groups: KVGroups) -> None:
     options = argparse.Namespace(kv_mib=1, tokens=60, vocabulary=VOCABULARY, pairs=2)
     report = run(tiny.family, options, **{**LIMITS, "max_model_len": 128})
