@@ -83,9 +83,8 @@ class SizedEngineClient:
                     if flight is not None:
                         flight.saw(output, is_delta)
                     yield output
-            except EngineDeadError as error:  # a client may ask again, of the server to come
-                message = "the engine has died; the server is stopping"
-                raise RetryableRequestError(message) from error
+            except EngineDeadError as error:
+                raise self.dead_error from error
             finally:
                 if flight is not None:
                     flight.ended()
@@ -95,6 +94,11 @@ class SizedEngineClient:
     def dead(self) -> bool:
         """Whether the engine process has died."""
         return bool(self._inner.errored)
+
+    @property
+    def dead_error(self) -> RetryableRequestError:
+        """What vLLM's routes raise once the engine is dead: ask again, of the server to come."""
+        return RetryableRequestError("the engine has died; the server is stopping")
 
     async def check_health(self) -> bool:
         """Whether the engine is alive."""

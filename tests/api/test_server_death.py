@@ -17,7 +17,7 @@ from tests.api.servers import Running, start
 
 pytestmark = pytest.mark.engine
 
-LONG: dict[str, Any] = {"prompt": "x", "ignore_eos": True, "max_tokens": 240, "n": 16}
+LONG: dict[str, Any] = {"prompt": "x", "ignore_eos": True, "max_tokens": 240, "n": 64}
 WITHIN_SECONDS = 5
 
 
@@ -39,15 +39,15 @@ def read_stream(url: str) -> tuple[str, float]:
     return last.removeprefix("data: "), time.monotonic()
 
 
-def wait_until_running(url: str, count: int) -> None:
-    """Wait until so many answers run in the engine."""
-    running, deadline = 0.0, time.monotonic() + 60
-    while running < count:
-        assert time.monotonic() < deadline, f"{running} answers run, not {count}"
+def wait_until_held(url: str, count: int) -> None:
+    """Wait until the engine holds so many answers, running or waiting for KV memory."""
+    held, deadline = 0.0, time.monotonic() + 60
+    while held < count:
+        assert time.monotonic() < deadline, f"{held} answers held, not {count}"
         time.sleep(0.02)
-        for line in httpx.get(f"{url}/metrics").text.splitlines():
-            if line.startswith("vllm:num_requests_running{"):
-                running = float(line.split()[-1])
+        lines = httpx.get(f"{url}/metrics").text.splitlines()
+        states = ("vllm:num_requests_running{", "vllm:num_requests_waiting{")
+        held = sum(float(line.split()[-1]) for line in lines if line.startswith(states))
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_the_end_of_the_engine_is_the_servers(tmp_path: Path, family: Family, vi
         whole: Future[httpx.Response] = pool.submit(
             httpx.post, f"{url}/v1/completions", json=LONG, timeout=60
         )
-        wait_until_running(url, LONG["n"] + 1)  # so of both requests; KV memory lacks room for all
+        wait_until_held(url, LONG["n"] + 1)  # so of both requests
         os.kill(process_of(running, victim), signal.SIGKILL)
         killed = time.monotonic()
         while httpx.get(f"{url}/live").status_code == 200:

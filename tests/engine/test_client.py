@@ -6,6 +6,7 @@ from unittest.mock import Mock
 
 from boomerang_core.sizes import SizeRow, SizeTable
 from server.engine.client import SizedEngineClient
+from server.engine.compat import EngineDeadError, RetryableRequestError
 from server.residency import Residency
 
 TABLE = SizeTable("tiny", (SizeRow(0, "1m", 4, 10**6, 2 * 10**6, 1000, True),))
@@ -28,3 +29,11 @@ def test_a_client_stops_listening_before_it_stops_the_engine() -> None:
         return bool(await seen)
 
     assert not asyncio.run(listening_when_stopped())
+
+
+def test_a_request_that_meets_a_dead_engine_may_be_sent_again() -> None:
+    """vLLM's routes raise the client's `dead_error` before they generate; a 503, not a 500."""
+    inner = SimpleNamespace(errored=True, dead_error=EngineDeadError())
+    client = SizedEngineClient(inner, TABLE, Mock(spec=Residency))
+    assert client.dead
+    assert isinstance(client.dead_error, RetryableRequestError)
