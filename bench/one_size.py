@@ -51,10 +51,12 @@ def run(
     """`count` sizes spread over the ladder, each on every batch."""
     ours = routed_engine(family, **LIMITS)
     report: dict[str, Any] = {}
+    kept = []  # to the end: an engine that goes takes vLLM's process groups with it
     for size in spread(len(family.rows), count):
         with tempfile.TemporaryDirectory() as folder:
             export(family, size, Path(folder) / "size", torch.float32)
             plain = plain_engine(Path(folder) / "size", **LIMITS)
+        kept.append(plain)
         report[family.rows[size].id] = {
             name: compare(ours, plain, size, batch, vocabulary, pairs)
             for name, batch in batches.items()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import helm_python as helm
+import jsonschema
 import kubernetes_validate
 import pytest
 import typer.main
@@ -31,6 +32,7 @@ from tests.deploy.charts import (
 MINORS = ("1.35", "1.36", "1.37")
 OURS = {"family", "host", "port", "cache", "memory_budget", "tensor_parallel_size"}
 OURS |= {"api_keys_file", "admin_keys_file", "tls_cert_file", "tls_key_file"}
+CUSTOM: Object = json.loads((ROOT / "tests/deploy/custom_resources.json").read_text())["kinds"]
 IDS = [f"{chart.name}-{path.stem if path else 'defaults'}" for chart, path in cases()]
 every_case = pytest.mark.parametrize(("chart", "profile"), cases(), ids=IDS)
 
@@ -48,12 +50,47 @@ def test_lint_has_nothing_to_say(chart: Path, profile: Path | None) -> None:
 def test_objects_are_valid(chart: Path, profile: Path | None, minor: str) -> None:
     checked = 0
     for item in render(chart, values(profile)):
-        if "." not in item["apiVersion"] or item["apiVersion"].split("/")[0].endswith(".k8s.io"):
-            if item["kind"] in ("HTTPRoute", "InferencePool"):
-                continue  # custom resources: no schema in Kubernetes
+        if not is_custom(item):
             kubernetes_validate.validate(item, minor, strict=True)
             checked += 1
     assert checked >= 2
+
+
+def is_custom(item: Object) -> bool:
+    """Whether an operator's definition, not Kubernetes, says what such an object is."""
+    return f"{item['apiVersion']}/{item['kind']}" in CUSTOM
+
+
+@every_case
+def test_custom_resources_are_valid(chart: Path, profile: Path | None) -> None:
+    for item in filter(is_custom, render(chart, values(profile))):
+        jsonschema.validate(item, CUSTOM[f"{item['apiVersion']}/{item['kind']}"])
+
+
+def test_every_custom_resource_is_rendered_somewhere() -> None:
+    rendered = [item for chart, profile in cases() for item in render(chart, values(profile))]
+    assert {f"{item['apiVersion']}/{item['kind']}" for item in rendered} >= set(CUSTOM)
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "wrong"),
+    [
+        ("PodMonitor", ("spec", "podMetricsEndpoints", 0, "interval"), 15),
+        ("PrometheusRule", ("spec", "groups", 0, "rules", 0, "for"), "soon"),
+        ("ScaledObject", ("spec", "maxReplicaCount"), "three"),
+        ("HTTPRoute", ("spec", "rules", 0, "backendRefs", 0, "port"), 70_000),
+        ("InferencePool", ("spec", "targetPorts", 0, "number"), "http"),
+    ],
+)
+def test_a_wrong_custom_resource_is_noticed(kind: str, path: tuple[Any, ...], wrong: Any) -> None:
+    rendered = (item for chart, profile in cases() for item in render(chart, values(profile)))
+    item = next(item for item in rendered if item["kind"] == kind)
+    parent: Any = item
+    for step in path[:-1]:
+        parent = parent[step]
+    parent[path[-1]] = wrong
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(item, CUSTOM[f"{item['apiVersion']}/{item['kind']}"])
 
 
 @every_case
