@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.report import write_report
-from bench.twin import full_twin
 from boomerang_core.cli import family_folder
 from boomerang_core.family import load_family
+from boomerang_core.merging import merge_family
 from boomerang_core.route import StudentKind
 
 
@@ -42,8 +42,9 @@ BENCHMARKS = (
     Benchmark("kv", "bench.kv"),
     Benchmark("speed-1", "bench.speed", ("--batch", "decode 1")),
     Benchmark("speed-16", "bench.speed", ("--batch", "decode 16")),
+    Benchmark("processes", "bench.processes"),
 )
-"""`full`: on the family's twin with a full student, where the family is low-rank."""
+"""`full`: on the family with its student merged, where that is low-rank."""
 
 
 def run(benchmark: Benchmark, family: Path, pairs: int, out: Path) -> None:
@@ -64,13 +65,13 @@ def read(out: Path) -> dict[str, Any]:
     return {name: json.loads(file.read_text()) for name, file in files.items() if file.exists()}
 
 
-def _twin(folder: Path, out: Path) -> Path:
+def _merged(folder: Path, out: Path) -> Path:
     family = load_family(folder)
     if family.design.kind is StudentKind.FULL:
         return folder
-    if not (out / "twin").exists():
-        full_twin(family, out / "twin")
-    return out / "twin"
+    if not (out / "merged").exists():
+        merge_family(family, out / "merged")
+    return out / "merged"
 
 
 def main() -> None:
@@ -86,7 +87,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     if not options.report:
         for benchmark in (each for each in BENCHMARKS if each.name in options.only):
-            family = _twin(folder, options.out) if benchmark.full else folder
+            family = _merged(folder, options.out) if benchmark.full else folder
             run(benchmark, family, options.pairs, options.out)
     write_report(read(options.out), options.out)
 

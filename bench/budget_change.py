@@ -14,11 +14,8 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
 import re
 import secrets
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -30,8 +27,9 @@ from typing import Any
 
 import httpx
 
+from bench.servers import Server, serving
 from boomerang_core.cli import family_folder
-from boomerang_core.family import load_family
+from boomerang_core.family import Family, load_family
 from boomerang_core.provenance import provenance
 
 PATH = "/admin/memory-budget"
@@ -41,54 +39,17 @@ SETTLE_SECONDS = 1.0
 
 
 @contextmanager
-def running(family: str, dtype: str) -> Iterator[tuple[httpx.Client, int]]:
+def running(family: Family, dtype: str) -> Iterator[tuple[httpx.Client, Server]]:
     """A server of its own, ready, and a client with the operator's key."""
     key = secrets.token_hex(16)
     with tempfile.TemporaryDirectory() as folder:
         keys = Path(folder) / "keys"
         keys.write_text(f"{key}\n", encoding="ascii")
-        settings = {"BOOMERANG_ADMIN_KEYS_FILE": str(keys), "PYTHONUNBUFFERED": "1"}
-        command = [sys.executable, "-m", "server.cli", "serve", family, "--port", "0"]
-        process = subprocess.Popen(
-            [*command, "--dtype", dtype, "--kv-cache-bytes", "128MiB"],
-            env={**os.environ, **settings},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert process.stdout is not None
-        try:
-            url = _wait(process.stdout, r"http://\S+(?= )")
-            _wait(process.stdout, r"is ready")
+        options = ["--dtype", dtype, "--kv-cache-bytes", "128MiB"]
+        with serving(family, options, {"BOOMERANG_ADMIN_KEYS_FILE": str(keys)}) as server:
             headers = {"authorization": f"Bearer {key}"}
-            with httpx.Client(base_url=url, headers=headers, timeout=300) as client:
-                yield client, process.pid
-        finally:
-            process.terminate()
-            process.wait()
-
-
-def _wait(lines: Any, pattern: str) -> str:
-    for line in lines:
-        if match := re.search(pattern, line):
-            return match[0]
-    raise SystemExit("the server ended before it was ready")
-
-
-def memory(server: int) -> dict[str, int]:
-    """Bytes of the server's processes together; PSS counts what they share once."""
-    total: Counter[str] = Counter()
-    for pid in _with_children(server):
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines():
-            if match := re.match(r"(Rss|Pss): +([0-9]+) kB", line):
-                total[match[1].lower()] += int(match[2]) * 1024
-    return dict(total)
-
-
-def _with_children(pid: int) -> Iterator[int]:
-    yield pid
-    for children in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in children.read_text(encoding="ascii").split():
-            yield from _with_children(int(child))
+            with httpx.Client(base_url=server.url, headers=headers, timeout=300) as client:
+                yield client, server
 
 
 def ask(client: httpx.Client, model: str) -> str | None:
@@ -132,7 +93,7 @@ class Load:
             thread.join()
 
 
-def change(client: httpx.Client, server: int, budget: int | None) -> dict[str, Any]:
+def change(client: httpx.Client, server: Server, budget: int | None) -> dict[str, Any]:
     """Follow a budget under load; what is held and used afterwards."""
     began = time.monotonic()
     state = client.put(PATH, json={"memory_budget": budget}).raise_for_status().json()
@@ -146,7 +107,7 @@ def change(client: httpx.Client, server: int, budget: int | None) -> dict[str, A
         "predicted_bytes": state["weight_bytes"],
         "resident_bytes": int(float(held.split()[-1])),
         "seconds": round(seconds, 2),
-        **memory(server),
+        **server.memory(),
     }
 
 
@@ -154,7 +115,7 @@ def measure(family: str, rounds: int, clients: int, dtype: str) -> dict[str, Any
     """The whole experiment."""
     loaded = load_family(family_folder(Path(family)))
     models = [loaded.table.model_id(row) for row in loaded.table.offered]
-    with running(family, dtype) as (client, server):
+    with running(loaded, dtype) as (client, server):
         right = {model: ask(client, model) or "" for model in models}
         steps = [change(client, server, None)]
         refusal = client.put(PATH, json={"memory_budget": 1}).json()["error"]["message"]

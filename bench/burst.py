@@ -26,7 +26,7 @@ from typing import Any
 import httpx
 
 from bench.burst_report import Cell, Outcome, markdown, summary
-from bench.burst_server import serving
+from bench.servers import serving
 from boomerang_core.cli import family_folder
 from boomerang_core.errors import BoomerangError, SettingsError
 from boomerang_core.family import Family, load_family
@@ -55,20 +55,20 @@ class Load:
             times.append(now)
         return times
 
-    def body(self, size: str, number: int) -> dict[str, Any]:
+    def body(self, number: int) -> dict[str, Any]:
         """A request of this load; its prompt is its own, so that no cache knows it."""
         draw = random.Random(f"{self.seed}/{number}")
         prompt = [draw.randrange(3, _VOCABULARY) for _ in range(self.prompt_tokens)]
         fixed = {"max_tokens": self.answer_tokens, "ignore_eos": True, "temperature": 0}
-        return {"prompt": prompt, "size": size, "stream": True, **fixed}
+        return {"prompt": prompt, "stream": True, **fixed}
 
 
-async def ask(client: httpx.AsyncClient, body: dict[str, Any], due: float) -> Outcome:
+async def ask(client: httpx.AsyncClient, url: str, body: dict[str, Any], due: float) -> Outcome:
     """Send one request and time its stream from `due`, on the monotonic clock."""
     times: list[float] = []
     try:
-        async with client.stream("POST", "/v1/completions", json=body) as reply:
-            size = reply.headers.get("x-boomerang-size")
+        async with client.stream("POST", url, json=body) as reply:
+            size, reason = (reply.headers.get(f"x-boomerang-{name}") for name in ("size", "reason"))
             if reply.status_code != httpx.codes.OK:
                 await reply.aread()
                 return Outcome(reply.status_code, None)
@@ -80,7 +80,7 @@ async def ask(client: httpx.AsyncClient, body: dict[str, Any], due: float) -> Ou
     if not times:
         return Outcome(0, size)
     per_token = (times[-1] - times[0]) / max(1, body["max_tokens"] - 1)
-    return Outcome(200, size, times[0] - due, per_token)
+    return Outcome(200, size, times[0] - due, per_token, reason)
 
 
 class Bench:
@@ -128,7 +128,8 @@ class Bench:
 
     def _ask(self, size: str, due: float) -> Awaitable[Outcome]:
         self._sent += 1
-        return ask(self._client, self._load.body(size, self._sent), due)
+        body = {**self._load.body(self._sent), "size": size}
+        return ask(self._client, "/v1/completions", body, due)
 
 
 async def measure(
@@ -149,16 +150,24 @@ async def measure(
     return {"teacher_requests_per_second": rate, "cells": [cell.to_json() for cell in cells]}
 
 
+def told(objective: Objective) -> dict[str, str]:
+    """The settings by which a server has this objective."""
+    return {
+        "BOOMERANG_FIRST_TOKEN_SECONDS": str(objective.first_token_seconds),
+        "BOOMERANG_TOKEN_SECONDS": str(objective.token_seconds),
+    }
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and write both files; 2 where that makes no sense."""
     given = _parser().parse_args(arguments)
     objective = Objective(given.first_token_seconds, given.token_seconds)
     load = Load(given.seconds, given.prompt_tokens, given.answer_tokens, given.seed)
     try:
-        folder = family_folder(Path(given.family))
-        family = load_family(folder)
-        with serving(folder, objective, load.prompt_tokens + load.answer_tokens) as url:
-            result = _run(lambda: measure(url, family, load, objective, given.loads))
+        family = load_family(family_folder(Path(given.family)))
+        longest = max(256, load.prompt_tokens + load.answer_tokens)
+        with serving(family, ["--max-model-len", str(longest)], told(objective)) as server:
+            result = _run(lambda: measure(server.url, family, load, objective, given.loads))
     except BoomerangError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -16,12 +16,16 @@ _REFUSED = (429, 503)
 
 @dataclass(frozen=True)
 class Outcome:
-    """One request: its status (0: broken off), size, and latencies where it was answered."""
+    """One request: its status (0: broken off), size, and latencies where it was answered.
+
+    `reason` is why it got that size, as the server's header says.
+    """
 
     status: int
     size: str | None
     first_token_seconds: float = math.inf
     token_seconds: float = math.inf
+    reason: str | None = None
 
     def meets(self, objective: Objective) -> bool:
         """Whether it was answered in time."""
@@ -41,6 +45,7 @@ class Cell:
     attained: float
     mean_params: float | None
     sizes: dict[str, int]
+    reasons: dict[str, int]
     first_token_p95: float | None
     token_p95: float | None
     refused: int
@@ -69,6 +74,7 @@ def summary(
     answered = [one for one in outcomes if one.status == 200]
     params = {row.id: row.params for row in table.rows}
     sizes = Counter(one.size for one in answered if one.size is not None)
+    reasons = Counter(one.reason for one in answered if one.reason and "auto" in one.reason)
     refused = sum(one.status in _REFUSED for one in outcomes)
     return Cell(
         policy=policy,
@@ -79,22 +85,27 @@ def summary(
         if sizes
         else None,
         sizes=dict(sorted(sizes.items())),
-        first_token_p95=_p95([one.first_token_seconds for one in answered]),
-        token_p95=_p95([one.token_seconds for one in answered]),
+        reasons=dict(sorted(reasons.items())),
+        first_token_p95=percentile_95([one.first_token_seconds for one in answered]),
+        token_p95=percentile_95([one.token_seconds for one in answered]),
         refused=refused,
         failed=len(outcomes) - len(answered) - refused,
     )
 
 
-def _p95(values: Sequence[float]) -> float | None:
+def percentile_95(values: Sequence[float]) -> float | None:
     """The least value that 95 in 100 do not exceed."""
     return sorted(values)[math.ceil(0.95 * len(values)) - 1] if values else None
+
+
+def _counts(reasons: dict[str, int]) -> str:
+    return ", ".join(f"`{reason}` {count}" for reason, count in reasons.items())
 
 
 def markdown(record: dict[str, Any]) -> str:
     """The record as a page."""
     objective = record["objective"]
-    rows = [Cell(**cell).line() for cell in record["cells"]]
+    cells = [Cell(**cell) for cell in record["cells"]]
     return "\n".join(
         [
             f"# {record['family']} under open-loop load",
@@ -110,7 +121,11 @@ def markdown(record: dict[str, Any]) -> str:
             "| load | policy | requests | in time | mean size | p95 first token, s "
             "| p95 per token, s | refused | failed |",
             "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-            *rows,
+            *(cell.line() for cell in cells),
+            "",
+            "Why `auto` took its sizes, in requests:",
+            "",
+            *(f"- load {cell.load:g}: {_counts(cell.reasons)}" for cell in cells if cell.reasons),
             "",
         ]
     )

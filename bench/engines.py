@@ -16,6 +16,7 @@ from typing import Any
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # read when vLLM is imported
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 
+from bench.expected import TOKENS
 from boomerang_core.checkpoint import teacher_folder
 from boomerang_core.family import Family
 from server.engine import register
@@ -23,7 +24,6 @@ from server.engine.loader import engine_arguments
 from server.engine.scheduler import BoomerangScheduler
 from server.engine.sizes import SIZE_KEY
 
-TOKENS = 16
 LIMITS: dict[str, Any] = {
     "dtype": "float32",
     "max_model_len": 256,

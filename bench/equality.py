@@ -24,31 +24,16 @@ from typing import Any
 
 import torch
 
-from bench.engines import TOKENS, Engine, plain_engine, routed_engine
-from boomerang_core.assemble import assemble, export
-from boomerang_core.checkpoint import load_teacher, load_tokenizer
+from bench.engines import Engine, plain_engine, routed_engine
+from bench.expected import PROMPTS, TOKENS, Answers, Key, in_transformers
+from boomerang_core.assemble import export
+from boomerang_core.checkpoint import load_tokenizer
 from boomerang_core.cli import family_folder
 from boomerang_core.family import Family, load_family
 from boomerang_core.footprint import teacher_params
 from boomerang_core.provenance import provenance
-from boomerang_core.route import build_route
-from boomerang_core.student import load_student
 
-PROMPTS = (
-    "The capital of France is",
-    "Once upon a time, in a small village,",
-    "Water boils at a temperature of",
-    # longer than two KV blocks, so that it can be found in the prefix cache
-    "The history of the steam engine begins long before the railways. In the first century, Hero "
-    "of Alexandria described a hollow sphere that turned when the water in it boiled. Sixteen "
-    "hundred years later, miners who went below the water table needed something stronger than "
-    "horses to keep their shafts dry, and in Cornwall an ironmonger named",
-)
 BATCH = 16
-
-Key = tuple[int, int]
-"""A size and the place of a prompt."""
-Answers = dict[Key, list[int]]
 
 
 @dataclass(frozen=True)
@@ -68,21 +53,6 @@ def score(
     """Compare answers with those expected of the same keys."""
     equal = sum(answer == expected[key] for answer, key in zip(got, keys, strict=True))
     return Score(equal, len(keys))
-
-
-def in_transformers(family: Family, keys: Sequence[Key], prompts: Sequence[list[int]]) -> Answers:
-    """Greedy generation on the assembled model, one prompt at a time."""
-    teacher = load_teacher(family, torch.float32)
-    student = load_student(family.student_dir).to(next(teacher.parameters()))
-    answers = {}
-    for size in sorted({size for size, _ in keys}):
-        model = assemble(teacher, student, build_route(family.design, size), merged=True)
-        model.generation_config.eos_token_id = None  # the engines ignore it too
-        for place in (place for other, place in keys if other == size):
-            ids_BL = torch.tensor([prompts[place]])
-            out_BL = model.generate(ids_BL, max_new_tokens=TOKENS, do_sample=False)
-            answers[size, place] = out_BL[0, len(prompts[place]) :].tolist()
-    return answers
 
 
 def in_plain_vllm(family: Family, keys: Sequence[Key], prompts: Sequence[list[int]]) -> Answers:

@@ -45,7 +45,9 @@ def write_report(found: Json, out: Path) -> None:
     """`report.md` and `report.png` in `out`, from the benchmarks' reports by name."""
     groups = [*_groups(found)]
     speeds = {name: report for name, report in found.items() if name.startswith("speed")}
-    lines = [*_lines(groups, speeds), *(_held(found["kv"]) if "kv" in found else ())]
+    lines = [*_lines(groups, speeds)]
+    for name, section in {"kv": _held, "processes": _processes}.items():
+        lines += section(found[name]) if name in found else ()
     write_text(out / "report.md", "\n".join(lines) + "\n")
     if groups:
         draw(groups, out / "report.png")
@@ -106,6 +108,20 @@ def _held(report: Json) -> Iterator[str]:
     for work, ratio in report["seconds_over_one_group"].items():
         yield Row(work, **ratio).cells()
     yield f"\n{_where(report)}"
+
+
+def _processes(report: Json) -> Iterator[str]:
+    mode = "compiled" if report["compiled"] else "eager"
+    yield f"\n## One engine against a process for each of {', '.join(report['sizes'])}, {mode}\n"
+    yield from ("| ours over theirs | median | range | n |", "| --- | --- | --- | --- |")
+    for load, ratios in report["ours_over_theirs"].items():
+        for name in ("throughput", "first_token_p95"):
+            label = f"{name.replace('_', ' ')}, load {load}"
+            yield Row(label, **ratios[name]).cells()
+    yield (
+        f"\nMemory of all processes (PSS), ours over theirs: {report['memory']['ratio']:.2f}. "
+        f"Load 1 is {report['requests_per_second']:.2f} requests/s. {_where(report)}"
+    )
 
 
 def _where(report: Json) -> str:

@@ -10,13 +10,18 @@ from typing import Any
 from boomerang_core.provenance import provenance, save_json
 
 
+def add_pairs(parser: argparse.ArgumentParser) -> None:
+    """`--pairs` and `--out`."""
+    parser.add_argument("--pairs", type=int, default=7, help="measured rounds: default 7")
+    parser.add_argument("--out", type=Path, help="write the JSON there as well")
+
+
 def add_common(parser: argparse.ArgumentParser) -> None:
     """`--pairs`, `--vocabulary` and `--out`."""
-    parser.add_argument("--pairs", type=int, default=7, help="measured rounds: default 7")
+    add_pairs(parser)
     parser.add_argument(
-        "--vocabulary", type=int, default=1000, help="prompt tokens are drawn below it"
+        "--vocabulary", type=int, default=200, help="prompt tokens are drawn below it"
     )
-    parser.add_argument("--out", type=Path, help="write the JSON there as well")
 
 
 def spread(count: int, chosen: int) -> list[int]:

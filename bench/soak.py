@@ -6,10 +6,12 @@ What else is given goes to `boomerang serve`.
 Requests begin at random times, `--rate` a second on average, whether earlier ones are done or not.
 Most are read to their end; the others are cancelled by a disconnect, early or late, or make no
 sense.  Prints JSON: the server's memory after warm-up and at the end, what runs, waits and holds
-KV-cache blocks once all clients are gone, and how many answers were lost, cut or doubled.
+KV-cache blocks once all clients are gone, and how many answers were lost, cut, doubled or wrong.
 
 Every good answer is greedy and asks for an exact number of tokens, so that a lost or doubled token
-shows: the usage must say that number, and a stream must bring as many pieces.
+shows: the usage must say that number, and a stream must bring as many pieces.  One in seven asks
+what transformers answered before on the assembled model of that size, and must say the same; the
+server must compute in float32 for that, as on a CPU it does.
 """
 
 from __future__ import annotations
@@ -17,43 +19,25 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
-import random
-import subprocess
-import sys
-import tempfile
 import time
-from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 
+from bench.expected import PROMPTS, in_transformers
+from bench.servers import Server, serving
+from bench.soak_clients import Clients, Known
+from boomerang_core.checkpoint import load_tokenizer
 from boomerang_core.cli import family_folder
 from boomerang_core.family import Family, load_family
 from boomerang_core.provenance import provenance
 
-BAD: tuple[tuple[dict[str, Any], int], ...] = (
-    ({"size": "huge"}, 400),
-    ({"memory_budget": "1KiB"}, 400),
-    ({"memory_budgt": "1GiB"}, 400),
-    ({"model": "gpt-4"}, 404),
-    ({"max_tokens": 10**7}, 400),
-    ({"temperature": -1}, 400),
-    ({"stop": ["x"] * 100}, 400),
-    ({"prompt": "x" * (5 << 20)}, 413),
-)
 IDLE = ("vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc")
-START_SECONDS, IDLE_SECONDS = 600, 30
+IDLE_SECONDS = 30
 WARM_UP = 0.2  # of the time; memory grows while caches fill
-
-
-Ask = Callable[[dict[str, Any], int], Awaitable[str]]
-"""A body and the tokens that it asks for → what became of it, in a word."""
 
 
 @dataclass(frozen=True)
@@ -61,123 +45,17 @@ class Memory:
     """Resident bytes of the server's processes, by name, at a second of the soak."""
 
     second: float
-    bytes: dict[str, int]
+    bytes: Mapping[str, int]
 
 
-def memory_of(process: int, began: float) -> Memory:
-    """The memory of a process and its descendants."""
-    server = psutil.Process(process)
-    amounts: Counter[str] = Counter()
-    for one in (server, *server.children(recursive=True)):
-        title = " ".join(one.cmdline()).strip()
-        name = title.split("::")[-1] if title.startswith("VLLM::") else "other"
-        amounts["http" if one.pid == process else name] += one.memory_info().rss
-    return Memory(round(time.monotonic() - began, 1), dict(amounts))
-
-
-class Soak:
-    """Clients of one server, and what became of their requests."""
-
-    def __init__(self, url: str, family: Family, most_tokens: int, seed: int) -> None:
-        self.outcomes: Counter[str] = Counter()
-        self.wrong: list[str] = []
-        self._client = httpx.AsyncClient(base_url=url, timeout=120, limits=httpx.Limits())
-        self._sizes = [family.table.model_id(row) for row in family.table.offered]
-        self._most_tokens = most_tokens
-        self._source = random.Random(seed)
-        self._kinds: dict[str, tuple[float, Ask]] = {  # how often, and what such a client does
-            "whole": (0.5, self._whole),
-            "stream": (0.25, self._stream),
-            "cancelled": (0.1, self._cancelled),
-            "gone": (0.05, self._gone),
-            "bad": (0.1, self._bad),
-        }
-
-    async def run(self, seconds: float, rate: float) -> None:
-        """Begin requests for so long, then wait until every one of them has ended."""
-        end = time.monotonic() + seconds
-        async with asyncio.TaskGroup() as clients:
-            while (now := time.monotonic()) < end:
-                clients.create_task(self._client_of(self._kind()))
-                await asyncio.sleep(min(self._source.expovariate(rate), end - now))
-
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._client.aclose()
-
-    def _kind(self) -> str:
-        shares = [share for share, _ in self._kinds.values()]
-        return self._source.choices(list(self._kinds), shares)[0]
-
-    async def _client_of(self, kind: str) -> None:
-        """One client: what it asks, and what it must get."""
-        tokens = self._source.randint(4, self._most_tokens)
-        words = self._source.choices(("once", "upon", "a", "time", "there", "was"), k=12)
-        body = {
-            "model": self._source.choice(self._sizes),
-            "prompt": " ".join(words),
-            "max_tokens": tokens,
-            "temperature": 0,
-            "ignore_eos": True,
-        }
-        try:
-            outcome = await self._kinds[kind][1](body, tokens)
-        except (httpx.HTTPError, KeyError, ValueError) as error:
-            outcome = f"lost: {type(error).__name__}"
-        if outcome.startswith(("lost", "wrong")):
-            self.wrong.append(f"{kind}: {outcome}")
-        self.outcomes[f"{kind}: {outcome}"] += 1
-
-    async def _whole(self, body: dict[str, Any], tokens: int) -> str:
-        """Read the answer in one piece."""
-        reply = await self._client.post("/v1/completions", json=body)
-        if reply.status_code == 429:
-            return "refused"
-        answer = reply.json()
-        counted = answer["usage"]["completion_tokens"]
-        right = counted == tokens and answer["model"] == body["model"]
-        return "right" if right and len(answer["choices"]) == 1 else f"wrong: {answer}"
-
-    async def _stream(self, body: dict[str, Any], tokens: int) -> str:
-        """Read a stream to its end."""
-        asked = {**body, "stream": True, "stream_options": {"include_usage": True}}
-        async with self._client.stream("POST", "/v1/completions", json=asked) as reply:
-            if reply.status_code == 429:
-                return "refused"
-            lines = [line[6:] async for line in reply.aiter_lines() if line]
-        *chunks, last, done = lines
-        usage = json.loads(last)["usage"]["completion_tokens"]
-        ends = [json.loads(chunk)["choices"][0]["finish_reason"] for chunk in chunks]
-        right = usage == tokens and done == "[DONE]" and ends.count("length") == 1
-        return "right" if right and len(chunks) <= tokens else f"wrong: {usage} of {tokens}"
-
-    async def _cancelled(self, body: dict[str, Any], tokens: int) -> str:
-        """Close a stream after some tokens."""
-        asked = {**body, "stream": True}
-        async with self._client.stream("POST", "/v1/completions", json=asked) as reply:
-            if reply.status_code == 429:
-                return "refused"
-            lines = reply.aiter_lines()
-            for _ in range(self._source.randint(1, 4)):
-                await anext(lines, None)
-        return "left"
-
-    async def _gone(self, body: dict[str, Any], tokens: int) -> str:
-        """Disconnect before the answer."""
-        try:
-            await self._client.post("/v1/completions", json=body, timeout=self._source.random() / 5)
-        except httpx.TimeoutException:
-            return "left"
-        return "was faster"
-
-    async def _bad(self, body: dict[str, Any], tokens: int) -> str:
-        """Ask for what makes no sense, and be told so."""
-        fields, expected = self._source.choice(BAD)
-        if {"size", "memory_budget"} & fields.keys():
-            body = {k: v for k, v in body.items() if k != "model"}
-        reply = await self._client.post("/v1/completions", json={**body, **fields})
-        right = reply.status_code in (expected, 429)
-        return "refused" if right else f"wrong: {reply.status_code} for {list(fields)}"
+def known_answers(family: Family) -> Known:
+    """What transformers says at every offered size."""
+    tokenizer = load_tokenizer(family)
+    prompts: list[list[int]] = [tokenizer(text)["input_ids"] for text in PROMPTS]
+    sizes = {row.size: family.table.model_id(row) for row in family.table.offered}
+    keys = [(size, place) for size in sizes for place in range(len(prompts))]
+    answers = in_transformers(family, keys, prompts)
+    return [(sizes[size], prompts[place], answer) for (size, place), answer in answers.items()]
 
 
 async def at_rest(url: str) -> dict[str, float]:
@@ -195,53 +73,31 @@ async def at_rest(url: str) -> dict[str, float]:
             await asyncio.sleep(0.2)
 
 
-@contextmanager
-def server(family: Family, options: list[str]) -> Iterator[tuple[str, int]]:
-    """A server of the family on a free port, loaded: its URL and its process."""
-    with tempfile.TemporaryDirectory() as folder:
-        log = Path(folder) / "log"
-        command = [sys.executable, "-m", "server.cli", "serve", str(family.root), "--port", "0"]
-        with log.open("w") as printed:
-            process = subprocess.Popen(
-                [*command, *options],
-                stdout=printed,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},
-            )
-        try:
-            yield _ready(process, log), process.pid
-        finally:
-            process.terminate()
-            process.wait(60)
-
-
-def _ready(process: subprocess.Popen[bytes], log: Path) -> str:
-    """The URL that the server printed, once it takes requests."""
-    end = time.monotonic() + START_SECONDS
-    while "is ready" not in (printed := log.read_text()):
-        if process.poll() is not None or time.monotonic() > end:
-            raise SystemExit(f"the server did not start:\n{printed}")
-        time.sleep(0.2)
-    return next(word for word in printed.split() if word.startswith("http://"))
-
-
-async def measure(url: str, process: int, family: Family, asked: argparse.Namespace) -> Any:
+async def measure(
+    server: Server, family: Family, known: Known, asked: argparse.Namespace
+) -> dict[str, Any]:
     """Run the soak with a sample of memory every few seconds."""
-    soak, began, samples = Soak(url, family, asked.tokens, asked.seed), time.monotonic(), []
+    models = [family.table.model_id(row) for row in family.table.offered]
+    clients = Clients(server.url, models, known, asked.tokens, asked.seed)
+    began, samples = time.monotonic(), []
     seconds = asked.minutes * 60
-    running = asyncio.create_task(soak.run(seconds, asked.rate))
+
+    def sample() -> None:
+        samples.append(Memory(round(time.monotonic() - began, 1), server.resident()))
+
+    running = asyncio.create_task(clients.run(seconds, asked.rate))
     while not running.done():
-        samples.append(memory_of(process, began))
+        sample()
         await asyncio.wait([running], timeout=max(1.0, seconds / 100))
     await running
-    await soak.close()
-    rest = await at_rest(url)
-    samples.append(memory_of(process, began))
+    await clients.close()
+    rest = await at_rest(server.url)
+    sample()
     warm = next(sample for sample in samples if sample.second >= WARM_UP * seconds)
     grown = sum(samples[-1].bytes.values()) - sum(warm.bytes.values())
     return {
-        "outcomes": dict(sorted(soak.outcomes.items())),
-        "lost_cut_or_doubled": soak.wrong[:20],
+        "outcomes": dict(sorted(clients.outcomes.items())),
+        "lost_or_wrong": clients.wrong[:20],
         "at_rest": rest,
         "memory": {"warm": asdict(warm), "end": asdict(samples[-1]), "grown_bytes": grown},
         "samples": [[sample.second, sum(sample.bytes.values())] for sample in samples],
@@ -258,12 +114,13 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     asked, options = parser.parse_known_args()
     family = load_family(family_folder(asked.family))
-    with server(family, options) as (url, process):
-        result = asyncio.run(measure(url, process, family, asked))
+    known = known_answers(family)
+    with serving(family, options) as server:
+        result = asyncio.run(measure(server, family, known, asked))
     settings = {"minutes": asked.minutes, "rate": asked.rate, "tokens": asked.tokens}
     record = {"family": family.name, **settings, **result, **provenance(asked.seed)}
     print(json.dumps(record, indent=1))
-    return int(bool(result["lost_cut_or_doubled"]) or any(result["at_rest"].values()))
+    return int(bool(result["lost_or_wrong"]) or any(result["at_rest"].values()))
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ JOURNEY = [
     "report",
     "sizes",
     "verify",
+    "merge",
     "export",
 ]
 
@@ -88,6 +89,11 @@ def print_sizes(family: Family) -> None:
     for row in family.rows:
         typer.echo(_line(row, family.footprint_tokens))
     typer.echo(f"footprint: weights and KV cache of {family.footprint_tokens} tokens")
+    print_resident(family)
+
+
+def print_resident(family: Family) -> None:
+    """What a server holds that offers every size."""
     resident = resident_params(family.shape, family.student_params)
     ratio = resident / teacher_params(family.shape)
     typer.echo(f"resident for all sizes: {resident:,} parameters, {ratio:.3f} of the teacher")

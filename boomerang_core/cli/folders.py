@@ -1,4 +1,4 @@
-"""`sizes`, `verify` and `export`: what a family folder holds."""
+"""`sizes`, `verify`, `merge` and `export`: what a family folder holds, and in other forms."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from boomerang_core.cli.common import (
     family_folder,
     plain_errors,
     print_holding,
+    print_resident,
     print_sizes,
 )
 from boomerang_core.errors import SettingsError
@@ -55,6 +56,21 @@ def verify(family: FamilyFolder) -> None:
     with plain_errors():
         loaded = load_family(family_folder(family))
         typer.echo(f"{loaded.name}: whole, {len(loaded.rows)} sizes")
+
+
+@app.command()
+def merge(
+    family: FamilyFolder,
+    out: Annotated[Path, typer.Option(help="The family folder to write.")],
+) -> None:
+    """Merge a low-rank student into dense layers: small sizes run faster, and take more memory."""
+    with plain_errors():
+        loaded = load_family(family_folder(family))
+        from boomerang_core.merging import merge_family
+
+        merged = merge_family(loaded, out)
+        print_resident(merged)
+        typer.echo(f"{merged.name}, merged → {out}")
 
 
 @app.command()

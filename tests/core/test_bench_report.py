@@ -30,6 +30,16 @@ def test_the_report_has_every_ratio_and_speed(tmp_path: Path) -> None:
             "seconds_over_one_group": {"student": ratio(1.1)},
             **WHERE,
         },
+        "processes": {
+            "sizes": ["88m", "135m"],
+            "compiled": False,
+            "requests_per_second": 4.0,
+            "ours_over_theirs": {
+                "1.5": {"throughput": ratio(1.4), "first_token_p95": ratio(0.6), "runs": {}}
+            },
+            "memory": {"ours": 4, "theirs": 10, "ratio": 0.4},
+            **WHERE,
+        },
         "speed-1": {
             "load": "one request",
             "tokens_per_second": {"88m": 40.0},
@@ -46,6 +56,8 @@ def test_the_report_has_every_ratio_and_speed(tmp_path: Path) -> None:
     assert "| `88m` | 40.0 | 1.25 |" in text
     assert "10.0 GB/s" in text
     assert "| groups | 4,440 | 2,640 | 1.68 |" in text
+    assert "| throughput, load 1.5 | 1.40 | 1.30-1.50 | 7 |" in text
+    assert "ours over theirs: 0.40" in text
     assert "| student | 1.10 | 1.00-1.20 | 7 |" in text
     assert (tmp_path / "report.png").read_bytes().startswith(b"\x89PNG")
 

@@ -18,18 +18,19 @@ def test_arrivals_repeat_and_keep_the_rate() -> None:
     times = LOAD.arrivals(5.0)
     assert times == LOAD.arrivals(5.0) == sorted(times)
     assert len(times) == pytest.approx(1000, abs=4 * math.sqrt(1000))
-    assert LOAD.body("auto", 1) == LOAD.body("auto", 1) != LOAD.body("auto", 2)
+    assert LOAD.body(1) == LOAD.body(1) != LOAD.body(2)
 
 
 def test_a_summary_counts_what_was_not_answered_as_missed() -> None:
-    good = [Outcome(200, "60m", 0.01 * i, 0.05) for i in range(1, 21)]
-    late = [Outcome(200, "135m", 0.5, 0.2)] * 5
+    good = [Outcome(200, "60m", 0.01 * i, 0.05, "auto:objective") for i in range(1, 21)]
+    late = [Outcome(200, "135m", 0.5, 0.2, "auto:largest")] * 5
     lost = [Outcome(429, None), Outcome(503, None), Outcome(0, None), Outcome(500, None)]
     cell = summary("auto", 2.0, [*good, *late, *lost], OBJECTIVE, TABLE)
     assert (cell.requests, cell.refused, cell.failed) == (29, 2, 2)
     assert cell.attained == pytest.approx(20 / 29)
     assert cell.mean_params == pytest.approx((20 * 60e6 + 5 * 135e6) / 25)
     assert cell.sizes == {"60m": 20, "135m": 5}
+    assert cell.reasons == {"auto:largest": 5, "auto:objective": 20}
     assert (cell.first_token_p95, cell.token_p95) == (0.5, 0.2)
 
 

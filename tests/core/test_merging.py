@@ -5,22 +5,22 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.twin import full_twin
 from boomerang_core.assemble import assemble
 from boomerang_core.errors import SettingsError
 from boomerang_core.family import Family
+from boomerang_core.merging import merge_family
 from boomerang_core.route import StudentKind, build_route
 from boomerang_core.student import load_student
 from tests.core.conftest import tiny_design, tiny_student, tiny_teacher, write_tiny_family
 
 
-def test_the_twin_computes_what_the_family_does(tmp_path: Path) -> None:
+def test_the_merged_family_computes_what_the_family_does(tmp_path: Path) -> None:
     teacher = tiny_teacher("llama", True)
     student = tiny_student(teacher, StudentKind.LOWRANK)
     design = tiny_design(StudentKind.LOWRANK)
     family = write_tiny_family(tmp_path / "family", teacher, student, design)
-    twin = full_twin(family, tmp_path / "twin")
-    assert twin.design.kind is StudentKind.FULL
+    merged = merge_family(family, tmp_path / "merged")
+    assert merged.design.kind is StudentKind.FULL
     ids_BL = torch.arange(12).reshape(2, 6)
 
     def logits(of: Family, size: int) -> torch.Tensor:
@@ -29,6 +29,6 @@ def test_the_twin_computes_what_the_family_does(tmp_path: Path) -> None:
         return found
 
     for size in range(design.ladder.num_sizes):
-        torch.testing.assert_close(logits(twin, size), logits(family, size), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(logits(merged, size), logits(family, size), rtol=1e-4, atol=1e-4)
     with pytest.raises(SettingsError, match="full student already"):
-        full_twin(twin, tmp_path / "again")
+        merge_family(merged, tmp_path / "again")
