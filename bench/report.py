@@ -46,7 +46,7 @@ def write_report(found: Json, out: Path) -> None:
     groups = [*_groups(found)]
     speeds = {name: report for name, report in found.items() if name.startswith("speed")}
     lines = [*_lines(groups, speeds)]
-    for name, section in {"kv": _held, "processes": _processes}.items():
+    for name, section in {"kv": _held, "changes": _changes, "processes": _processes}.items():
         lines += section(found[name]) if name in found else ()
     write_text(out / "report.md", "\n".join(lines) + "\n")
     if groups:
@@ -107,6 +107,23 @@ def _held(report: Json) -> Iterator[str]:
     yield from ("\n| work | median | range | n |", "| --- | --- | --- | --- |")
     for work, ratio in report["seconds_over_one_group"].items():
         yield Row(work, **ratio).cells()
+    yield f"\n{_where(report)}"
+
+
+def _changes(report: Json) -> Iterator[str]:
+    change = report["change"]
+    low, high = change["range_ms"]
+    held = change["resident_bytes"]
+    yield "\n## Sizes that differ\n"
+    yield (
+        f"A change of size from one request to the next adds {change['added_ms']:.2f} ms "
+        f"({low:.2f} to {high:.2f}, n = {change['ratio']['n']}); weights held before and after: "
+        f"{held['before']:,} and {held['after']:,} bytes."
+    )
+    yield "\nSeconds for the same work with more sizes at once, over those with the fewest:\n"
+    yield from ("| sizes | median | range | n |", "| --- | --- | --- | --- |")
+    for count, ratio in report["live_over_fewest"].items():
+        yield Row(count, **ratio).cells()
     yield f"\n{_where(report)}"
 
 

@@ -66,6 +66,7 @@ class BoomerangForCausalLM(nn.Module):
             self.config.vocab_size, scale=getattr(self.config, "logit_scale", 1.0)
         )
         self.blocks = self._blocks()
+        self.attention_sides = tuple(self._attention_sides())
         self.residency.settle({Owner.TEACHER: self.teacher, Owner.STUDENT: self.student})
 
     @property
@@ -142,7 +143,7 @@ class BoomerangForCausalLM(nn.Module):
 
     # ---- for the runner ---------------------------------------------------------------------
 
-    def attention_sides(self) -> Iterator[tuple[str, int, Side]]:
+    def _attention_sides(self) -> Iterator[tuple[str, int, Side]]:
         """(attention layer, its block, the rows it runs on) of the whole model."""
         for index, block in enumerate(self.blocks):
             for name, side in block.attention():

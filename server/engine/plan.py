@@ -85,6 +85,11 @@ class StepPlan:
             assert 0 <= split.requests <= self.num_requests
             assert 0 <= split.tokens <= self.num_tokens
 
+    def runs(self, block: int, side: Side) -> bool:
+        """Whether any row is on that side of a block."""
+        nobody = {Side.ALL: -1, Side.TEACHER: 0, Side.STUDENT: self.num_requests}
+        return self.blocks[block].requests != nobody[side]
+
     def rows(self, block: int, side: Side) -> Rows | None:
         """The rows of one side of a block; None where that is the whole step or nothing."""
         split = self.blocks[block]

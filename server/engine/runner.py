@@ -4,7 +4,7 @@ Per step the runner orders the requests by size, plans the splits (`plan.py`), g
 attention layer the metadata and KV slots of its own rows, and hands the plan to the model.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 from typing import Any
 
@@ -30,6 +30,10 @@ class RoutedRunner(GPUModelRunner):
     num_prompt_logprobs: dict[str, int]
 
     _plan: StepPlan | None = None
+    _whole: frozenset[str] | None = None
+    """Attention layers that run on all rows of the step; None without a plan."""
+    _cut: Mapping[str, Rows] = {}
+    """Attention layer → its rows, for the layers that run on a part of the step."""
 
     def __init__(self, vllm_config: Any, device: Any) -> None:
         super().__init__(vllm_config, device)
@@ -77,12 +81,15 @@ class RoutedRunner(GPUModelRunner):
 
     def execute_model(self, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
         """Run a step; the plan lives from batch preparation to the logits."""
-        self._plan = None
+        self._forget()
         try:
             return super().execute_model(scheduler_output, *args, **kwargs)
         finally:
-            self._plan = None
+            self._forget()
             self._routed.plan = None
+
+    def _forget(self) -> None:
+        self._plan, self._whole, self._cut = None, None, {}
 
     def _may_reorder_batch(self, scheduler_output: Any) -> None:
         """Order the requests by size, largest first, and plan the step."""
@@ -92,26 +99,23 @@ class RoutedRunner(GPUModelRunner):
         for first, second in swaps(order or ()):
             batch.swap_states(first, second)
         tokens = scheduler_output.num_scheduled_tokens
-        self._plan = build_plan(
+        plan = self._plan = build_plan(
             self._routed.ranks,
             [self._size(request_id) for request_id in batch.req_ids],
             [tokens[request_id] for request_id in batch.req_ids],
         )
-
-    def _rows_by_layer(self) -> dict[str, Rows]:
-        """Attention layer → its rows, for the layers that run on a part of the step."""
-        plan = self._plan
-        if plan is None:
-            return {}
-        found = (
-            (name, plan.rows(block, side)) for name, block, side in self._routed.attention_sides()
-        )
-        return {name: rows for name, rows in found if rows is not None}
+        rows = {
+            name: plan.rows(block, side)
+            for name, block, side in self._routed.attention_sides
+            if plan.runs(block, side)
+        }
+        self._whole = frozenset(name for name, part in rows.items() if part is None)
+        self._cut = {name: part for name, part in rows.items() if part is not None}
 
     def _get_slot_mappings(self, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         """KV slots per layer, cut to the layer's rows; the last part keeps its padding."""
         by_group, by_layer = super()._get_slot_mappings(*args, **kwargs)
-        for name, rows in self._rows_by_layer().items():
+        for name, rows in self._cut.items():
             last = None if rows.first_token else rows.last_token
             by_layer[name] = by_layer[name][rows.first_token : last]
         return by_group, by_layer
@@ -122,9 +126,10 @@ class RoutedRunner(GPUModelRunner):
         Each part is built by a call of its own: within one call, vLLM's FlashAttention builder
         would reuse the first micro-batch's metadata for the next.
         """
-        metadata, common = super()._build_attention_metadata(*args, **kwargs)
+        with self._groups_of(self._whole):
+            metadata, common = super()._build_attention_metadata(*args, **kwargs)
         names_of: dict[Rows, set[str]] = {}
-        for name, rows in self._rows_by_layer().items():
+        for name, rows in self._cut.items():
             names_of.setdefault(rows, set()).add(name)
         for rows, names in names_of.items():
             cut = [
@@ -141,12 +146,14 @@ class RoutedRunner(GPUModelRunner):
         return metadata, common
 
     @contextmanager
-    def _groups_of(self, names: set[str]) -> Iterator[None]:
-        """Let vLLM build metadata for the KV groups of those layers only."""
+    def _groups_of(self, names: Set[str] | None) -> Iterator[None]:
+        """Let vLLM build metadata for the KV groups of those layers only; None: for all."""
         every = self.attn_groups
-        self.attn_groups = [
-            [part for part in group if not names.isdisjoint(part.layer_names)] for group in every
-        ]
+        if names is not None:
+            self.attn_groups = [
+                [part for part in group if not names.isdisjoint(part.layer_names)]
+                for group in every
+            ]
         try:
             yield
         finally:

@@ -30,6 +30,16 @@ def test_the_report_has_every_ratio_and_speed(tmp_path: Path) -> None:
             "seconds_over_one_group": {"student": ratio(1.1)},
             **WHERE,
         },
+        "changes": {
+            "change": {
+                "added_ms": 0.12,
+                "range_ms": [-1.0, 1.0],
+                "resident_bytes": {"before": 555_052_800, "after": 555_052_800},
+                "ratio": ratio(1.0),
+            },
+            "live_over_fewest": {"7": ratio(1.02), "all": ratio(1.05)},
+            **WHERE,
+        },
         "processes": {
             "sizes": ["88m", "135m"],
             "compiled": False,
@@ -58,6 +68,8 @@ def test_the_report_has_every_ratio_and_speed(tmp_path: Path) -> None:
     assert "| groups | 4,440 | 2,640 | 1.68 |" in text
     assert "| throughput, load 1.5 | 1.40 | 1.30-1.50 | 7 |" in text
     assert "ours over theirs: 0.40" in text
+    assert "adds 0.12 ms (-1.00 to 1.00, n = 7)" in text
+    assert "| all | 1.05 | 0.95-1.15 | 7 |" in text
     assert "| student | 1.10 | 1.00-1.20 | 7 |" in text
     assert (tmp_path / "report.png").read_bytes().startswith(b"\x89PNG")
 
