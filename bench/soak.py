@@ -37,6 +37,7 @@ from boomerang_core.provenance import provenance
 
 IDLE = ("vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc")
 IDLE_SECONDS = 30
+LONGEST = 128  # prompt tokens of what is known
 WARM_UP = 0.2  # of the time; memory grows while caches fill
 
 
@@ -51,7 +52,7 @@ class Memory:
 def known_answers(family: Family) -> Known:
     """What transformers says at every offered size."""
     tokenizer = load_tokenizer(family)
-    prompts: list[list[int]] = [tokenizer(text)["input_ids"] for text in PROMPTS]
+    prompts: list[list[int]] = [tokenizer(text)["input_ids"][:LONGEST] for text in PROMPTS]
     sizes = {row.size: family.table.model_id(row) for row in family.table.offered}
     keys = [(size, place) for size in sizes for place in range(len(prompts))]
     answers = in_transformers(family, keys, prompts)

@@ -32,6 +32,16 @@ def test_a_mixed_step_has_one_split_per_block_in_any_ladder_order() -> None:
     assert (plan.embedding, plan.head_tokens, plan.head_rows) == (6, 5, 1)
 
 
+def test_a_side_without_rows_does_not_run() -> None:
+    ranks = Ranks.of(design())
+    mixed = build_plan(ranks, sizes=[3, 0], tokens=[1, 1])
+    assert all(mixed.runs(0, side) for side in Side)
+    student = build_plan(ranks, sizes=[0], tokens=[1])
+    teacher = build_plan(ranks, sizes=[3], tokens=[1])
+    assert [student.runs(0, side) for side in Side] == [True, False, True]
+    assert [teacher.runs(0, side) for side in Side] == [True, True, False]
+
+
 def test_rows_of_a_side() -> None:
     plan = build_plan(Ranks.of(design()), sizes=[3, 2, 1, 0], tokens=[5, 1, 7, 1])
     assert plan.rows(0, Side.TEACHER) == Rows(0, 2, 0, 6)
