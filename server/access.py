@@ -6,6 +6,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import quote
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -71,7 +72,7 @@ def _log(scope: Scope, status: int, headers: Headers, spent: Usage, seconds: flo
     fields: dict[str, Any] = {
         "request_id": headers.get("x-request-id"),
         "method": scope["method"],
-        "path": scope["path"][:200],
+        "path": quote(scope["path"][:200]),  # decoded by uvicorn: it may hold line ends
         "status": int(status),
         "seconds": _rounded(seconds),
         "size": headers.get("x-boomerang-size"),

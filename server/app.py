@@ -30,7 +30,7 @@ _ID = re.compile(r"[\x21-\x7e]{1,128}")
 _RETRY_SECONDS = 5
 _CORS: dict[str, Any] = {
     "allow_methods": ["GET", "POST"],
-    "allow_headers": ["authorization", "content-type", _REQUEST_ID],
+    "allow_headers": ["*"],  # OpenAI's clients send some of their own; cookies are not allowed
     "expose_headers": [
         _REQUEST_ID,
         "retry-after",

@@ -1,7 +1,10 @@
 """The memory limit of the container that this process runs in, and what of it is for weights."""
 
 import os
+import re
 from pathlib import Path
+
+import psutil
 
 from boomerang_core.errors import SettingsError
 from boomerang_core.sizes import format_bytes
@@ -24,6 +27,22 @@ def default_budget(limit: int | None) -> int | None:
         f"the container may use {format_bytes(limit)}, and the process alone takes about "
         f"{format_bytes(PROCESS_BYTES)}: allow it more, or state memory_budget"
     )
+
+
+def memory_left(root: Path = _ROOT) -> int:
+    """Bytes that more weights may take: what the machine has, and the cgroup allows."""
+    available = int(psutil.virtual_memory().available)
+    limit = memory_limit(root)
+    if limit is None:
+        return available
+    version2 = (root / "memory.current").exists()
+    used = root / ("memory.current" if version2 else "memory/memory.usage_in_bytes")
+    stat = root / ("memory.stat" if version2 else "memory/memory.stat")
+    # Files that were read count as used, and make room when it is needed.
+    name = "inactive_file" if version2 else "total_inactive_file"
+    cached = re.search(rf"^{name} ([0-9]+)$", stat.read_text(), re.MULTILINE)
+    taken = int(used.read_text()) - (int(cached[1]) if cached else 0)
+    return min(available, limit - taken)
 
 
 def memory_limit(root: Path = _ROOT, machine: int | None = None) -> int | None:

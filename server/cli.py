@@ -18,7 +18,7 @@ from boomerang_core.cli import app, family_folder
 from boomerang_core.errors import BoomerangError, SettingsError
 from boomerang_core.family import Family, load_family
 from server.app import create_app
-from server.cgroup import default_budget, memory_limit
+from server.cgroup import default_budget, memory_left, memory_limit
 from server.engine.compat import built_for_cpu
 from server.guard.middleware import Guarding
 from server.guard.room import require_kv_cache, require_memory
@@ -104,7 +104,8 @@ async def _serve(settings: Settings, family: Family, precision: Precision) -> Li
     _set_up_logging(settings)
     require_tracing(settings)
     budget = _budget(settings)
-    residency = Residency(family, settings.kv_cache_bytes, budget, settings.default_size)
+    room = memory_left if built_for_cpu() else None
+    residency = Residency(family, settings.kv_cache_bytes, budget, settings.default_size, room)
     require_kv_cache(family, settings)
     guarding = Guarding.of(settings)
     _warn_if_open(settings)

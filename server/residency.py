@@ -7,7 +7,7 @@ after another, between steps, and offers each as soon as it is there.
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Protocol
@@ -15,6 +15,7 @@ from typing import Protocol
 from boomerang_core.errors import BudgetError, SettingsError, SizeError
 from boomerang_core.family import Family
 from boomerang_core.residency import Plan, Residents, Span, plan
+from boomerang_core.sizes import format_bytes
 from server.sizing import Policy
 
 
@@ -34,10 +35,16 @@ class Residency:
     """The sizes that a server has now, and the requests that run at each."""
 
     def __init__(
-        self, family: Family, kv_bytes: int, budget: int | None, default: str | None = None
+        self,
+        family: Family,
+        kv_bytes: int,
+        budget: int | None,
+        default: str | None = None,
+        room: Callable[[], int] | None = None,
     ) -> None:
         """`family` with the footprints of the served format; `budget` in bytes, KV cache included;
-        `default`: the default size, or `auto`, where it is not the family's.
+        `default`: the default size, or `auto`, where it is not the family's; `room`: bytes that
+        more weights may take now, None where that is for the device to say.
 
         Raises `SettingsError` where the budget fits no size or the default is none.
         """
@@ -47,6 +54,7 @@ class Residency:
             self._whole = Policy.of(family, default)
         except SizeError as error:
             raise SettingsError(f"default_size: {error}") from error
+        self._room = room
         self._running: Counter[int] = Counter()
         self._ended = asyncio.Event()
         self._changing = asyncio.Lock()
@@ -93,9 +101,11 @@ class Residency:
         """Follow another budget; bytes of weights held then.  None: hold every size.
 
         Returns when it is done; running requests have finished at their sizes.  Raises
-        `BudgetError` where the budget fits no size, `BusyError` while another change goes on.
+        `BudgetError` where the budget fits no size or the machine lacks the memory, `BusyError`
+        while another change goes on, `EngineError` where the engine cannot follow.
         """
         target = self._plan(budget)
+        self._require_room(target)
         if self.changing:
             raise BusyError("a change of the memory budget is going on: its requests finish first")
         async with self._changing:
@@ -106,6 +116,14 @@ class Residency:
                 self._offer(target, span)
             self.plan = target
             return held
+
+    def _require_room(self, target: Plan) -> None:
+        more = target.weight_bytes - self.plan.weight_bytes
+        if self._room is not None and more > max(room := self._room(), 0):
+            raise BudgetError(
+                f"not enough memory: the weights would take {format_bytes(more)} more, with "
+                f"{format_bytes(max(room, 0))} available"
+            )
 
     def _plan(self, budget: int | None) -> Plan:
         return plan(self._family, self._residents, budget, self._kv_bytes)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from boomerang_core.cli.common import plain_errors
-from boomerang_core.errors import SettingsError
+from boomerang_core.errors import SettingsError, install_hint
 from boomerang_core.sizes import parse_bytes
 from server.lifecycle import prepare_environment
 from server.settings import read_settings
@@ -95,8 +95,7 @@ def _sampler() -> Any:
     except ModuleNotFoundError as error:
         if str(error.name).partition(".")[0] != "vllm":
             raise
-        extra = "pip install 'boomerang-llm[cpu]', or [gpu]"
-        raise SettingsError(f"sample needs vLLM: {extra}") from error
+        raise SettingsError(f"sample needs vLLM: {install_hint('cpu')}, or [gpu]") from error
     return Sampler
 
 

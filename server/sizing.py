@@ -20,6 +20,8 @@ SIZE_FIELDS = ("size", "memory_budget", "min_size", "max_size")
 """The request fields that are ours, on both completion endpoints."""
 _BOUNDS = ("min_size", "max_size")
 
+MOST_UNKNOWN = 64
+"""Fields of one request that are neither vLLM's nor ours."""
 _ALIASES = {
     "budget": "memory_budget",
     "maxmemory": "memory_budget",
@@ -258,8 +260,12 @@ def refuse_misspelt(names: Iterable[str]) -> None:
     """Raise `SizeError` for a field that looks like one of ours and is not.
 
     An unknown field would be ignored, as OpenAI clients expect; ignoring a misspelt budget would
-    run the default size without a word.
+    run the default size without a word.  Many unknown fields are refused uncompared: the
+    comparison takes time, in which nothing else is served.
     """
+    names = list(names)
+    if len(names) > MOST_UNKNOWN:
+        raise SizeError(f"{len(names)} unknown fields; a request has {MOST_UNKNOWN} at most", None)
     for name in names:
         if meant := _meant(name):
             raise SizeError(f"unknown field {shorten(name)}; did you mean {meant!r}?", name[:64])
@@ -269,7 +275,7 @@ def _meant(name: str) -> str | None:
     """Our field that a misspelt one stands for, or None."""
     plain = "".join(char for char in name.lower() if char.isalnum())
     stem = next((plain.removesuffix(end) for end in _SUFFIXES if plain.endswith(end)), plain)
-    for candidate in (plain, stem):
+    for candidate in dict.fromkeys((plain, stem)):
         if candidate in _ALIASES:
             return _ALIASES[candidate]
         for field, limit in _TYPOS.items():

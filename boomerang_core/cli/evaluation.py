@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from boomerang_core.errors import SettingsError
+from boomerang_core.errors import SettingsError, install_hint
 from boomerang_core.evaluate.tasks import REPORT, TaskSettings, evaluate_tasks
 from boomerang_core.family import Family
 from boomerang_core.sizes import SizeRow
@@ -63,8 +63,9 @@ def check_harness() -> None:
     try:
         importlib.import_module("boomerang_core.evaluate.harness")
     except ModuleNotFoundError as error:
-        extra = "pip install 'boomerang-llm[eval]'"
-        raise SettingsError(f"tasks need the package {error.name}: {extra}") from error
+        raise SettingsError(
+            f"tasks need the package {error.name}: {install_hint('eval')}"
+        ) from error
 
 
 def run_tasks(

@@ -16,7 +16,7 @@ from boomerang_core.cli.common import (
     plain_errors,
 )
 from boomerang_core.cli.evaluation import check_harness, evaluate_text, run_tasks
-from boomerang_core.errors import SettingsError
+from boomerang_core.errors import SettingsError, install_hint
 from boomerang_core.evaluate.tasks import DTYPES, GROUPS, TaskSettings, named_sizes, named_tasks
 from boomerang_core.family import load_family
 
@@ -118,7 +118,6 @@ def report(
             package = str(error.name).partition(".")[0]
             if package not in ("matplotlib", "jinja2"):
                 raise
-            extra = "pip install 'boomerang-llm[eval]'"
-            raise SettingsError(f"a report needs {package}: {extra}") from error
+            raise SettingsError(f"a report needs {package}: {install_hint('eval')}") from error
         sources = Sources(comparison, curves, tasks, similarity, speed)
         typer.echo(write_report(loaded, out, sources))

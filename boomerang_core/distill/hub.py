@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from boomerang_core.distill.records import Document, Feed, read_record
-from boomerang_core.errors import DataError, SettingsError
+from boomerang_core.errors import DataError, SettingsError, install_hint
 
 HUB = "hub:"
 BUFFER = 10_000
@@ -145,7 +145,7 @@ def _clear_errors(source: str) -> Iterator[Any]:
         from pyarrow import ArrowException
     except ModuleNotFoundError as error:
         raise SettingsError(
-            f"{source} needs the package datasets: pip install 'boomerang-llm[train]'"
+            f"{source} needs the package datasets: {install_hint('train')}"
         ) from error
     try:
         yield datasets

@@ -75,7 +75,7 @@ class SizedEngineClient:
         params = copy.copy(sampling_params)  # shared between the prompts of one request
         params.extra_args = {**(params.extra_args or {}), SIZE_KEY: size}
         outputs = self._inner.generate(prompt, params, request_id, **options)
-        flight = None if self._watch is None else self._watch.begin(size)
+        flight = None if self._watch is None else self._watch.begin(size, params.n or 1)
         is_delta = params.output_kind is RequestOutputKind.DELTA
         with self._residency.lease(size):
             try:
@@ -128,9 +128,16 @@ class SizedEngineClient:
             task.get_loop().call_soon_threadsafe(task.cancel)
 
     async def hold_sizes(self, span: Span) -> int:
-        """Hold the weights of those sizes and no others; bytes held, summed over the workers."""
+        """Hold the weights of those sizes and no others; bytes held, summed over the workers.
+
+        Raises `EngineError` with the worker's reason: no memory, or files that have changed.
+        """
         args = (span.smallest, span.largest)
-        return sum(await self._inner.collective_rpc("hold_sizes", args=args))
+        try:
+            held = await self._inner.collective_rpc("hold_sizes", args=args)
+        except Exception as error:  # vLLM's for whatever a worker raised
+            raise EngineError(f"the engine could not follow the budget: {error}") from error
+        return sum(held)
 
     async def resident_bytes(self) -> int:
         """Bytes of weights held, summed over the workers."""

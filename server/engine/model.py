@@ -233,15 +233,16 @@ class BoomerangForCausalLM(nn.Module):
         """Hold what those sizes need: release the rest, and read what is missing."""
         wanted = self._places(span)
         self.residency.release(self.residency.held - wanted)
-        new = self.residency.fill(wanted)
+        missing = wanted - self.residency.held
         try:
+            new = self.residency.fill(wanted)
             self._require(new, self._load(frozenset(new)))
             config = self._vllm_config
             process_weights_after_loading(
                 nn.ModuleList(new.values()), config.model_config, config.device_config.device
             )
         except BaseException:
-            self.residency.release(new)
+            self.residency.release(missing)
             raise
 
     def _require(self, places: Iterable[Place], loaded: set[str]) -> None:

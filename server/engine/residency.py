@@ -141,7 +141,7 @@ class Residency:
             self._weights[place].fill()
             parent, name = self._spot(place)
             parent.add_module(name, self._weights[place].module)
-        self.held |= frozenset(new)
+            self.held |= {place}  # each at once: what was filled before an error can be released
         for owner, name in new:
             party = self._parties[owner]
             if name == "head" and party.tied:

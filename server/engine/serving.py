@@ -249,7 +249,9 @@ def _about_tokens(request: Any) -> float | None:
 
 
 def _tokens_in(text: object) -> float:
-    """Of text by its length; of token ids, their number; of anything else, none."""
+    """Of text by its length; of token ids, their number; of parts, their sum; of all else, none."""
     if isinstance(text, str):
         return len(text) / _CHARS_PER_TOKEN
+    if isinstance(text, list) and text and isinstance(text[0], dict):
+        return sum(_tokens_in(part.get("text")) for part in text)
     return float(len(text)) if isinstance(text, list) else 0.0

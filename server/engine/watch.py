@@ -22,10 +22,10 @@ class Watch:
     chooser: Chooser
     metrics: Metrics
 
-    def begin(self, size: int) -> "Flight":
-        """A request reaches the engine."""
-        flight = Flight(self, size, usage.get() or Usage(), time.monotonic())
-        self.chooser.load.arrived(size, flight.spent.auto, flight.began)
+    def begin(self, size: int, choices: int = 1) -> "Flight":
+        """A request for so many answers reaches the engine."""
+        flight = Flight(self, size, choices, usage.get() or Usage(), time.monotonic())
+        self.chooser.load.arrived(size, flight.spent.auto, flight.began, choices)
         self.metrics.began(self.table.rows[size])
         return flight
 
@@ -40,6 +40,7 @@ class Flight:
 
     watch: Watch
     size: int
+    choices: int
     spent: Usage
     began: float
     generated: int = 0
@@ -56,8 +57,11 @@ class Flight:
         now = time.monotonic()
         done = self._finished(now)
         whole = self.last is not None and self.last.finished
-        lengths = (done.prompt_tokens, done.generated_tokens) if whole else None
-        self.watch.chooser.load.ended(self.size, now, lengths)
+        lengths = (done.prompt_tokens, done.generated_tokens / self.choices) if whole else None
+        load = self.watch.chooser.load
+        if self.last is None:
+            load.refused(self.choices)
+        load.ended(self.size, now, lengths, self.choices)
         self.watch.metrics.ended(self.watch.table.rows[self.size], done, whole)
         spent = self.spent
         spent.prompt_tokens += done.prompt_tokens

@@ -100,7 +100,7 @@ class Chooser:
         self._rising: tuple[float, int] | None = None  # since when, and to which size at most
         self._updated = self._fell = -math.inf
         self._patience = 1
-        self._rose = False  # the last move
+        self._risen = -math.inf  # when, where that was the last move
 
     @classmethod
     def of(cls, table: SizeTable, objective: Objective, slots: int) -> "Chooser":
@@ -170,14 +170,15 @@ class Chooser:
         since, target = self._rising or (now, roomy)
         self._rising = (since, min(target, roomy))
         if now - since >= RISE_SECONDS * self._patience or idle >= RISE_SECONDS:
-            self._level, self._rising, self._rose = self._rising[1], None, True
+            self._level, self._rising, self._risen = self._rising[1], None, now
 
     def _fall(self, level: int, now: float) -> None:
-        if now - self._fell > RISE_SECONDS * _MOST_PATIENCE:
-            self._patience = 1
-        if self._rose:
+        lately = now - RISE_SECONDS * _MOST_PATIENCE
+        if self._risen >= lately:  # the rise is taken back
             self._patience = min(2 * self._patience, _MOST_PATIENCE)
-        self._level, self._rising, self._rose, self._fell = level, None, False, now
+        elif self._fell < lately:
+            self._patience = 1
+        self._level, self._rising, self._risen, self._fell = level, None, -math.inf, now
 
     def _within(self, available: Sequence[SizeRow], level: int) -> int:
         """The level, or where it is not available the next smaller size that is."""

@@ -63,25 +63,31 @@ class Load:
     _output_tokens: float = _OUTPUT_TOKENS
     _finished: int = 0
 
-    def arrived(self, size: int, auto: bool, now: float) -> None:
-        """A request begins; `auto` where its size was ours to choose."""
+    def arrived(self, size: int, auto: bool, now: float, choices: int = 1) -> None:
+        """A request for so many answers begins; `auto` where its size was ours to choose."""
         self._settle(now)
-        self.in_flight[size] += 1
-        self.waiting += 1  # until the engine counts
+        self.in_flight[size] += choices
+        self.waiting += choices  # until the engine counts
         rate = self._auto if auto else self._fixed.setdefault(size, Fading(RATE_SECONDS))
-        rate.add(1.0, now)
+        rate.add(choices, now)
 
     def queued(self, count: int) -> None:
         """The engine counted its waiting requests."""
         self.waiting = count
 
-    def ended(self, size: int, now: float, lengths: tuple[int, int] | None = None) -> None:
+    def refused(self, choices: int = 1) -> None:
+        """A request that arrived never came to the engine."""
+        self.waiting = max(self.waiting - choices, 0)
+
+    def ended(
+        self, size: int, now: float, lengths: tuple[int, float] | None = None, choices: int = 1
+    ) -> None:
         """A request ends.
 
-        `lengths` are the tokens of prompt and answer, None where it was broken off.
+        `lengths` are the tokens of the prompt and of an answer, None where it was broken off.
         """
         self._settle(now)
-        self.in_flight[size] -= 1
+        self.in_flight[size] -= choices
         if lengths is None:
             return
         self._finished += 1

@@ -55,7 +55,8 @@ function chosen(side) {
 function fillControls() {
   const middle = sizes[Math.floor((sizes.length - 1) / 2)];
   for (const side of SIDES) $(`#${side}`).max = sizes.length - 1;
-  $("#first").value = sizes.findIndex((row) => row.id === family.default);
+  const preset = sizes.findIndex((row) => row.id === family.default); // none where that is auto
+  $("#first").value = preset < 0 ? sizes.length - 1 : preset;
   $("#second").value = sizes.indexOf(middle);
   for (const end of document.querySelectorAll(".smallest")) end.textContent = sizes[0].size;
   for (const end of document.querySelectorAll(".largest")) end.textContent = sizes.at(-1).size;
@@ -211,18 +212,26 @@ function ask(side, row, signal) {
 
 async function send() {
   if (running) return;
-  if (byBudget()) await resolveBudget(); // what is sent is what is shown
-  if (byBudget() && !budget) return $("#budget").focus();
-  running = new AbortController();
+  running = new AbortController(); // before anything is awaited: a second send must see it
   $("#send").disabled = true;
   $("#stop").disabled = false;
+  try {
+    await answerBoth(running.signal);
+  } finally {
+    running = null;
+    $("#send").disabled = false;
+    $("#stop").disabled = true;
+  }
+}
+
+async function answerBoth(signal) {
+  if (byBudget()) await resolveBudget(); // what is sent is what is shown
+  if (signal.aborted) return;
+  if (byBudget() && !budget) return $("#budget").focus();
   const sides = comparing() ? SIDES : ["first"];
   $("#progress").textContent = "answering";
-  const ends = await Promise.all(sides.map((side) => ask(side, chosen(side), running.signal)));
+  const ends = await Promise.all(sides.map((side) => ask(side, chosen(side), signal)));
   $("#progress").textContent = ends.join("; ");
-  running = null;
-  $("#send").disabled = false;
-  $("#stop").disabled = true;
 }
 
 // ── Wiring ─────────────────────────────────────────────────────────────────────────────────────

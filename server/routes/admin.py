@@ -5,6 +5,7 @@ from http import HTTPStatus
 from fastapi import APIRouter
 from starlette.exceptions import HTTPException
 
+from boomerang_core.errors import EngineError
 from boomerang_core.sizes import parse_bytes
 from server import schemas
 from server.lifecycle import Lifecycle
@@ -33,6 +34,8 @@ def admin_router(residency: Residency, lifecycle: Lifecycle, metrics: Metrics) -
             metrics.set_resident(await residency.change(budget, engine))
         except BusyError as error:
             raise HTTPException(HTTPStatus.CONFLICT, str(error)) from error
+        except EngineError as error:
+            raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, str(error)) from error
         return schemas.BudgetBody.of(residency)
 
     return router

