@@ -95,7 +95,9 @@ def check(handler: type[Health], tls: tuple[Path, Path] | None) -> int:
         env["BOOMERANG_TLS_CERT_FILE"] = str(tls[0])
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        return subprocess.run([sys.executable, *command[1:]], env=env, stderr=subprocess.DEVNULL).returncode
+        return subprocess.run(
+            [sys.executable, *command[1:]], env=env, stderr=subprocess.DEVNULL
+        ).returncode
     finally:
         server.shutdown()
         server.server_close()
