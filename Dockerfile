@@ -63,8 +63,9 @@ EXPOSE 8000
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["tini", "--", "boomerang"]
 CMD ["serve"]
+# Over TLS where the server has a certificate; it names a host, not this address.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=15m --retries=3 \
-    CMD ["python3", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ.get('BOOMERANG_PORT', '8000') + '/health')"]
+    CMD ["python3", "-c", "import os, ssl, urllib.request as r; e = os.environ; s = 's' if e.get('BOOMERANG_TLS_CERT_FILE') else ''; r.build_opener(r.ProxyHandler({}), r.HTTPSHandler(context=ssl._create_unverified_context())).open(f'http{s}://127.0.0.1:' + e.get('BOOMERANG_PORT', '8000') + '/health')"]
 
 FROM runtime AS gpu
 # Triton compiles a small C stub for every kernel that it launches: the one compiler that stays.

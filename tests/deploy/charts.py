@@ -22,10 +22,17 @@ def values(profile: Path | None) -> Object:
     return {} if profile is None else yaml.safe_load(profile.read_text()) or {}
 
 
-def render(chart: Path, given: Object) -> list[Object]:
-    """Every object of a release called `boomerang` in the namespace `llm`."""
-    templates = helm.Chart.load(str(chart)).render(given, name="boomerang", namespace="llm")
-    documents = (document for text in templates.values() for document in yaml.safe_load_all(text))
+def rendered(chart: Path, given: Object, release: str) -> dict[str, str]:
+    """The text of every template by its name, for a release in the namespace `llm`."""
+    templates = helm.Chart.load(str(chart)).render(given, name=release, namespace="llm")
+    return {Path(path).name: text for path, text in templates.items()}
+
+
+def render(chart: Path, given: Object, release: str = "boomerang") -> list[Object]:
+    """Every object of such a release."""
+    templates = rendered(chart, given, release)
+    files = (text for name, text in templates.items() if name.endswith(".yaml"))
+    documents = (document for text in files for document in yaml.safe_load_all(text))
     return [document for document in documents if document]
 
 

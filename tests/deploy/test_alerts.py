@@ -2,25 +2,29 @@
 
 import json
 import re
+import shutil
 import socket
 import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import httpx
 import pytest
 import yaml
 
+from boomerang_core.errors import BudgetError, SizeError, UnavailableSizeError, UnknownSizeError
+from server.errors import Refusal, refusal_of
 from tests.api.servers import Running
-from tests.deploy.charts import ROOT, SERVE
+from tests.deploy.charts import ROOT, SERVE, only, render
 
-ALERTS = SERVE / "files" / "alerts.yaml"
+ALERTS = only(render(SERVE, {"monitoring": {"rules": True}}), "PrometheusRule")["spec"]
+CASES = Path(__file__).parent / "alerts_test.yaml"
 DASHBOARD = json.loads((SERVE / "files" / "dashboard.json").read_text())
 QUERIES = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
-RULES = [rule for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]]
+RULES = [rule for group in ALERTS["groups"] for rule in group["rules"]]
 SECONDS = 60
 
 
@@ -30,8 +34,15 @@ def test_every_alert_is_in_the_runbook() -> None:
         assert f"`{rule['alert']}`" in runbook
 
 
+def test_every_reason_of_a_refusal_is_in_the_runbook() -> None:
+    errors = (BudgetError, UnavailableSizeError, UnknownSizeError, SizeError)
+    runbook = (ROOT / "docs" / "operations.md").read_text()
+    for reason in (*get_args(Refusal), *(refusal_of(each("", "size")) for each in errors)):
+        assert f"\n| `{reason}` |" in runbook
+
+
 def test_every_alert_has_a_unit_test() -> None:
-    tests = yaml.safe_load((Path(__file__).parent / "alerts_test.yaml").read_text())["tests"]
+    tests = yaml.safe_load(CASES.read_text())["tests"]
     tested = [case for test in tests for case in test["alert_rule_test"]]
     for rule in RULES:
         cases = [case for case in tested if case["alertname"] == rule["alert"]]
@@ -40,11 +51,11 @@ def test_every_alert_has_a_unit_test() -> None:
 
 
 @pytest.mark.prometheus
-def test_alerts_fire_and_stay_silent() -> None:
-    for command in (["check", "rules", ALERTS], ["test", "rules", "tests/deploy/alerts_test.yaml"]):
-        done = subprocess.run(
-            ["promtool", *map(str, command)], cwd=ROOT, capture_output=True, text=True
-        )
+def test_alerts_fire_and_stay_silent(tmp_path: Path) -> None:
+    (tmp_path / "alerts.yaml").write_text(yaml.safe_dump(ALERTS))
+    shutil.copy(CASES, tmp_path)
+    for command in (["check", "rules", "alerts.yaml"], ["test", "rules", CASES.name]):
+        done = subprocess.run(["promtool", *command], cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -54,13 +65,14 @@ def prometheus(pod: Running, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     folder = tmp_path_factory.mktemp("prometheus")
     target = {
         "targets": [pod.url.removeprefix("http://")],
-        "labels": {"namespace": "llm", "pod": "boomerang-0"},
+        "labels": {"namespace": "llm", "pod": "boomerang-7d9c5b6f4-x2k8p"},
     }
+    (folder / "alerts.yaml").write_text(yaml.safe_dump(ALERTS))
     (folder / "prometheus.yml").write_text(
         yaml.safe_dump(
             {
                 "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
-                "rule_files": [str(ALERTS)],
+                "rule_files": [str(folder / "alerts.yaml")],
                 "scrape_configs": [{"job_name": "boomerang", "static_configs": [target]}],
             }
         )

@@ -1,4 +1,4 @@
-"""Every profile of the charts: linted, valid, safe; bad values refused by name."""
+"""Every profile of the charts: linted, valid, safe."""
 
 import json
 import os
@@ -12,6 +12,7 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import typer.main
+import yaml
 
 from boomerang_core.cli import app
 from server.settings import Settings
@@ -91,6 +92,13 @@ def test_a_wrong_custom_resource_is_noticed(kind: str, path: tuple[Any, ...], wr
     parent[path[-1]] = wrong
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(item, CUSTOM[f"{item['apiVersion']}/{item['kind']}"])
+
+
+@pytest.mark.parametrize("chart", [SERVE, DISTILL])
+def test_no_older_kubernetes_is_let_in_than_is_tested(chart: Path) -> None:
+    """Image volumes too are there from 1.35 on."""
+    about = yaml.safe_load((chart / "Chart.yaml").read_text())
+    assert about["kubeVersion"] == f">={MINORS[0]}.0-0"
 
 
 @every_case
@@ -200,7 +208,8 @@ def test_the_budget_follows_the_limit() -> None:
     script = server["args"][0].replace(
         "exec boomerang serve", "sh -c 'echo $BOOMERANG_MEMORY_BUDGET'"
     )
-    env = {"MEMORY_LIMIT": str(3 << 30), "MEMORY_RESERVE": server["env"][1]["value"]}
+    (reserve,) = (item["value"] for item in server["env"] if item["name"] == "MEMORY_RESERVE")
+    env = {"MEMORY_LIMIT": str(3 << 30), "MEMORY_RESERVE": reserve}
     said = subprocess.run(["/bin/sh", "-ec", script], env=env, capture_output=True, text=True)
     assert int(said.stdout) == (3 << 30) - (1536 << 20)
 
@@ -220,70 +229,6 @@ def test_slices_of_different_memory_get_different_budgets() -> None:
         for p in (SERVE / "profiles" / "mig-10gb.yaml", SERVE / "profiles" / "mig-20gb.yaml")
     ]
     assert budgets == [int(9.5 * 2**30) - (1536 << 20), int(19.5 * 2**30) - (1536 << 20)]
-
-
-GPU = {"image": {"flavour": "gpu"}, "accelerator": {"resource": "nvidia.com/gpu"}}
-BAD: list[tuple[Path, Any, str]] = [
-    (SERVE, {"replicas": "two"}, "/replicas"),
-    (SERVE, {"replicsa": 2}, "replicsa"),
-    (SERVE, {"settings": {"prot": 1}}, "prot"),
-    (SERVE, {"settings": {"max_model_len": 0}}, "/settings/max_model_len"),
-    (SERVE, {"settings": {"kv_cache_bytes": "lots"}}, "/settings/kv_cache_bytes"),
-    (SERVE, {"settings": {"dtype": "int1"}}, "/settings/dtype"),
-    (SERVE, {"settings": {"kv_cache_bytes": "8GiB"}}, "settings.kv_cache_bytes"),
-    (SERVE, {"image": {"flavour": "tpu"}}, "/image/flavour"),
-    (SERVE, {"image": {"flavour": "gpu"}}, "accelerator.resource"),
-    (SERVE, {"accelerator": {"resource": "nvidia.com/gpu"}}, "image.flavour"),
-    (SERVE, {"memoryBudget": {"from": "fixed", "fixed": "8GiB"}}, "memoryBudget.fixed"),
-    (SERVE, {"memoryBudget": {"from": "fixed"}}, "/memoryBudget/fixed"),
-    (SERVE, {"memoryBudget": {"from": "device"}}, "/memoryBudget/device"),
-    (SERVE, {"memoryBudget": {"from": "limit", "reserve": "5Gi"}}, "memoryBudget.reserve"),
-    (SERVE, {**GPU, "memoryBudget": {"from": "limit"}}, "memoryBudget.from"),
-    (
-        SERVE,
-        {**GPU, "memoryBudget": {"from": "fixed", "device": "9Gi", "fixed": "10GiB"}},
-        "memoryBudget.fixed",
-    ),
-    (
-        SERVE,
-        {
-            "image": {"flavour": "gpu"},
-            "accelerator": {"resource": "nvidia.com/mig-1g.10gb", "count": 2},
-        },
-        "accelerator.count",
-    ),
-    (SERVE, {"terminationGracePeriodSeconds": 20}, "terminationGracePeriodSeconds"),
-    (SERVE, {"replicas": 2, "storage": {"create": True}}, "storage.accessMode"),
-    (SERVE, {"family": {"source": "volume"}}, "storage.existingClaim"),
-    (SERVE, {"family": {"source": "hub"}}, "/family/hub/re"),
-    (
-        SERVE,
-        {"family": {"source": "hub", "hub": {"repository": "a/b", "revision": "main"}}},
-        "/family/hub/revision",
-    ),
-    (SERVE, {"autoscaling": {"minReplicas": 9}}, "autoscaling.minReplicas"),
-    (SERVE, {"autoscaling": {"kvUsage": 80}}, "/autoscaling/kvUsage"),
-    (SERVE, {"keys": {"api": ["short"]}}, "/keys/api"),
-    (SERVE, {"keys": {"admin": ["0123456789abcdef"]}}, "keys.admin"),
-    (SERVE, {"gateway": {"pool": True, "endpointPicker": "x"}}, "gateway.pool"),
-    (SERVE, {"resources": {"limits": {"memory": "plenty"}}}, "/resources/limits/memory"),
-    (SERVE, {"startupSeconds": 1}, "/startupSeconds"),
-    (DISTILL, {}, "/teacher"),
-    (DISTILL, {"teacher": "t", "texts": []}, "/texts"),
-    (DISTILL, {"teacher": "t", "texts": ["x"], "nodes": 0}, "/nodes"),
-    (
-        DISTILL,
-        {"teacher": "t", "texts": ["x"], "nodes": 2, "accelerator": {"resource": ""}},
-        "nodes",
-    ),
-]
-
-
-@pytest.mark.parametrize(("chart", "given", "names"), BAD, ids=[names for _, _, names in BAD])
-def test_bad_values_are_refused_by_name(chart: Path, given: Object, names: str) -> None:
-    with pytest.raises(helm.HelmError) as refused:
-        render(chart, given)
-    assert names in str(refused.value)
 
 
 @pytest.mark.parametrize("profile", profiles(DISTILL), ids=lambda path: path.stem)

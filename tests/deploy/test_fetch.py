@@ -13,19 +13,32 @@ from tests.deploy.charts import ROOT, SERVE
 FAMILY = ROOT / "boomerang_core" / "families" / "smollm2-135m"
 
 
+REVISION = "0" * 40
+
+
 @pytest.fixture
 def commands(tmp_path: Path) -> Path:
-    """A PATH with `boomerang`, and clients of a hub and a store that copy the shipped family."""
+    """A PATH with `boomerang`, and clients of a hub and a store that have the shipped family."""
     folder = tmp_path / "bin"
     folder.mkdir()
-    copy = f'[ -z "$FAILS" ] || exit 1\ncp -r {FAMILY} "$INCOMING"\nmkdir "$INCOMING/.cache"\n'
-    for name, script in (
-        ("boomerang", f'exec {sys.executable} -m boomerang_core "$@"\n'),
-        ("hf", copy + 'touch "$INCOMING/.cache/note.metadata"\n'),
-        ("rclone", copy + 'rmdir "$INCOMING/.cache"\n'),
+    for name, command in (
+        ("python", f'exec {sys.executable} "$@"'),
+        ("boomerang", f'exec {sys.executable} -m boomerang_core "$@"'),
+        ("hf", f'exec {sys.executable} -m tests.deploy.fake_hf "$@"'),
+        ("rclone", f'[ -z "$FAILS" ] || exit 1\ncp -r {FAMILY} "$INCOMING"'),
     ):
-        (folder / name).write_text("#!/bin/sh\n" + script)
+        (folder / name).write_text(f"#!/bin/sh\n{command}\n")
         (folder / name).chmod(0o755)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def repository(tmp_path: Path) -> Path:
+    """The family as a hub has it, with the files that a hub or its owner adds."""
+    folder = tmp_path / "hub" / "o" / "f" / REVISION
+    shutil.copytree(FAMILY, folder)
+    for name in (".gitattributes", "README.md", "LICENSE"):
+        (folder / name).touch()
     return folder
 
 
@@ -34,7 +47,8 @@ def sh(
 ) -> "subprocess.CompletedProcess[str]":
     """Run a script of the chart as pod `a`."""
     given = {"TARGET": str(families / "f"), "INCOMING": str(families / ".incoming-a"), "FAILS": ""}
-    given |= {"REPOSITORY": "o/f", "REVISION": "0" * 40, "REMOTE": "s3:f", **env}
+    given |= {"REPOSITORY": "o/f", "REVISION": REVISION, "REMOTE": "s3:f", **env}
+    given["HUB"] = str(families / "hub")
     return subprocess.run(
         ["/bin/sh", str(SERVE / "files" / script)],
         env={**os.environ, "PATH": f"{commands}:{os.environ['PATH']}", **given},
@@ -47,11 +61,22 @@ def sh(
 @pytest.mark.parametrize("source", ["hub", "rclone"])
 def test_fetched_verified_in_place(source: str, commands: Path, tmp_path: Path) -> None:
     for _ in range(2):  # the second time nothing is fetched
-        assert sh(f"fetch-{source}.sh", commands, tmp_path).returncode == 0
+        done = sh(f"fetch-{source}.sh", commands, tmp_path)
+        assert done.returncode == 0, done.stderr
         done = sh("verify.sh", commands, tmp_path)
         assert done.returncode == 0, done.stderr
         assert (tmp_path / "f" / "family.json").exists()
         assert not (tmp_path / ".incoming-a").exists()
+
+
+def test_a_file_that_the_hub_lacks_is_named(
+    repository: Path, commands: Path, tmp_path: Path
+) -> None:
+    (repository / "recipe.json").unlink()
+    sh("fetch-hub.sh", commands, tmp_path)
+    done = sh("verify.sh", commands, tmp_path)
+    assert done.returncode != 0
+    assert "lacks recipe.json" in done.stderr
 
 
 def test_a_flipped_byte_is_not_put_in_place(commands: Path, tmp_path: Path) -> None:

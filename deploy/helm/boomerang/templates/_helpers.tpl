@@ -1,6 +1,7 @@
+{{/* Short enough that a pod's name keeps the whole hash of its ReplicaSet: see podPattern. */}}
 {{- define "boomerang.name" -}}
-{{- if contains .Chart.Name .Release.Name -}}{{ .Release.Name | trunc 52 | trimSuffix "-" }}
-{{- else -}}{{ printf "%s-%s" .Release.Name .Chart.Name | trunc 52 | trimSuffix "-" }}{{- end -}}
+{{- if contains .Chart.Name .Release.Name -}}{{ .Release.Name | trunc 46 | trimSuffix "-" }}
+{{- else -}}{{ printf "%s-%s" .Release.Name .Chart.Name | trunc 46 | trimSuffix "-" }}{{- end -}}
 {{- end }}
 
 {{- define "boomerang.selector" -}}
@@ -13,6 +14,11 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+{{- end }}
+
+{{/* Matches the names of this release's pods (name, hash, suffix), and of no release called name-… */}}
+{{- define "boomerang.podPattern" -}}
+{{ include "boomerang.name" . }}-[a-z0-9]+-[a-z0-9]+
 {{- end }}
 
 {{- define "boomerang.image" -}}
@@ -40,6 +46,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- define "boomerang.family" -}}
 {{- if eq .Values.family.source "shipped" -}}{{ .Values.family.name }}
 {{- else if eq .Values.family.source "image" -}}/artefact
+{{- /* another revision is another folder: it is fetched, and a rollback finds the old one */ -}}
+{{- else if eq .Values.family.source "hub" -}}/families/{{ .Values.family.name }}-{{ .Values.family.hub.revision | trunc 12 }}
 {{- else -}}/families/{{ .Values.family.name }}{{- end -}}
 {{- end }}
 
@@ -56,6 +64,33 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- $sum := 0 -}}
 {{- range $parts }}{{ $sum = add $sum (ceil .) }}{{ end -}}
 {{- $sum -}}
+{{- end }}
+
+{{/* An environment: `own`, as YAML, and `extra`, which wins, since a name may be there only once. */}}
+{{- define "boomerang.env" -}}
+{{- $taken := list -}}
+{{- range .extra }}{{ $taken = append $taken .name }}{{ end -}}
+{{- $all := list -}}
+{{- range .own | fromYamlArray }}{{ if not (has .name $taken) }}{{ $all = append $all . }}{{ end }}{{ end -}}
+{{- with concat $all .extra }}{{ toYaml . }}{{ end -}}
+{{- end }}
+
+{{- define "boomerang.serverEnv" -}}
+{{- if eq .Values.memoryBudget.from "limit" }}
+- name: MEMORY_LIMIT # in bytes
+  valueFrom: {resourceFieldRef: {containerName: server, resource: limits.memory}}
+- {name: MEMORY_RESERVE, value: {{ include "boomerang.bytes" .Values.memoryBudget.reserve | quote }}}
+{{- end }}
+{{- if eq .Values.image.flavour "cpu" }}
+# vLLM would bind the threads of every pod to the same first cores of the node.
+- {name: VLLM_CPU_OMP_THREADS_BIND, value: nobind}
+- name: OMP_NUM_THREADS # whole cores, rounded up
+  valueFrom: {resourceFieldRef: {containerName: server, resource: requests.cpu}}
+{{- end }}
+{{- with .Values.family.teacherTokenSecret }}
+- name: HF_TOKEN
+  valueFrom: {secretKeyRef: {name: {{ . }}, key: token}}
+{{- end }}
 {{- end }}
 
 {{/* Security of every container; the pod's part is in boomerang.podSecurity. */}}
@@ -88,18 +123,7 @@ seccompProfile: {type: RuntimeDefault}
   image: {{ $family.rclone.image }}
   {{- end }}
   command: [/bin/sh, /scripts/fetch-{{ $family.source }}.sh]
-  env:
-    {{- include "boomerang.fetchEnv" . | nindent 4 }}
-    {{- if eq $family.source "hub" }}
-    - {name: REPOSITORY, value: {{ $family.hub.repository | quote }}}
-    - {name: REVISION, value: {{ $family.hub.revision | quote }}}
-    {{- with $family.hub.tokenSecret }}
-    - name: HF_TOKEN
-      valueFrom: {secretKeyRef: {name: {{ . }}, key: token}}
-    {{- end }}
-    {{- else }}
-    - {name: REMOTE, value: {{ $family.rclone.remote | quote }}}
-    {{- end }}
+  env: {{- include "boomerang.env" (dict "own" (include "boomerang.fetchEnv" .) "extra" .Values.extraEnv) | nindent 4 }}
   securityContext: {{- include "boomerang.containerSecurity" . | nindent 4 }}
   resources: {{- include "boomerang.initResources" . | nindent 4 }}
   volumeMounts:
@@ -116,7 +140,7 @@ seccompProfile: {type: RuntimeDefault}
   image: {{ include "boomerang.image" . }}
   imagePullPolicy: {{ .Values.image.pullPolicy }}
   command: [/bin/sh, /scripts/verify.sh]
-  env: {{- include "boomerang.fetchEnv" . | nindent 4 }}
+  env: {{- include "boomerang.targetEnv" . | nindent 4 }}
   securityContext: {{- include "boomerang.containerSecurity" . | nindent 4 }}
   resources: {{- include "boomerang.initResources" . | nindent 4 }}
   volumeMounts:
@@ -130,6 +154,21 @@ seccompProfile: {type: RuntimeDefault}
 {{- end }}
 
 {{- define "boomerang.fetchEnv" -}}
+{{- $family := .Values.family -}}
+{{ include "boomerang.targetEnv" . }}
+{{- if eq $family.source "hub" }}
+- {name: REPOSITORY, value: {{ $family.hub.repository | quote }}}
+- {name: REVISION, value: {{ $family.hub.revision | quote }}}
+{{- with $family.hub.tokenSecret }}
+- name: HF_TOKEN
+  valueFrom: {secretKeyRef: {name: {{ . }}, key: token}}
+{{- end }}
+{{- else }}
+- {name: REMOTE, value: {{ $family.rclone.remote | quote }}}
+{{- end }}
+{{- end }}
+
+{{- define "boomerang.targetEnv" -}}
 - {name: TARGET, value: {{ include "boomerang.family" . }}}
 {{- if has .Values.family.source (list "hub" "rclone") }}
 - name: POD_NAME
