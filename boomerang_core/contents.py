@@ -1,7 +1,7 @@
 """Which files a family folder holds, and that each has the sha256 in its index.
 
-What begins with a dot is nobody's to check (a hub's client keeps its notes there); neither is a
-README.md beside the index, such as a model card.
+Neither listed nor checked is what no program reads: names that begin with a dot (a hub's client
+keeps its notes there), and a model card or a licence beside the index.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ INDEX = "family.json"
 TEACHER = "teacher"
 """The folder of a packed family's teacher."""
 
-_CARD = "README.md"
+_FOR_PEOPLE = frozenset({"README.md", "LICENSE"})
 _CHUNK = 1 << 20
 
 
@@ -39,7 +39,7 @@ def list_files(folder: Path, known: Mapping[str, str]) -> dict[str, str]:
     return {
         name: (_is_teacher_weights(name) and known.get(name)) or sha256_of(folder / name)
         for name in files_in(folder)
-        if name != _CARD
+        if name not in _FOR_PEOPLE
     }
 
 
@@ -53,7 +53,7 @@ def verify_files(folder: Path, expected: object, teacher_weights: bool) -> None:
     present = set(files_in(folder))
     if missing := sorted(set(expected) - present):
         raise FamilyError(f"{folder} lacks {missing[0]}")
-    if unlisted := sorted(present - set(expected) - {_CARD}):
+    if unlisted := sorted(present - set(expected) - _FOR_PEOPLE):
         raise FamilyError(f"{folder} holds {unlisted[0]}, which {INDEX} does not list")
     for name, digest in expected.items():
         read = teacher_weights or not _is_teacher_weights(name)
