@@ -89,16 +89,16 @@ def _check_teacher(family: Family, source: Path) -> None:
 
 
 def _copy_checkpoint(source: Path, out: Path) -> None:
-    for path in [source / "config.json", *_weight_files(source)]:
+    for path in [source / "config.json", *weight_files(source)]:
         copy_file(path, out / path.name)
     check_weights(out)
     copy_companions(source, out)
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    """What transformers reads: one file, or an index and its shards.
+def weight_files(folder: Path) -> list[Path]:
+    """What transformers reads of a checkpoint's weights: one file, or an index and its shards.
 
-    Some checkpoints hold their weights a second time, in files of another layout.
+    Some checkpoints hold them a second time, in files of another layout.
     """
     if (folder / _WEIGHTS).is_file():
         return [folder / _WEIGHTS]

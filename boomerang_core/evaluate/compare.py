@@ -40,6 +40,7 @@ from boomerang_core.evaluate.perplexity import evaluate_routes, evaluation_rows
 from boomerang_core.evaluate.record import rounded
 from boomerang_core.family import Family, sha256_of
 from boomerang_core.footprint import route_params
+from boomerang_core.packing import weight_files
 from boomerang_core.provenance import provenance
 from boomerang_core.route import teacher_route
 from boomerang_core.student import load_student
@@ -125,8 +126,9 @@ def _same_teacher(first: Family, other: Family) -> bool:
 
 
 def _weights(folder: Path) -> dict[str, str]:
-    """The sha256 of each of a checkpoint's files of weights."""
-    return {file.name: sha256_of(file) for file in sorted(folder.glob("*.safetensors"))}
+    """The sha256 of each of the files that a checkpoint's weights are read from."""
+    files = (file for file in weight_files(folder) if file.suffix == ".safetensors")
+    return {file.name: sha256_of(file) for file in files}
 
 
 class _Bench:

@@ -15,6 +15,7 @@ from boomerang_core import cli
 from boomerang_core.assemble import assemble, export
 from boomerang_core.checkpoint import load_teacher, load_tokenizer, parse_teacher, teacher_folder
 from boomerang_core.errors import BoomerangError, CheckpointError, FamilyError, SettingsError
+from boomerang_core.evaluate.compare import Texts, compare
 from boomerang_core.evaluate.record import save_report
 from boomerang_core.family import INDEX, Family, load_family, verify_family
 from boomerang_core.merging import merge_family
@@ -149,6 +150,17 @@ def test_a_packed_family_is_packed_again(family: Family, tmp_path: Path) -> None
     with pytest.raises(FamilyError, match=r"teacher/model\.safetensors is corrupt"):
         pack_family(packed, tmp_path / "third")
     assert not (tmp_path / "third").exists()
+
+
+def test_a_family_is_compared_with_its_packed_self(family: Family, tmp_path: Path) -> None:
+    """One teacher, though the files that nothing reads were not packed."""
+    text = tmp_path / "text.txt"
+    text.write_text(" ".join(f"w{4 + i % 50}" for i in range(100)))
+    families = {"here": family, "packed": pack_family(family, tmp_path / "packed")}
+    out = tmp_path / "comparison.json"
+    found = compare(families, [], Texts(text, 60, 32), out, torch.device("cpu"))
+    assert [series.name for series in found.series] == ["here", "packed"]
+    assert found.series[0].points == found.series[1].points
 
 
 def test_a_merged_family_takes_its_teacher_along(family: Family, tmp_path: Path) -> None:
