@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from boomerang_core.architectures import architecture_of
 from boomerang_core.architectures import model_shape as model_shape
-from boomerang_core.errors import CheckpointError
+from boomerang_core.errors import CheckpointError, WriteError
 from boomerang_core.family import Family, TeacherRef, sha256_of
+from boomerang_core.provenance import copy_file
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +32,8 @@ STUDENT_CONFIG = "student_config.json"  # which teacher layers one of the paper'
 _PACKAGE = "package:"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?(?:@[\w./-]+)?", re.ASCII)
 _TOKENIZER_FILES = (
-    "tokenizer*",
+    "tokenizer*.json",
+    "tokenizer.model*",
     "special_tokens_map.json",
     "added_tokens.json",
     "chat_template.*",
@@ -78,11 +80,7 @@ def teacher_folder(source: Source, cache: Path | None = None) -> Path:
     ref = source.teacher if isinstance(source, Family) else source
     if ref.kind == "package":
         return _dequantised(_package_file(ref), cache)
-    if ref.kind == "hub":
-        folder = _hub_snapshot(ref)
-    else:
-        folder = Path(ref.location)
-        folder = source.root / folder if isinstance(source, Family) else folder
+    folder = _hub_snapshot(ref) if ref.kind == "hub" else _local_folder(source, ref)
     if ref.file is not None:
         return _dequantised(folder / ref.file, cache)
     return _require_checkpoint(folder)
@@ -156,7 +154,7 @@ def copy_companions(folder: Path, out: Path) -> None:
     """Copy what goes with the weights: the tokenizer's files and the generation config."""
     for pattern in _COMPANIONS:
         for path in folder.glob(pattern):
-            shutil.copyfile(path, out / path.name)
+            copy_file(path, out / path.name)
 
 
 def require_unused(out: Path) -> None:
@@ -168,11 +166,15 @@ def require_unused(out: Path) -> None:
 def write_folder(out: Path, fill: Callable[[Path], None]) -> None:
     """Let `fill` write a neighbouring temporary folder, then rename it to `out`: whole or absent.
 
-    Raises `CheckpointError` where `out` exists and is not an empty folder.
+    Raises `CheckpointError` where `out` exists and is not an empty folder, `WriteError` where
+    there cannot be one.
     """
     require_unused(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    except OSError as error:
+        raise WriteError(f"cannot write {out}: {error.strerror or error}") from error
     try:
         fill(temporary)
         temporary.chmod(0o755)
@@ -203,6 +205,18 @@ def clear_errors(where: Path) -> Iterator[None]:
     ) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"cannot read the checkpoint {where}: {reason}") from error
+
+
+def _local_folder(source: Family | TeacherRef, ref: TeacherRef) -> Path:
+    if not isinstance(source, Family):
+        return Path(ref.location)
+    folder = source.root.resolve() / ref.location
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"there is no checkpoint folder {folder}, where {source.name} has its teacher; a "
+            "family that is to be moved takes its teacher along with `boomerang pack`"
+        )
+    return folder
 
 
 def _require_checkpoint(folder: Path) -> Path:
@@ -257,7 +271,7 @@ def _dequantised(file: Path, cache: Path | None) -> Path:
     except CheckpointError:
         if not folder.is_dir():
             raise
-    except OSError as error:
+    except (OSError, WriteError) as error:
         # another process was first: its folder is as good as ours
         if not folder.is_dir():
             raise CheckpointError(f"cannot write the cache {folder}: {error}") from error

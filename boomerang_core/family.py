@@ -3,18 +3,21 @@
     family.json   format, architecture, block map, ladder, sizes, provenance, sha256 of every file
     student/      the student's tensors
     report/       what was measured
+    teacher/      the teacher's checkpoint, in a family that was packed
 
 `family.json` is written last, so a folder that has one is whole.  Reading verifies.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from boomerang_core.blocks import BlockMap
+from boomerang_core.contents import INDEX as INDEX
+from boomerang_core.contents import list_files, verify_files
+from boomerang_core.contents import sha256_of as sha256_of
 from boomerang_core.errors import BoomerangError, FamilyError
 from boomerang_core.footprint import ModelShape, kv_bytes_per_token, route_params
 from boomerang_core.ladder import Ladder
@@ -23,8 +26,8 @@ from boomerang_core.route import FamilyDesign, StudentKind, build_route
 from boomerang_core.sizes import Quality, SizeRow, SizeTable, unique_ids
 
 FORMAT = 1
-INDEX = "family.json"
-_CHUNK = 1 << 20
+PACKED_TEACHER = "packed_teacher"
+"""In the provenance: which teacher the folder carries."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class TeacherRef:
     """Where the teacher is: a local folder, a hub id, or an installed package.
 
     `file` is the checkpoint's file inside (a GGUF), where it is one; `revision` pins a hub id.
-    A relative folder is relative to the family folder.
+    A relative folder lies in the family folder; one that would lead out of it is a `FamilyError`.
     """
 
     kind: str
@@ -43,6 +46,21 @@ class TeacherRef:
     def __post_init__(self) -> None:
         if self.kind not in ("folder", "hub", "package"):
             raise FamilyError(f"a teacher is a folder, hub or package reference, got {self.kind!r}")
+        if self.inside:
+            path = PurePath(self.location, self.file or "")
+            if not PurePath(self.location).parts or path.is_absolute() or ".." in path.parts:
+                raise FamilyError(f"a relative teacher must lie in the family folder, got {path}")
+
+    @property
+    def inside(self) -> bool:
+        """Whether it lies in the family folder."""
+        return self.kind == "folder" and not PurePath(self.location).is_absolute()
+
+    @property
+    def name(self) -> str:
+        """What it is called, without the folders of this machine."""
+        location = PurePath(self.location).name if self.kind == "folder" else self.location
+        return "/".join(filter(None, (location, self.file)))
 
 
 @dataclass(frozen=True)
@@ -78,6 +96,11 @@ class Family:
     def student_dir(self) -> Path:
         """Where the student's tensors lie."""
         return self.root / "student"
+
+    @property
+    def teacher_name(self) -> str:
+        """What the teacher is called; of a packed one, what it was called before."""
+        return str(self.provenance.get(PACKED_TEACHER, self.teacher.name))
 
     def served_in(self, bytes_per_param: int) -> "Family":
         """The family with footprints as they are when every number takes `bytes_per_param`."""
@@ -119,23 +142,14 @@ def build_rows(
     )
 
 
-def sha256_of(path: Path) -> str:
-    """The file's SHA-256 in hexadecimal, read in chunks."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _files(folder: Path) -> list[Path]:
-    found = (path for path in folder.rglob("*") if path.is_file() and path.name != INDEX)
-    return sorted(path for path in found if not path.name.startswith("."))
-
-
 def write_family(family: Family, folder: Path) -> None:
-    """Write `family.json` over the files that already lie in `folder`, with their sha256."""
-    files = {path.relative_to(folder).as_posix(): sha256_of(path) for path in _files(folder)}
+    """Write `family.json` over the files that already lie in `folder`, with their sha256.
+
+    Where it is there already, the teacher's weights keep the sha256 in it: `load_family` did not
+    read them, and a damaged one must not become right by being listed anew.
+    """
+    known = _read_index(folder).get("sha256") if (folder / INDEX).exists() else None
+    files = list_files(folder, known or {})
     if not any(name.startswith("student/") for name in files):
         raise FamilyError(f"{folder} holds no student to write a family for")
     design = family.design
@@ -160,13 +174,22 @@ def write_family(family: Family, folder: Path) -> None:
 
 
 def load_family(folder: Path) -> Family:
-    """Read and verify a family folder.
+    """Read and verify a family folder; of a teacher inside, all but the weights, for their size.
 
     Raises `FamilyError`, naming the file, where one is missing, has another sha256, or is not
     listed, and where `family.json` is not of this format.
     """
+    return _load(folder, teacher_weights=False)
+
+
+def verify_family(folder: Path) -> Family:
+    """`load_family`, with the sha256 of the teacher's weights, which takes seconds a gigabyte."""
+    return _load(folder, teacher_weights=True)
+
+
+def _load(folder: Path, teacher_weights: bool) -> Family:
     record = _read_index(folder)
-    _verify_files(folder, record.get("sha256"))
+    verify_files(folder, record.get("sha256"), teacher_weights)
     try:
         family = _parse(record, folder)
         expected = build_rows(family.design, family.shape)
@@ -191,19 +214,6 @@ def _read_index(folder: Path) -> dict[str, Any]:
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise FamilyError(f"{path} must have format {FORMAT}")
     return record
-
-
-def _verify_files(folder: Path, expected: object) -> None:
-    if not isinstance(expected, dict) or not expected:
-        raise FamilyError(f"{folder / INDEX} lists no files under 'sha256'")
-    present = {path.relative_to(folder).as_posix() for path in _files(folder)}
-    if missing := sorted(set(expected) - present):
-        raise FamilyError(f"{folder} lacks {missing[0]}")
-    if unlisted := sorted(present - set(expected)):
-        raise FamilyError(f"{folder} holds {unlisted[0]}, which {INDEX} does not list")
-    for name, digest in expected.items():
-        if sha256_of(folder / name) != digest:
-            raise FamilyError(f"{folder / name} is corrupt: its sha256 is not the one in {INDEX}")
 
 
 def _parse(record: Mapping[str, Any], folder: Path) -> Family:

@@ -14,6 +14,7 @@ from boomerang_core.architectures import architecture_of
 from boomerang_core.checkpoint import load_teacher, require_unused, write_folder
 from boomerang_core.errors import SettingsError
 from boomerang_core.family import INDEX, Family, load_family, sha256_of, write_family
+from boomerang_core.packing import carry_teacher, require_outside
 from boomerang_core.route import StudentKind
 from boomerang_core.student import Student, load_student, merge, save_student
 
@@ -24,20 +25,24 @@ def merge_family(family: Family, out: Path) -> Family:
     """Write the family with its deltas merged into `out`, whole or not at all, and read it back.
 
     The merged layers are stored in the teacher's dtype.  Name, ladder, default size, report and
-    measured quality stay; the recipe, which would make a low-rank student again, does not.
-    Raises `SettingsError` where the student is full already, `CheckpointError` where `out` is in
-    use.
+    measured quality stay; the recipe, which would make a low-rank student again, does not.  A
+    packed family's teacher comes along.  Raises `SettingsError` where the student is full already
+    or `out` lies in the family, `CheckpointError` where `out` is in use.
     """
     if family.design.kind is not StudentKind.LOWRANK:
         raise SettingsError(f"{family.name} has a full student already: there is nothing to merge")
     require_unused(out)
+    require_outside(out, family)
     student = merged_student(family)
 
     def fill(folder: Path) -> None:
         save_student(student, folder / "student")
         if (family.root / _REPORT).is_dir():
             shutil.copytree(family.root / _REPORT, folder / _REPORT)
-        write_family(_described(family, student), folder)
+        described = _described(family, student)
+        if family.teacher.inside:
+            described = carry_teacher(described, folder)
+        write_family(described, folder)
 
     write_folder(out, fill)
     return load_family(out)

@@ -28,6 +28,7 @@ JOURNEY = [
     "sizes",
     "verify",
     "merge",
+    "pack",
     "export",
 ]
 

@@ -1,4 +1,4 @@
-"""`sizes`, `verify`, `merge` and `export`: what a family folder holds, and in other forms."""
+"""`sizes`, `verify`, `merge`, `pack` and `export`: a family folder, checked and changed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from boomerang_core.cli.common import (
     print_sizes,
 )
 from boomerang_core.errors import SettingsError
-from boomerang_core.family import load_family
+from boomerang_core.family import load_family, verify_family
 from boomerang_core.sizes import parse_bytes
 
 
@@ -52,9 +52,9 @@ def sizes(
 
 @app.command()
 def verify(family: FamilyFolder) -> None:
-    """Check every file of a family folder against its sha256."""
+    """Check every file of a family folder against its sha256, a teacher inside it too."""
     with plain_errors():
-        loaded = load_family(family_folder(family))
+        loaded = verify_family(family_folder(family))
         typer.echo(f"{loaded.name}: whole, {len(loaded.rows)} sizes")
 
 
@@ -71,6 +71,20 @@ def merge(
         merged = merge_family(loaded, out)
         print_resident(merged)
         typer.echo(f"{merged.name}, merged → {out}")
+
+
+@app.command()
+def pack(
+    family: FamilyFolder,
+    out: Annotated[Path, typer.Option(help="The family folder to write.")],
+) -> None:
+    """Copy a family with its teacher inside: one folder for a hub, a claim or an image."""
+    with plain_errors():
+        loaded = load_family(family_folder(family))
+        from boomerang_core.packing import pack_family
+
+        packed = pack_family(loaded, out)
+        typer.echo(f"{packed.name}, with its teacher {packed.teacher_name} → {out}")
 
 
 @app.command()

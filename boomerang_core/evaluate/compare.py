@@ -38,8 +38,9 @@ from boomerang_core.evaluate.comparison import (
 from boomerang_core.evaluate.ladder import design_lanes, ladder_routes
 from boomerang_core.evaluate.perplexity import evaluate_routes, evaluation_rows
 from boomerang_core.evaluate.record import rounded
-from boomerang_core.family import Family, TeacherRef, sha256_of
+from boomerang_core.family import Family, sha256_of
 from boomerang_core.footprint import route_params
+from boomerang_core.packing import weight_files
 from boomerang_core.provenance import provenance
 from boomerang_core.route import teacher_route
 from boomerang_core.student import load_student
@@ -125,8 +126,9 @@ def _same_teacher(first: Family, other: Family) -> bool:
 
 
 def _weights(folder: Path) -> dict[str, str]:
-    """The sha256 of each of a checkpoint's files of weights."""
-    return {file.name: sha256_of(file) for file in sorted(folder.glob("*.safetensors"))}
+    """The sha256 of each of the files that a checkpoint's weights are read from."""
+    files = (file for file in weight_files(folder) if file.suffix == ".safetensors")
+    return {file.name: sha256_of(file) for file in files}
 
 
 class _Bench:
@@ -139,7 +141,7 @@ class _Bench:
         self._ids_RL = evaluation_rows(texts.text, self._tokenizer, texts.row_length, texts.tokens)
         rows, length = self._ids_RL.shape
         self.rows = {
-            "teacher": _name(self._first.teacher),
+            "teacher": self._first.teacher_name,
             "weights": _weights(teacher_folder(self._first)),
             "text": texts.text.name,
             "sha256": sha256_of(texts.text),
@@ -220,9 +222,3 @@ class _Bench:
     def _laco(self) -> MeasuredLadder:
         sentences_SL = self._calibration_RL[:SENTENCES, :SENTENCE_TOKENS]
         return laco_ladder(self._model, self._depths, self._ids_RL, sentences_SL)
-
-
-def _name(teacher: TeacherRef) -> str:
-    """What the teacher is called, without the folders of this machine."""
-    location = Path(teacher.location).name if teacher.kind == "folder" else teacher.location
-    return "/".join(filter(None, (location, teacher.file)))

@@ -64,7 +64,7 @@ def render(findings: Findings, pictures: Sequence[Picture]) -> str:
     family = findings.family
     return environment.get_template(_TEMPLATE).render(
         family=family,
-        teacher="/".join(filter(None, (family.teacher.location, family.teacher.file))),
+        teacher=family.teacher_name,
         resident=resident_params(family.shape, family.student_params)
         / teacher_params(family.shape),
         measured=findings.measured,

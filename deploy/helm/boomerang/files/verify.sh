@@ -4,6 +4,7 @@
 set -eu
 if [ -n "${INCOMING:-}" ] && [ -e "$INCOMING" ]; then
     boomerang verify "$INCOMING"
-    mv -T "$INCOMING" "$TARGET" || rm -rf "$INCOMING" # another pod was first
+    if mv -T "$INCOMING" "$TARGET"; then exit; fi # the same files: no need to read them again
+    rm -rf "$INCOMING" # another pod was first
 fi
 boomerang verify "$TARGET"

@@ -1,0 +1,65 @@
+"""Which files a family folder holds, and that each has the sha256 in its index.
+
+Neither listed nor checked is what no program reads: names that begin with a dot (a hub's client
+keeps its notes there), and a model card or a licence beside the index.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from boomerang_core.errors import FamilyError
+
+INDEX = "family.json"
+TEACHER = "teacher"
+"""The folder of a packed family's teacher."""
+
+_FOR_PEOPLE = frozenset({"README.md", "LICENSE"})
+_CHUNK = 1 << 20
+
+
+def sha256_of(path: Path) -> str:
+    """The file's SHA-256 in hexadecimal, read in chunks."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def files_in(folder: Path) -> list[str]:
+    """The names of a family folder's files, but for the index and what begins with a dot."""
+    names = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    shown = (name for name in names if not any(part.startswith(".") for part in name.parts))
+    return sorted(name.as_posix() for name in shown if name.name != INDEX)
+
+
+def list_files(folder: Path, known: Mapping[str, str]) -> dict[str, str]:
+    """Name → sha256 of each file to list; the teacher's weights keep the one that is `known`."""
+    return {
+        name: (_is_teacher_weights(name) and known.get(name)) or sha256_of(folder / name)
+        for name in files_in(folder)
+        if name not in _FOR_PEOPLE
+    }
+
+
+def verify_files(folder: Path, expected: object, teacher_weights: bool) -> None:
+    """Raise `FamilyError` where files are not those `expected`: name → sha256.
+
+    Without `teacher_weights`, the weights of a teacher inside must be there, and are not read.
+    """
+    if not isinstance(expected, dict) or not expected:
+        raise FamilyError(f"{folder / INDEX} lists no files under 'sha256'")
+    present = set(files_in(folder))
+    if missing := sorted(set(expected) - present):
+        raise FamilyError(f"{folder} lacks {missing[0]}")
+    if unlisted := sorted(present - set(expected) - _FOR_PEOPLE):
+        raise FamilyError(f"{folder} holds {unlisted[0]}, which {INDEX} does not list")
+    for name, digest in expected.items():
+        read = teacher_weights or not _is_teacher_weights(name)
+        if read and sha256_of(folder / name) != digest:
+            raise FamilyError(f"{folder / name} is corrupt: its sha256 is not the one in {INDEX}")
+
+
+def _is_teacher_weights(name: str) -> bool:
+    return name.startswith(f"{TEACHER}/") and name.endswith(".safetensors")
