@@ -5,7 +5,7 @@ set -eu
 rm -rf "$INCOMING" # what a killed try left
 set -- "$REPOSITORY" --revision "$REVISION" --local-dir "$INCOMING" --quiet
 hf download "$@" family.json
-# What the index lists and nothing else: `verify` refuses the README and what else a hub adds.
+# What the index lists and nothing else.
 files=$(python - "$INCOMING/family.json" <<'END'
 import json
 import sys
