@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import random
 import tempfile
 import time
@@ -186,6 +187,8 @@ async def pairs(loader: Loader, ours: Side, theirs: Side, rate: float, count: in
 
 def run(family: Family, options: argparse.Namespace) -> dict[str, Any]:
     """Start both sides and measure."""
+    # Idle threads that spin would take the cores from the other processes' threads.
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
     sizes = spread(len(family.rows), options.sizes)
     kv_bytes = options.kv_mib << 20
     with (

