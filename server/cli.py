@@ -21,7 +21,7 @@ from server.app import create_app
 from server.cgroup import default_budget, memory_left, memory_limit
 from server.engine.compat import built_for_cpu
 from server.guard.middleware import Guarding
-from server.guard.room import require_kv_cache, require_memory
+from server.guard.room import kv_tokens, require_kv_cache, require_memory
 from server.lifecycle import (
     DrainingServer,
     Lifecycle,
@@ -110,7 +110,8 @@ async def _serve(settings: Settings, family: Family, precision: Precision) -> Li
     guarding = Guarding.of(settings)
     _warn_if_open(settings)
     objective = Objective(settings.first_token_seconds, settings.token_seconds)
-    chooser = Chooser.of(family.table, objective, settings.max_num_seqs)
+    held = kv_tokens(family, settings)
+    chooser = Chooser.of(family.table, objective, settings.max_num_seqs, held)
     app, lifecycle = create_app(
         family,
         settings.max_model_len,

@@ -11,21 +11,32 @@ from server.engine.kv_groups import choose_groups, layer_ranks
 from server.settings import Settings
 
 
+def kv_tokens(family: Family, settings: Settings) -> tuple[int, ...]:
+    """Tokens that the KV cache holds, by size; `family` as for `require_kv_cache`."""
+    return tuple(settings.kv_cache_bytes // per_token for per_token in _kv_bytes(family))
+
+
 def require_kv_cache(family: Family, settings: Settings) -> None:
     """Raise `SettingsError` where the KV cache cannot hold one request of `max_model_len`.
 
-    `family`: with the footprints of the served format.  The engine keeps layers in groups, the last
-    of which may have places left over.
+    `family`: with the footprints of the served format.
     """
-    ranks = layer_ranks(family.design)
-    held = choose_groups(ranks).held(max(ranks) + 1)
-    per_token = family.table.teacher.kv_bytes_per_token * held // len(ranks)
-    needed = per_token * settings.max_model_len
+    needed = _kv_bytes(family)[-1] * settings.max_model_len
     if needed > settings.kv_cache_bytes:
         raise SettingsError(
             f"kv_cache_bytes: {format_bytes(settings.kv_cache_bytes)} cannot hold one request of "
             f"max_model_len = {settings.max_model_len} tokens, which takes {format_bytes(needed)}"
         )
+
+
+def _kv_bytes(family: Family) -> list[int]:
+    """Bytes of the KV cache that a token takes, by size.
+
+    The engine keeps layers in groups, the last of which may have places left over.
+    """
+    ranks = layer_ranks(family.design)
+    groups, teacher = choose_groups(ranks), family.table.teacher.kv_bytes_per_token
+    return [teacher * groups.held(row.size) // len(ranks) for row in family.rows]
 
 
 def require_memory(plan: Plan, settings: Settings, available: int) -> None:

@@ -93,9 +93,13 @@ class Chooser:
     load: Load
     costs: StepCosts
     slots: int
+    """Requests that the engine runs at the same time at most."""
+    kv_tokens: Sequence[int] | None = None
+    """Tokens that the KV cache holds, by size; None: any number."""
 
     def __post_init__(self) -> None:
         assert self.slots > 0
+        assert self.kv_tokens is None or len(self.kv_tokens) == len(self.table.rows)
         self._level = self.table.teacher.size
         self._rising: tuple[float, int] | None = None  # since when, and to which size at most
         self._updated = self._fell = -math.inf
@@ -103,11 +107,17 @@ class Chooser:
         self._risen = -math.inf  # when, where that was the last move
 
     @classmethod
-    def of(cls, table: SizeTable, objective: Objective, slots: int) -> "Chooser":
+    def of(
+        cls,
+        table: SizeTable,
+        objective: Objective,
+        slots: int,
+        kv_tokens: Sequence[int] | None = None,
+    ) -> "Chooser":
         """A chooser that has seen nothing; sizes relate as their weights do."""
         teacher = table.teacher.weight_bytes
         costs = StepCosts([row.weight_bytes / teacher for row in table.rows])
-        return cls(table, objective, Load(), costs, slots)
+        return cls(table, objective, Load(), costs, slots, kv_tokens)
 
     def choose(
         self,
@@ -152,8 +162,15 @@ class Chooser:
 
     def _used(self, demand: Demand, size: int, prompt_tokens: float | None = None) -> float:
         prompt = demand.prompt_tokens if prompt_tokens is None else prompt_tokens
-        latency = predict(self.costs, demand, size, self.slots, prompt)
+        latency = predict(self.costs, demand, size, self._slots_at(size, demand), prompt)
         return self.objective.used_by(latency)
+
+    def _slots_at(self, size: int, demand: Demand) -> int:
+        """How many requests run at the same time: smaller ones take less of the KV cache."""
+        if self.kv_tokens is None:
+            return self.slots
+        fitting = self.kv_tokens[size] / (demand.prompt_tokens + demand.output_tokens)
+        return max(1, min(self.slots, int(fitting)))
 
     def _follow(self, available: Sequence[SizeRow], demand: Demand, now: float) -> None:
         """Move the level: down at once, up once there was room for long enough."""

@@ -238,6 +238,25 @@ def test_rises_that_are_taken_back_wait_longer_and_longer() -> None:
     assert waits[-1] >= 8 * RISE_SECONDS
 
 
+def test_a_full_kv_cache_delays_the_first_token() -> None:
+    """30 requests of 384 tokens: 40 run at once by their number, 15 teachers by their memory."""
+    rows = SIX.rows
+    load = Load()
+    for _ in range(30):
+        load.arrived(5, True, 0.0)
+    load.queued(0)
+    held = [384 * count for count in (60, 50, 40, 30, 20, 15)]
+    choosers = [
+        Chooser(SIX, Objective(3.0, 1.0), load, observed((0, 3, 5)), 40, kv_tokens)
+        for kv_tokens in (None, held)
+    ]
+    for chooser in choosers:
+        chooser.load._prompt_tokens, chooser.load._output_tokens = 128, 256
+    sizes = [chooser.preview(rows, rows, 60.0)[0].size for chooser in choosers]
+    assert sizes[0] == 5
+    assert 0 < sizes[1] < 5
+
+
 def test_every_answer_of_a_request_counts() -> None:
     load = Load()
     load.arrived(0, True, 0.0, choices=8)

@@ -12,7 +12,9 @@ from boomerang_core.residency import Residents, Span
 from boomerang_core.sizes import SizeRow
 from server.cgroup import PROCESS_BYTES, default_budget, memory_left, memory_limit
 from server.errors import refusal_of, status_of
+from server.guard.room import kv_tokens
 from server.residency import BusyError, Residency
+from server.settings import read_settings
 from server.sizing import Ask, Policy, Reason, decide
 from tests.docs.test_readme import FAMILY
 
@@ -187,3 +189,10 @@ def test_the_memory_that_a_container_has_left(
     (tmp_path / used).write_text("700\n")
     (tmp_path / used).with_name("memory.stat").write_text(f"anon 1\n{cached}")
     assert memory_left(tmp_path) == 1000 - 700 + 100
+
+
+def test_the_kv_cache_holds_more_tokens_of_small_sizes() -> None:
+    held = kv_tokens(SHIPPED, read_settings(kv_cache_bytes=str(KV)))
+    assert held[-1] == KV // SHIPPED.table.teacher.kv_bytes_per_token
+    assert held[0] == KV * 30 // (SHIPPED.table.teacher.kv_bytes_per_token * 18)  # 3 groups of 6
+    assert list(held) == sorted(held, reverse=True)
