@@ -253,5 +253,6 @@ def _tokens_in(text: object) -> float:
     if isinstance(text, str):
         return len(text) / _CHARS_PER_TOKEN
     if isinstance(text, list) and text and isinstance(text[0], dict):
-        return sum(_tokens_in(part.get("text")) for part in text)
+        parts = (part.get("text") if isinstance(part, dict) else part for part in text)
+        return sum(_tokens_in(part) for part in parts)
     return float(len(text)) if isinstance(text, list) else 0.0

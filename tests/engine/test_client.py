@@ -11,6 +11,7 @@ from boomerang_core.residency import Span
 from boomerang_core.sizes import SizeRow, SizeTable
 from server.engine.client import SizedEngineClient
 from server.engine.compat import EngineDeadError, RetryableRequestError
+from server.engine.serving import _about_tokens
 from server.residency import Residency
 
 TABLE = SizeTable("tiny", (SizeRow(0, "1m", 4, 10**6, 2 * 10**6, 1000, True),))
@@ -50,3 +51,12 @@ def test_what_a_worker_says_of_a_budget_is_passed_on() -> None:
     client = SizedEngineClient(SimpleNamespace(collective_rpc=fail), TABLE, Mock(spec=Residency))
     with pytest.raises(EngineError, match=r"could not follow the budget: .*out of memory"):
         asyncio.run(client.hold_sizes(Span(0, 0)))
+
+
+def test_a_prompt_is_as_long_as_its_parts() -> None:
+    """Parts may be text, texts, pictures, or all of them."""
+    parts: list[object] = [{"type": "text", "text": "abcd" * 10}, "efgh" * 5, {"type": "image"}]
+    mixed = SimpleNamespace(messages=[{"role": "user", "content": parts}])
+    whole = SimpleNamespace(messages=[{"role": "user", "content": "abcd" * 15}])
+    assert _about_tokens(mixed) == _about_tokens(whole)
+    assert _about_tokens(SimpleNamespace(prompt=[5, 6, 7])) == 3
