@@ -42,12 +42,8 @@ _ALIASES = {
     "smallestsize": "min_size",
     "targetsize": "size",
 }
-_TYPOS = {
-    "size": 1,
-    "min_size": 1,
-    "max_size": 1,
-    "memory_budget": 3,
-}  # how many edits away a field is still recognised
+_TYPOS = {"size": 1, "min_size": 1, "max_size": 1, "memory_budget": 3}
+"""How many edits away a field is still recognised."""
 _SUFFIXES = ("bytes", "mb", "mib", "gb", "gib")
 
 
