@@ -7,8 +7,9 @@ rate at which requests arrive, what would a token take, and the first one?  Betw
     token seconds = weights / (1 - rate x (answer tokens x row + prompt tokens x prompt))
 
 (Little's law for the rows in flight), and none where the bracket is not positive.  A crowd that is
-already there counts too: a burst shows in it before it shows in the rate.
+already there counts too.
 
+A burst shows in the rate after some requests, the sooner the stronger it is (`tracker.Arrivals`).
 The arrival rate hardly depends on what was chosen, so choosing does not feed back into the
 prediction, as a measured latency would.  What noise is left meets hysteresis: a size is left for
 a smaller one once it is predicted to take more than `STAY` of the objective; a larger one is taken
@@ -27,6 +28,9 @@ from server.sizing import Reason
 
 STAY = 0.9
 ENTER = 0.7
+LIKELY = 1.0
+"""Standard deviations taken off a burst to say how far to fall: fewer than to say that it is one,
+since who falls too little falls again a moment later, and requests are late meanwhile."""
 RISE_SECONDS = 20.0
 _MOST_PATIENCE = 8
 """How many times `RISE_SECONDS` a rise waits at most; forgotten after as long without a fall."""
@@ -178,6 +182,8 @@ class Chooser:
         level = self._within(available, self._level)
         used = {row.size: self._used(demand, row.size) for row in available}
         if used[level] > STAY:
+            likely = self.load.demand(now, LIKELY)
+            used = {row.size: self._used(likely, row.size) for row in available}
             self._fall(_largest_below(used, level), now)
             return
         roomy = max((size for size in used if size > level and used[size] <= ENTER), default=None)

@@ -1,7 +1,7 @@
 """What the front end sees of the load: who came, who runs, who waits, how long answers are."""
 
 import math
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -9,6 +9,10 @@ RATE_SECONDS = 30.0
 """Time constant of the arrival rates: slow enough that chance moves them little."""
 CROWD_SECONDS = 5.0
 """Time constant of the number of requests in flight: quick enough for a burst."""
+_BURSTS = (8, 16, 32, 64)
+"""The last so many requests are looked at for a burst: a strong one shows in few of them."""
+_CHANCE = 2.0
+"""Standard deviations by which a burst has to exceed chance to be believed."""
 _LENGTH_WEIGHT = 0.05
 _PROMPT_TOKENS = 128.0
 _OUTPUT_TOKENS = 64.0
@@ -30,6 +34,39 @@ class Fading:
         """The sum, faded until `now`."""
         age = max(now - self._at, 0.0)
         return self._value * math.exp(-age / self.seconds) if self._value else 0.0
+
+
+@dataclass
+class Arrivals:
+    """How many answers are asked for a second: steady, and quick to see that they became more.
+
+    The slow rate forgets with `RATE_SECONDS`.  Next to it stand the last requests: `count` of them
+    in `seconds` are at least a rate of `(count - chance x root of count) / seconds`, since the
+    number of random arrivals in a time varies by its root.
+    """
+
+    _slow: Fading = field(default_factory=lambda: Fading(RATE_SECONDS))
+    _answers: int = 0
+    _last: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=max(_BURSTS)))
+    """The last requests: when, and how many answers were asked for before."""
+
+    def add(self, choices: int, now: float) -> None:
+        """A request for so many answers."""
+        self._slow.add(choices, now)
+        self._last.append((now, self._answers))
+        self._answers += choices
+
+    def rate(self, now: float, chance: float) -> float:
+        """Answers a second, at the least that `chance` standard deviations leave of a burst."""
+        rates = [self._slow.at(now) / RATE_SECONDS]
+        for count in _BURSTS:
+            if count > len(self._last):
+                break
+            since, before = self._last[-count]
+            if now > since:
+                sure = 1 - chance / math.sqrt(count)
+                rates.append((self._answers - before) * sure / (now - since))
+        return max(rates)
 
 
 @dataclass(frozen=True)
@@ -55,8 +92,8 @@ class Load:
 
     in_flight: Counter[int] = field(default_factory=Counter)
     waiting: int = 0
-    _auto: Fading = field(default_factory=lambda: Fading(RATE_SECONDS))
-    _fixed: dict[int, Fading] = field(default_factory=dict)
+    _auto: Arrivals = field(default_factory=Arrivals)
+    _fixed: dict[int, Arrivals] = field(default_factory=dict)
     _crowd: float = 0.0
     _crowd_at: float = 0.0
     _prompt_tokens: float = _PROMPT_TOKENS
@@ -68,8 +105,8 @@ class Load:
         self._settle(now)
         self.in_flight[size] += choices
         self.waiting += choices  # until the engine counts
-        rate = self._auto if auto else self._fixed.setdefault(size, Fading(RATE_SECONDS))
-        rate.add(choices, now)
+        arrivals = self._auto if auto else self._fixed.setdefault(size, Arrivals())
+        arrivals.add(choices, now)
 
     def queued(self, count: int) -> None:
         """The engine counted its waiting requests."""
@@ -95,12 +132,12 @@ class Load:
         self._prompt_tokens += weight * (lengths[0] - self._prompt_tokens)
         self._output_tokens += weight * (lengths[1] - self._output_tokens)
 
-    def demand(self, now: float) -> Demand:
-        """The load at this moment."""
+    def demand(self, now: float, chance: float = _CHANCE) -> Demand:
+        """The load at this moment; with a smaller `chance` a burst counts for more."""
         self._settle(now)
         return Demand(
-            auto_rate=self._auto.at(now) / RATE_SECONDS,
-            fixed_rates={size: rate.at(now) / RATE_SECONDS for size, rate in self._fixed.items()},
+            auto_rate=self._auto.rate(now, chance),
+            fixed_rates={size: seen.rate(now, chance) for size, seen in self._fixed.items()},
             crowd=self._crowd,
             waiting=self.waiting,
             prompt_tokens=self._prompt_tokens,

@@ -9,7 +9,7 @@ import pytest
 from boomerang_core.sizes import SizeTable
 from server.load.chooser import RISE_SECONDS, Chooser, Objective, predict
 from server.load.costs import ENOUGH_STEPS, Step, StepCosts
-from server.load.tracker import Demand, Load
+from server.load.tracker import Arrivals, Demand, Load
 from server.sizing import Reason
 from tests.unit.serving_simulation import MB, SLOTS, Simulation, Truth, always, auto, ladder
 
@@ -177,6 +177,50 @@ def test_it_attains_what_the_teacher_cannot_and_serves_more_than_the_student(rat
     assert teacher.attained(WARM) < 0.1
     if rate < 10:
         assert run.mean_size(WARM) > 1.5
+
+
+def burst(load: float, seconds: float) -> Callable[[float], float]:
+    """A minute of little load, a rest, then a burst; load 1 is what the teacher sustains here."""
+    sustained = 5.5
+
+    def rate(now: float) -> float:
+        if now < 60:
+            return 0.3 * sustained
+        return load * sustained if 85 <= now < 85 + seconds else 1e-4
+
+    return rate
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seconds", [12, 30])
+def test_a_burst_after_a_rest_is_seen_in_time(seconds: float, seed: int) -> None:
+    """At twice the load of which the teacher serves nearly nobody in time."""
+    rate = burst(2.0, seconds)
+    run = Simulation(SIX, rate, seed=seed).run(85 + seconds, auto)
+    teacher = Simulation(SIX, rate, seed=seed).run(85 + seconds, always(5))
+    assert teacher.attained(85) < 0.3
+    assert run.attained(85) > 0.75
+    first = next(at for at, (_, size) in run.changes(85) if size < 5)
+    assert first < 85 + 4
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_half_the_load_after_a_rest_is_no_burst(seed: int) -> None:
+    run = Simulation(SIX, burst(0.5, 60), seed=seed).run(145, auto)
+    assert run.moves() == []
+    assert run.mean_size() == 5
+
+
+def test_many_answers_at_once_are_one_arrival() -> None:
+    """Eight requests of eight answers each are no surer a burst than eight of one each."""
+    one, eight = Arrivals(), Arrivals()
+    for number in range(8):
+        one.add(1, number / 8)
+        eight.add(8, number / 8)
+    assert eight.rate(1.0, 2.0) == pytest.approx(8 * one.rate(1.0, 2.0))
+    assert one.rate(1.0, 2.0) == pytest.approx(8 * (1 - 2 / math.sqrt(8)))
+    assert one.rate(1.0, 0.0) == pytest.approx(8)
+    assert one.rate(100.0, 2.0) < 0.1
 
 
 def settled(rate: float, now: float = 100.0) -> Chooser:
