@@ -9,6 +9,8 @@ RATE_SECONDS = 30.0
 """Time constant of the arrival rates: slow enough that chance moves them little."""
 CROWD_SECONDS = 5.0
 """Time constant of the number of requests in flight: quick enough for a burst."""
+BURST_SECONDS = 15.0
+"""How old a burst may be to count as one; after that the slow rate knows it."""
 _BURSTS = (8, 16, 32, 64)
 """The last so many requests are looked at for a burst: a strong one shows in few of them."""
 _CHANCE = 2.0
@@ -63,7 +65,7 @@ class Arrivals:
             if count > len(self._last):
                 break
             since, before = self._last[-count]
-            if now > since:
+            if 0 < now - since <= BURST_SECONDS:
                 sure = 1 - chance / math.sqrt(count)
                 rates.append((self._answers - before) * sure / (now - since))
         return max(rates)
