@@ -28,9 +28,9 @@ from server.sizing import Reason
 
 STAY = 0.9
 ENTER = 0.7
-LIKELY = 1.0
-"""Standard deviations taken off a burst to say how far to fall: fewer than to say that it is one,
-since who falls too little falls again a moment later, and requests are late meanwhile."""
+LIKELY = 0.5
+"""The doubt of a burst that says how far to fall: less than whether it is one, since who falls too
+little falls again a moment later, and requests are late meanwhile."""
 RISE_SECONDS = 20.0
 _MOST_PATIENCE = 8
 """How many times `RISE_SECONDS` a rise waits at most; forgotten after as long without a fall."""
@@ -80,7 +80,7 @@ def predict(
     steady = weights / free
     if sum(rates.values()) * demand.output_tokens * steady > slots:
         return LATE
-    crowded = weights + cost.row * min(demand.crowd, slots)
+    crowded = (weights + cost.row * min(demand.crowd, slots)) / (1 - prompts)
     token = max(steady, crowded)
     beyond = max(demand.crowd - slots, 0.0)
     queue = beyond * demand.output_tokens * token / slots

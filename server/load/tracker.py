@@ -9,12 +9,9 @@ RATE_SECONDS = 30.0
 """Time constant of the arrival rates: slow enough that chance moves them little."""
 CROWD_SECONDS = 5.0
 """Time constant of the number of requests in flight: quick enough for a burst."""
-BURST_SECONDS = 15.0
-"""How old a burst may be to count as one; after that the slow rate knows it."""
-_BURSTS = (8, 16, 32, 64)
-"""The last so many requests are looked at for a burst: a strong one shows in few of them."""
-_CHANCE = 2.0
-"""Standard deviations by which a burst has to exceed chance to be believed."""
+_BURSTS = {8: 2.25, 16: 2.0, 32: 1.5, 64: 1.0}
+"""The last so many requests are looked at for a burst: a strong one shows in few of them.  With
+each the standard deviations that may be chance: few requests give chance more occasions."""
 _LENGTH_WEIGHT = 0.05
 _PROMPT_TOKENS = 128.0
 _OUTPUT_TOKENS = 64.0
@@ -43,7 +40,7 @@ class Arrivals:
     """How many answers are asked for a second: steady, and quick to see that they became more.
 
     The slow rate forgets with `RATE_SECONDS`.  Next to it stand the last requests: `count` of them
-    in `seconds` are at least a rate of `(count - chance x root of count) / seconds`, since the
+    in `seconds` are at least a rate of `(count - deviations x root of count) / seconds`, since the
     number of random arrivals in a time varies by its root.
     """
 
@@ -58,15 +55,15 @@ class Arrivals:
         self._last.append((now, self._answers))
         self._answers += choices
 
-    def rate(self, now: float, chance: float) -> float:
-        """Answers a second, at the least that `chance` standard deviations leave of a burst."""
+    def rate(self, now: float, doubt: float = 1.0) -> float:
+        """Answers a second; with a smaller `doubt` less of a burst is taken for chance."""
         rates = [self._slow.at(now) / RATE_SECONDS]
-        for count in _BURSTS:
+        for count, deviations in _BURSTS.items():
             if count > len(self._last):
                 break
             since, before = self._last[-count]
-            if 0 < now - since <= BURST_SECONDS:
-                sure = 1 - chance / math.sqrt(count)
+            if 0 < now - since <= RATE_SECONDS:  # an older one is known to the slow rate
+                sure = 1 - doubt * deviations / math.sqrt(count)
                 rates.append((self._answers - before) * sure / (now - since))
         return max(rates)
 
@@ -134,12 +131,12 @@ class Load:
         self._prompt_tokens += weight * (lengths[0] - self._prompt_tokens)
         self._output_tokens += weight * (lengths[1] - self._output_tokens)
 
-    def demand(self, now: float, chance: float = _CHANCE) -> Demand:
-        """The load at this moment; with a smaller `chance` a burst counts for more."""
+    def demand(self, now: float, doubt: float = 1.0) -> Demand:
+        """The load at this moment; with a smaller `doubt` less of a burst is taken for chance."""
         self._settle(now)
         return Demand(
-            auto_rate=self._auto.rate(now, chance),
-            fixed_rates={size: seen.rate(now, chance) for size, seen in self._fixed.items()},
+            auto_rate=self._auto.rate(now, doubt),
+            fixed_rates={size: seen.rate(now, doubt) for size, seen in self._fixed.items()},
             crowd=self._crowd,
             waiting=self.waiting,
             prompt_tokens=self._prompt_tokens,

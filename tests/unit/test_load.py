@@ -217,8 +217,8 @@ def test_many_answers_at_once_are_one_arrival() -> None:
     for number in range(8):
         one.add(1, number / 8)
         eight.add(8, number / 8)
-    assert eight.rate(1.0, 2.0) == pytest.approx(8 * one.rate(1.0, 2.0))
-    assert one.rate(1.0, 2.0) == pytest.approx(8 * (1 - 2 / math.sqrt(8)))
+    assert eight.rate(1.0) == pytest.approx(8 * one.rate(1.0))
+    assert one.rate(1.0) == pytest.approx(8 * (1 - 2.25 / math.sqrt(8)))
     assert one.rate(1.0, 0.0) == pytest.approx(8)
 
 
@@ -226,8 +226,8 @@ def test_a_burst_that_is_over_is_forgotten() -> None:
     seen = Arrivals()
     for number in range(64):
         seen.add(1, number / 16)
-    assert seen.rate(4.0, 2.0) > 10
-    rates = [seen.rate(4.0 + after, 2.0) for after in (0, 5, 10, 20, 40, 90)]
+    assert seen.rate(4.0) > 10
+    rates = [seen.rate(4.0 + after) for after in (0, 5, 10, 20, 40, 90)]
     assert rates == sorted(rates, reverse=True)
     assert rates[-1] == pytest.approx(64 / 30 * math.exp(-90 / 30), rel=0.1)
 
