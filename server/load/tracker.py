@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 RATE_SECONDS = 30.0
 """Time constant of the arrival rates: slow enough that chance moves them little."""
-CROWD_SECONDS = 5.0
+CROWD_SECONDS = 1.0
 """Time constant of the number of requests in flight: quick enough for a burst."""
 _BURSTS = {8: 2.25, 16: 2.0, 32: 1.5, 64: 1.0}
 """The last so many requests are looked at for a burst: a strong one shows in few of them.  With
