@@ -13,7 +13,6 @@ from typing import Any, Self
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ModelWrapValidatorHandler, PrivateAttr, model_validator
-from starlette.types import Receive, Scope, Send
 
 from boomerang_core.errors import SizeError
 from boomerang_core.sizes import SizeRow
@@ -33,6 +32,7 @@ from server.engine.compat import (
 from server.engine.sizes import SIZE_KEY
 from server.guard.limits import Hold, Limits, count_choices
 from server.guard.middleware import HOLD
+from server.leased import Leased
 from server.load.chooser import Chooser
 from server.metrics import Metrics
 from server.residency import Residency
@@ -133,20 +133,6 @@ async def mount(
     for path, endpoint in (("/v1/completions", completions), ("/v1/chat/completions", chat)):
         app.add_api_route(path, endpoint, methods=["POST"], response_model=None, tags=["openai"])
     app.openapi_schema = None  # made anew, with these two, when it is next asked for
-
-
-class Leased(Response):
-    """A response, a stream it may be, that ends the lease of its size when it has been sent."""
-
-    def __init__(self, inner: Response, lease: ExitStack) -> None:
-        self._inner, self._lease = inner, lease
-        self.status_code, self.background = inner.status_code, inner.background
-        self.raw_headers = inner.raw_headers
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it, whole or not."""
-        with self._lease:
-            await self._inner(scope, receive, send)
 
 
 class Sized:
