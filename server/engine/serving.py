@@ -51,7 +51,7 @@ _PROMPT_ERRORS = frozenset({"input_text", "input_tokens"})
 
 
 class MisfitError(ValueError):
-    """A field that vLLM's validators refuse; a `ValueError` is what pydantic reports."""
+    """A field that is refused while a body is read; a `ValueError` is what pydantic reports."""
 
     def __init__(self, message: str, parameter: str | None = None) -> None:
         super().__init__(message)
@@ -68,11 +68,21 @@ class GuardedBody(BaseModel):
     def _mistyped(cls, body: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
         """Refuse what vLLM's own validators trip over: they use fields before they have a type."""
         try:
-            return validate(body)
+            return validate(body)._without_beams()
         except VLLMError as error:
             raise MisfitError(str(error.args[0]), getattr(error, "parameter", None)) from error
         except (AttributeError, TypeError, KeyError) as error:
             raise MisfitError("a field has a value of a type that it cannot have") from error
+
+    def _without_beams(self) -> Self:
+        """Refuse beam search: vLLM runs it as a request for each beam and token.
+
+        Each would count as one in the load, and answers would seem to be one token long: `auto`
+        would then choose for a load that is not there.
+        """
+        if self.use_beam_search:  # type: ignore[attr-defined]
+            raise MisfitError("beam search is not supported; leave it out", "use_beam_search")
+        return self
 
     def bound_prompt(self, tokens: int | None) -> None:
         """Refuse, when the prompt is tokenised, more than so many tokens; None: no bound."""
