@@ -23,6 +23,7 @@ from server.engine.compat import built_for_cpu
 from server.guard.middleware import Guarding
 from server.guard.room import kv_tokens, require_kv_cache, require_memory
 from server.guard.sending import bound_unread
+from server.hang import Stillness
 from server.lifecycle import (
     DrainingServer,
     Lifecycle,
@@ -125,7 +126,8 @@ async def _serve(settings: Settings, family: Family, precision: Precision) -> Li
         send_timeout_seconds=settings.send_timeout_seconds,
     )
     config = http_config(app, settings)
-    server = DrainingServer(config, lifecycle, settings.linger_seconds)
+    stillness = Stillness(settings.hang_seconds)
+    server = DrainingServer(config, lifecycle, settings.linger_seconds, stillness)
     listening = listen(settings)
     address, port = listening.getsockname()[:2]
     scheme = "https" if config.is_ssl else "http"

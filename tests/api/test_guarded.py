@@ -34,6 +34,7 @@ class Idle:
     """An engine that lives and does nothing."""
 
     dead = False
+    progress = None
 
     async def check_health(self) -> bool:
         return True
