@@ -16,6 +16,7 @@ from boomerang_core.family import Family, naive_quality
 from server.access import AccessLog
 from server.errors import error_response, install_handlers
 from server.guard.middleware import Guard, Guarding
+from server.guard.sending import BoundedSend
 from server.lifecycle import Lifecycle
 from server.load.chooser import Chooser
 from server.metrics import Metrics
@@ -50,6 +51,7 @@ def create_app(
     cors_origins: Sequence[str] = (),
     admin: bool = False,
     page: bool = True,
+    send_timeout_seconds: float = 60.0,
     registry: CollectorRegistry = REGISTRY,
 ) -> tuple[FastAPI, Lifecycle]:
     """The app of a family and its lifecycle; nothing is loaded yet.
@@ -69,6 +71,7 @@ def create_app(
     if admin:
         app.include_router(admin_router(residency, lifecycle, metrics))
     app.add_middleware(Guard, guarding=guarding, metrics=metrics)
+    app.add_middleware(BoundedSend, seconds=send_timeout_seconds, metrics=metrics)
     app.add_middleware(Gate, lifecycle=lifecycle)
     if cors_origins:
         app.add_middleware(CORSMiddleware, allow_origins=cors_origins, **_CORS)

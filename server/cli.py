@@ -22,6 +22,8 @@ from server.cgroup import default_budget, memory_left, memory_limit
 from server.engine.compat import built_for_cpu
 from server.guard.middleware import Guarding
 from server.guard.room import kv_tokens, require_kv_cache, require_memory
+from server.guard.sending import bound_unread
+from server.hang import Stillness
 from server.lifecycle import (
     DrainingServer,
     Lifecycle,
@@ -121,10 +123,12 @@ async def _serve(settings: Settings, family: Family, precision: Precision) -> Li
         settings.cors_origins,
         admin=settings.admin_keys_file is not None,
         page=settings.page,
+        send_timeout_seconds=settings.send_timeout_seconds,
     )
     config = http_config(app, settings)
-    server = DrainingServer(config, lifecycle, settings.linger_seconds)
-    listening = _listen(settings)
+    stillness = Stillness(settings.hang_seconds)
+    server = DrainingServer(config, lifecycle, settings.linger_seconds, stillness)
+    listening = listen(settings)
     address, port = listening.getsockname()[:2]
     scheme = "https" if config.is_ssl else "http"
     _say(settings, f"{family.name} on {scheme}://{address}:{port} (loading)")
@@ -236,14 +240,17 @@ def _start(
     )
 
 
-def _listen(settings: Settings) -> socket.socket:
+def listen(settings: Settings) -> socket.socket:
     """A listening socket; `SettingsError` where the address is taken or not ours."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    address = (settings.host, settings.port)
     try:
-        return socket.create_server((settings.host, settings.port), family=family, backlog=_BACKLOG)
+        listening = socket.create_server(address, family=family, backlog=_BACKLOG)
     except OSError as error:
         where = f"{settings.host}:{settings.port}"
         raise SettingsError(f"cannot listen on {where}: {error.strerror or error}") from error
+    bound_unread(listening, settings.send_timeout_seconds)
+    return listening
 
 
 def _one_line(error: BaseException) -> str:

@@ -1,7 +1,7 @@
 """Load in the background, become ready, drain, stop.
 
 LOADING ──> READY ──> DRAINING ──> (exit 0)
-   └──────> FAILED <──────┴─────────> (exit 1): not loaded, or the engine died
+   └──────> FAILED <──────┴─────────> (exit 1): not loaded, or the engine died or hung
 """
 
 import asyncio
@@ -21,6 +21,7 @@ import uvicorn
 
 from boomerang_core.errors import EngineError
 from boomerang_core.residency import Span
+from server.hang import Stillness, kill_children
 from server.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -38,6 +39,11 @@ class Engine(Protocol):
     @property
     def dead(self) -> bool:
         """Whether the engine has died; it does not come back."""
+        ...
+
+    @property
+    def progress(self) -> int | None:
+        """Another number after each step; None while it owes none."""
         ...
 
     async def check_health(self) -> bool:
@@ -73,6 +79,7 @@ class Lifecycle:
         self.state = State.LOADING
         self.engine: Engine | None = None
         self.error: BaseException | None = None
+        self._hung = False
         self._on_ready = on_ready
 
     @property
@@ -87,8 +94,13 @@ class Lifecycle:
 
     @property
     def engine_is_dead(self) -> bool:
-        """Whether there was an engine that died."""
-        return self.engine is not None and self.engine.dead
+        """Whether there was an engine that died, or hung."""
+        return self.engine is not None and (self._hung or self.engine.dead)
+
+    @property
+    def progress(self) -> int | None:
+        """That of the engine; None without one."""
+        return None if self.engine is None else self.engine.progress
 
     async def engine_is_healthy(self) -> bool:
         """Whether the engine is loaded and answers."""
@@ -105,6 +117,12 @@ class Lifecycle:
         """Loading failed, or the engine died; the process will end."""
         self.state, self.error = State.FAILED, error
         self._on_ready(False)
+
+    def hung(self, error: BaseException) -> None:
+        """The engine makes no step: it is ended, which tells everyone who waits for it."""
+        self._hung = True
+        self.failed(error)
+        kill_children()
 
     def drain(self) -> None:
         """Become unready; what runs goes on."""
@@ -193,10 +211,17 @@ class DrainingServer(uvicorn.Server):
     loading stop at once.
     """
 
-    def __init__(self, config: uvicorn.Config, lifecycle: Lifecycle, linger_seconds: float) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        lifecycle: Lifecycle,
+        linger_seconds: float,
+        stillness: Stillness,
+    ) -> None:
         super().__init__(config)
         self._lifecycle = lifecycle
         self._linger_seconds = linger_seconds
+        self._stillness = stillness
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def serve_until_stopped(
@@ -221,10 +246,17 @@ class DrainingServer(uvicorn.Server):
             self.should_exit = True
 
     async def _watch(self) -> None:
-        """Stop when the engine has died, after a moment in which every client is told."""
+        """Stop when the engine has died or hangs, after a moment in which every client is told."""
         while not self._lifecycle.engine_is_dead:
+            if self._stillness.is_too_long(self._lifecycle.progress):
+                self._lifecycle.hung(
+                    EngineError("the engine hung: it had requests and made no step")
+                )
+                break
             await asyncio.sleep(_WATCH_SECONDS)
-        self._lifecycle.failed(EngineError("the engine has died; what it printed last says why"))
+        else:
+            reason = "the engine has died; what it printed last says why"
+            self._lifecycle.failed(EngineError(reason))
         self.config.timeout_graceful_shutdown = _DEATH_DRAIN_SECONDS
         await asyncio.sleep(_DEATH_NOTICE_SECONDS)
         self.should_exit = True

@@ -68,7 +68,7 @@ class Metrics:
         )
         self._refusals = Counter(
             "boomerang_refusals",
-            "Requests refused before they reached the engine.",
+            "Requests refused before they reached the engine; `stalled`: answers left unread.",
             ("reason",),
             registry=registry,
         )
@@ -106,7 +106,7 @@ class Metrics:
         self._requests.labels(decision.row.id, decision.reason.value).inc()
 
     def refused(self, reason: str) -> None:
-        """Count a refusal; `reason` comes from `errors.refusal_of`."""
+        """Count a refusal; `reason` comes from `errors`, or is `stalled`."""
         self._refusals.labels(reason).inc()
 
     def began(self, row: SizeRow) -> None:

@@ -92,6 +92,19 @@ class Settings(BaseSettings):
     max_waiting: int = Field(
         128, ge=0, description="Answers that may wait beyond max_num_seqs; then 429."
     )
+    send_timeout_seconds: float = Field(
+        60.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="How long a client may leave its answer unread; then it is broken off.",
+    )
+    hang_seconds: float = Field(
+        300.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="How long the engine may have requests and make no step; then it counts as "
+        "dead, and the server ends.",
+    )
     page: bool = Field(True, description="Whether there is a page for people at /.")
     linger_seconds: float = Field(
         2.0, ge=0, description="On SIGTERM: how long requests are still accepted, being unready."

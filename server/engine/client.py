@@ -7,6 +7,7 @@ is taken off: the engine serves none.
 
 import copy
 from collections.abc import AsyncGenerator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,14 @@ class SizedEngineClient:
         return bool(self._inner.errored)
 
     @property
+    def progress(self) -> int | None:
+        """The number of steps so far; None while no request waits for one, or weights are read."""
+        if self._watch is None or self._watch.pulse.reading:
+            return None
+        owes = self._inner.output_processor.has_unfinished_requests()
+        return self._watch.pulse.steps if owes else None
+
+    @property
     def dead_error(self) -> RetryableRequestError:
         """What vLLM's routes raise once the engine is dead: ask again, of the server to come."""
         return RetryableRequestError("the engine has died; the server is stopping")
@@ -133,8 +142,10 @@ class SizedEngineClient:
         Raises `EngineError` with the worker's reason: no memory, or files that have changed.
         """
         args = (span.smallest, span.largest)
+        reading = nullcontext() if self._watch is None else self._watch.pulse.reads_weights()
         try:
-            held = await self._inner.collective_rpc("hold_sizes", args=args)
+            with reading:
+                held = await self._inner.collective_rpc("hold_sizes", args=args)
         except Exception as error:  # vLLM's for whatever a worker raised
             raise EngineError(f"the engine could not follow the budget: {error}") from error
         return sum(held)

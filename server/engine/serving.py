@@ -13,7 +13,6 @@ from typing import Any, Self
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ModelWrapValidatorHandler, PrivateAttr, model_validator
-from starlette.types import Receive, Scope, Send
 
 from boomerang_core.errors import SizeError
 from boomerang_core.sizes import SizeRow
@@ -33,6 +32,7 @@ from server.engine.compat import (
 from server.engine.sizes import SIZE_KEY
 from server.guard.limits import Hold, Limits, count_choices
 from server.guard.middleware import HOLD
+from server.leased import Leased
 from server.load.chooser import Chooser
 from server.metrics import Metrics
 from server.residency import Residency
@@ -51,7 +51,7 @@ _PROMPT_ERRORS = frozenset({"input_text", "input_tokens"})
 
 
 class MisfitError(ValueError):
-    """A field that vLLM's validators refuse; a `ValueError` is what pydantic reports."""
+    """A field that is refused while a body is read; a `ValueError` is what pydantic reports."""
 
     def __init__(self, message: str, parameter: str | None = None) -> None:
         super().__init__(message)
@@ -68,11 +68,21 @@ class GuardedBody(BaseModel):
     def _mistyped(cls, body: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
         """Refuse what vLLM's own validators trip over: they use fields before they have a type."""
         try:
-            return validate(body)
+            return validate(body)._without_beams()
         except VLLMError as error:
             raise MisfitError(str(error.args[0]), getattr(error, "parameter", None)) from error
         except (AttributeError, TypeError, KeyError) as error:
             raise MisfitError("a field has a value of a type that it cannot have") from error
+
+    def _without_beams(self) -> Self:
+        """Refuse beam search: vLLM runs it as a request for each beam and token.
+
+        Each would count as one in the load, and answers would seem to be one token long: `auto`
+        would then choose for a load that is not there.
+        """
+        if self.use_beam_search:  # type: ignore[attr-defined]
+            raise MisfitError("beam search is not supported; leave it out", "use_beam_search")
+        return self
 
     def bound_prompt(self, tokens: int | None) -> None:
         """Refuse, when the prompt is tokenised, more than so many tokens; None: no bound."""
@@ -133,20 +143,6 @@ async def mount(
     for path, endpoint in (("/v1/completions", completions), ("/v1/chat/completions", chat)):
         app.add_api_route(path, endpoint, methods=["POST"], response_model=None, tags=["openai"])
     app.openapi_schema = None  # made anew, with these two, when it is next asked for
-
-
-class Leased(Response):
-    """A response, a stream it may be, that ends the lease of its size when it has been sent."""
-
-    def __init__(self, inner: Response, lease: ExitStack) -> None:
-        self._inner, self._lease = inner, lease
-        self.status_code, self.background = inner.status_code, inner.background
-        self.raw_headers = inner.raw_headers
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it, whole or not."""
-        with self._lease:
-            await self._inner(scope, receive, send)
 
 
 class Sized:

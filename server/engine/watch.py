@@ -2,12 +2,13 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from boomerang_core.sizes import SizeTable
 from server.access import Usage, usage
 from server.engine.compat import StatLoggerBase
+from server.engine.pulse import Pulse
 from server.engine.steps import step_of
 from server.load.chooser import Chooser
 from server.load.costs import Step
@@ -21,6 +22,7 @@ class Watch:
     table: SizeTable
     chooser: Chooser
     metrics: Metrics
+    pulse: Pulse = field(default_factory=Pulse)
 
     def begin(self, size: int, choices: int = 1) -> "Flight":
         """A request for so many answers reaches the engine."""
@@ -104,7 +106,6 @@ class StepWatch(StatLoggerBase):
     ) -> None:
         self._watch = watch
         self._clock = clock
-        self._last: float | None = None  # the end of the step before, where another followed
         self._kv_bytes = _kv_bytes(vllm_config)
 
     def record(
@@ -114,11 +115,11 @@ class StepWatch(StatLoggerBase):
         mm_cache_stats: Any = None,
         engine_idx: int = 0,
     ) -> None:
-        """Learn from a step that followed another without a pause."""
+        """Learn from a step that followed another at once."""
         now = self._clock()
         if scheduler_stats is None:
             return
-        began, self._last = self._last, now if _goes_on(scheduler_stats) else None
+        began = self._watch.pulse.stepped(now, _goes_on(scheduler_stats))
         self._watch.chooser.load.queued(scheduler_stats.num_waiting_reqs)
         used = scheduler_stats.kv_cache_usage * self._kv_bytes
         rows, prompts = step_of(scheduler_stats)

@@ -22,7 +22,7 @@ def health_router(lifecycle: Lifecycle, metrics: Metrics) -> APIRouter:
 
     @router.get("/live")
     async def live() -> Response:
-        """200 from the first moment, while loading too; 503 once the engine is dead."""
+        """200 from the first moment, while loading too; 503 once the engine is dead, or hangs."""
         if lifecycle.engine_is_dead:
             return error_response(_UNAVAILABLE, "the engine is dead")
         return Response()

@@ -6,7 +6,7 @@ import ssl
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,13 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
+from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from boomerang_core.cli import family_folder
 from boomerang_core.family import Family, load_family
 from server.app import create_app
-from server.cli import http_config
+from server.cli import http_config, listen
 from server.guard.middleware import Guarding
 from server.load.chooser import Chooser, Objective
 from server.residency import Residency
@@ -33,6 +34,7 @@ class Idle:
     """An engine that lives and does nothing."""
 
     dead = False
+    progress = None
 
     async def check_health(self) -> bool:
         return True
@@ -50,26 +52,35 @@ def shipped() -> Family:
     return load_family(family_folder(Path("smollm2-135m")))
 
 
+def no_more(app: FastAPI, residency: Residency) -> None:
+    """The server's own routes alone."""
+
+
 @contextmanager
-def serving(family: Family, **options: Any) -> Iterator[tuple[str, int]]:
-    """The URL of a server with these settings, and its port."""
-    settings = read_settings(**options)
+def serving(
+    family: Family, more: Callable[[FastAPI, Residency], None] = no_more, **options: Any
+) -> Iterator[tuple[str, int]]:
+    """The URL of a server with these settings, and its port; `more` adds routes."""
+    settings = read_settings(port=0, **options)
     guarding = Guarding.of(settings)
     objective = Objective(settings.first_token_seconds, settings.token_seconds)
     chooser = Chooser.of(family.table, objective, settings.max_num_seqs)
+    residency = Residency(family, settings.kv_cache_bytes, None)
     app, lifecycle = create_app(
         family,
         64,
-        Residency(family, settings.kv_cache_bytes, None),
+        residency,
         chooser,
         guarding,
         settings.cors_origins,
+        send_timeout_seconds=settings.send_timeout_seconds,
         registry=CollectorRegistry(),
     )
     lifecycle.loaded(Idle())
     config = http_config(app, settings)
-    server = uvicorn.Server(config)
-    listening = socket.create_server(("127.0.0.1", 0))
+    server = app.state.server = uvicorn.Server(config)
+    listening = app.state.listening = listen(settings)
+    more(app, residency)
     port = listening.getsockname()[1]
     thread = threading.Thread(target=lambda: asyncio.run(server.serve([listening])), daemon=True)
     thread.start()

@@ -142,6 +142,7 @@ def test_other_unknown_fields_are_ignored(http: httpx.Client, path: str) -> None
         ({"n": 0}, "n"),
         ({"model": 7}, "model"),
         ({"vllm_xargs": {"boomerang_size": 99}}, "vllm_xargs"),
+        ({"use_beam_search": True, "n": 2}, "use_beam_search"),
     ],
 )
 def test_other_bad_fields(

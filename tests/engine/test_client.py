@@ -12,6 +12,9 @@ from boomerang_core.sizes import SizeRow, SizeTable
 from server.engine.client import SizedEngineClient
 from server.engine.compat import EngineDeadError, RetryableRequestError
 from server.engine.serving import _about_tokens
+from server.engine.watch import StepWatch, Watch
+from server.load.chooser import Chooser
+from server.metrics import Metrics
 from server.residency import Residency
 
 TABLE = SizeTable("tiny", (SizeRow(0, "1m", 4, 10**6, 2 * 10**6, 1000, True),))
@@ -51,6 +54,49 @@ def test_what_a_worker_says_of_a_budget_is_passed_on() -> None:
     client = SizedEngineClient(SimpleNamespace(collective_rpc=fail), TABLE, Mock(spec=Residency))
     with pytest.raises(EngineError, match=r"could not follow the budget: .*out of memory"):
         asyncio.run(client.hold_sizes(Span(0, 0)))
+
+
+def test_the_reading_of_weights_teaches_the_costs_nothing() -> None:
+    """Requests run on, so the step after it seems to have taken as long as both."""
+    clock = iter((1.0, 1.25, 60.0, 60.5))
+    chooser = Mock(spec=Chooser)
+    chooser.load, chooser.costs = Mock(), Mock()
+    watch = Watch(TABLE, chooser, Mock(spec=Metrics))
+    config = SimpleNamespace(cache_config=SimpleNamespace(kv_cache_memory_bytes=1))
+    steps = StepWatch(config, watch=watch, clock=lambda: next(clock))
+    step = SimpleNamespace(
+        num_running_reqs=2,
+        num_waiting_reqs=0,
+        kv_cache_usage=0.5,
+        running_lora_adapters={"0": 2},
+        waiting_lora_adapters={},
+    )
+    progress = []
+
+    async def read(*_: object, **__: object) -> list[int]:
+        progress.append(client.progress)
+        return [1]
+
+    unfinished = SimpleNamespace(has_unfinished_requests=lambda: True)
+    inner = SimpleNamespace(collective_rpc=read, output_processor=unfinished)
+    client = SizedEngineClient(inner, TABLE, Mock(spec=Residency), watch)
+    for _ in range(2):
+        steps.record(step, None)
+    assert asyncio.run(client.hold_sizes(Span(0, 0))) == 1
+    for _ in range(2):
+        progress.append(client.progress)
+        steps.record(step, None)
+    learned = [call.args[0].seconds for call in chooser.costs.observe.call_args_list]
+    assert learned == [0.25, 0.5]
+    assert progress == [None, 2, 3]  # no step is owed while weights are read
+
+
+def test_without_requests_no_step_is_owed() -> None:
+    idle = SimpleNamespace(has_unfinished_requests=lambda: False)
+    watch = Watch(TABLE, Mock(spec=Chooser), Mock(spec=Metrics))
+    inner = SimpleNamespace(output_processor=idle)
+    client = SizedEngineClient(inner, TABLE, Mock(spec=Residency), watch)
+    assert client.progress is None
 
 
 def test_a_prompt_is_as_long_as_its_parts() -> None:

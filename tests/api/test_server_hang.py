@@ -1,0 +1,96 @@
+"""A client that stops reading, and an engine that stops stepping, on a real server."""
+
+import signal
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import psutil
+import pytest
+
+from boomerang_core.family import Family
+from tests.api.servers import Running, start
+from tests.api.test_server_death import LONG, process_of, read_stream, wait_until_held
+
+pytestmark = pytest.mark.engine
+
+HANG_SECONDS = 3
+STALL_SECONDS = 0.5
+WITHIN_SECONDS = 8
+"""From the last step to the end: the bound, the notice, and what an end takes on a busy machine."""
+
+
+def total(url: str, name: str) -> float:
+    lines = httpx.get(f"{url}/metrics").text.splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
+
+
+def stop_reading(url: str) -> socket.socket:
+    """Ask for a long stream, read its first bytes, and no more."""
+    to = urlsplit(url)
+    body = httpx.Request("POST", url, json={**LONG, "stream": True, "logprobs": 5}).content
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.settimeout(30)
+    client.connect((to.hostname, to.port))
+    client.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode() + body)
+    assert client.recv(12) == b"HTTP/1.1 200"
+    return client
+
+
+def check_stalled(url: str) -> None:
+    """The engine is freed of a request that nobody reads, before it is through with it."""
+    with stop_reading(url):
+        deadline = time.monotonic() + 60
+        while total(url, 'boomerang_refusals_total{reason="stalled"}') < 1:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        while total(url, "vllm:num_requests_running{"):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert total(url, "boomerang_requests_in_flight{") == 0
+        assert 0 < total(url, "vllm:generation_tokens_total{") < LONG["n"] * LONG["max_tokens"]
+
+
+def check_hung(running: Running) -> None:
+    """As an engine that died: `/live` fails, clients are told, the status is not 0."""
+    url = running.url
+    engine = psutil.Process(process_of(running, "VLLM::EngineCore"))
+    below = psutil.Process(running.process.pid).children(recursive=True)
+    with ThreadPoolExecutor(2) as pool:
+        stream = pool.submit(read_stream, url)
+        whole = pool.submit(httpx.post, f"{url}/v1/completions", json=LONG, timeout=60)
+        wait_until_held(url, LONG["n"] + 1)
+        engine.send_signal(signal.SIGSTOP)
+        stopped = time.monotonic()
+        while httpx.get(f"{url}/live").status_code == 200:
+            assert time.monotonic() - stopped < WITHIN_SECONDS
+            time.sleep(0.02)
+        assert time.monotonic() - stopped > HANG_SECONDS - 1
+        assert httpx.get(f"{url}/ready").status_code == 503
+        assert running.process.wait(WITHIN_SECONDS) == 1, running.log.read_text()
+        assert whole.result().status_code == 503
+        assert '"code":503' in stream.result()[0].replace(" ", "")
+    printed = running.log.read_text().splitlines()
+    assert "error: the engine hung: it had requests and made no step" in printed, printed
+    assert psutil.wait_procs(below, timeout=5)[1] == []
+
+
+def test_neither_a_stalled_client_nor_a_hung_engine_holds_on(
+    tmp_path: Path, family: Family
+) -> None:
+    settings = {
+        "BOOMERANG_HANG_SECONDS": str(HANG_SECONDS),
+        "BOOMERANG_SEND_TIMEOUT_SECONDS": str(STALL_SECONDS),
+    }
+    running = start(family, tmp_path / "log", **settings)
+    running.wait_until_ready()
+    check_stalled(running.url)
+    assert httpx.get(f"{running.url}/live").status_code == 200
+    time.sleep(HANG_SECONDS + 1)  # nothing is owed: no hang
+    assert httpx.get(f"{running.url}/live").status_code == 200
+    check_hung(running)
