@@ -5,7 +5,7 @@ PORT ?= 8000
 OUT ?= build/smollm2-135m
 BIN := .venv/bin
 CHROMIUM := $(shell which chromium chromium-browser google-chrome 2>/dev/null)
-TIERS := not slow and not gpu and not prometheus$(if $(CHROMIUM),, and not browser)
+TIERS := not slow and not gpu and not prometheus and not guidellm$(if $(CHROMIUM),, and not browser)
 
 .PHONY: serve test check check-deploy image-test bench family lock
 .DEFAULT_GOAL := serve

@@ -32,12 +32,13 @@ from server.lifecycle import (
     still_loading,
 )
 from server.load.chooser import Chooser, Objective
-from server.logs import LIFE, configure_logging, require_tracing, write_logging_config
+from server.logs import LIFE, configure_logging, write_logging_config
 from server.metrics import Metrics
 from server.precision import Precision, served_precision
 from server.residency import Residency
 from server.sample import sample
 from server.settings import Settings, read_settings
+from server.tracing import prepare_tracing
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +105,7 @@ app.command()(sample)
 async def _serve(settings: Settings, family: Family, precision: Precision) -> Lifecycle:
     """Serve until stopped; the lifecycle tells how it ended."""
     _set_up_logging(settings)
-    require_tracing(settings)
+    prepare_tracing(settings)
     budget = _budget(settings)
     room = memory_left if built_for_cpu() else None
     residency = Residency(family, settings.kv_cache_bytes, budget, settings.default_size, room)

@@ -6,26 +6,15 @@ No line of ours holds a prompt, an answer, a body or a key.
 import json
 import logging.config
 import tempfile
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from boomerang_core.errors import SettingsError
 from server.settings import Settings
 
 ACCESS = "boomerang.access"
 """Logger of one line per request, at INFO."""
 LIFE = "boomerang.life"
 """Logger of what the server does as a whole, at INFO."""
-
-_TRACING = (
-    "opentelemetry",
-    "opentelemetry.sdk",
-    "opentelemetry.exporter",
-    "opentelemetry.exporter.otlp",
-    "opentelemetry.semconv_ai",
-)
-"""What vLLM imports for traces; each after the package that holds it."""
 
 _JSON = {
     "()": "pythonjsonlogger.json.JsonFormatter",
@@ -70,16 +59,3 @@ def write_logging_config(settings: Settings) -> Path:
     ) as file:
         json.dump(logging_config(settings), file)
     return Path(file.name)
-
-
-def require_tracing(settings: Settings) -> None:
-    """Raise `SettingsError` where traces are wanted and OpenTelemetry is not installed."""
-    if settings.otlp_traces_endpoint is None:
-        return
-    for package in _TRACING:
-        if find_spec(package) is None:
-            raise SettingsError(
-                "otlp_traces_endpoint needs the packages opentelemetry-sdk, "
-                "opentelemetry-exporter-otlp and opentelemetry-semantic-conventions-ai: "
-                f"{package} is missing"
-            )

@@ -28,6 +28,7 @@ from server.engine.loader import engine_arguments
 from server.engine.sizes import SIZE_KEY
 from server.engine.watch import Watch
 from server.residency import Residency
+from server.tracing import NoSpans, SizeSpans, Spans
 
 
 def published_sizes(table: SizeTable) -> dict[str, Any]:
@@ -51,10 +52,16 @@ class SizedEngineClient:
     """
 
     def __init__(
-        self, inner: Any, table: SizeTable, residency: Residency, watch: Watch | None = None
+        self,
+        inner: Any,
+        table: SizeTable,
+        residency: Residency,
+        watch: Watch | None = None,
+        spans: Spans | None = None,
     ) -> None:
         self._inner = inner
         self._watch = watch
+        self._spans = spans or NoSpans()
         self._sizes: Mapping[str, int] = {table.model_id(row): row.size for row in table.rows}
         self._residency = residency
 
@@ -68,6 +75,7 @@ class SizedEngineClient:
         request_id: str,
         *,
         lora_request: Any = None,
+        trace_headers: Mapping[str, str] | None = None,
         **options: Any,
     ) -> AsyncGenerator[Any, None]:
         """Run a request at its size; the arguments and the outputs are those of vLLM."""
@@ -75,10 +83,11 @@ class SizedEngineClient:
         size = default if lora_request is None else self._sizes[lora_request.lora_name]
         params = copy.copy(sampling_params)  # shared between the prompts of one request
         params.extra_args = {**(params.extra_args or {}), SIZE_KEY: size}
-        outputs = self._inner.generate(prompt, params, request_id, **options)
         flight = None if self._watch is None else self._watch.begin(size, params.n or 1)
         is_delta = params.output_kind is RequestOutputKind.DELTA
-        with self._residency.lease(size):
+        with self._residency.lease(size), self._spans.around(size, trace_headers) as parent:
+            options["trace_headers"] = parent
+            outputs = self._inner.generate(prompt, params, request_id, **options)
             try:
                 async for output in outputs:
                     if flight is not None:
@@ -175,8 +184,9 @@ def start_engine(
     sizes = residency.plan.span
     arguments = AsyncEngineArgs(**engine_arguments(family, teacher_dir, sizes=sizes, **limits))
     stat_loggers = None if watch is None else [watch.stat_logger]
+    spans = SizeSpans(family.table) if limits.get("otlp_traces_endpoint") else None
     try:
         inner = AsyncLLM.from_engine_args(arguments, stat_loggers=stat_loggers)
     except RuntimeError as error:
         raise EngineError("the engine could not start; what it printed above says why") from error
-    return SizedEngineClient(inner, family.table, residency, watch)
+    return SizedEngineClient(inner, family.table, residency, watch, spans)

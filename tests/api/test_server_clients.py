@@ -84,7 +84,8 @@ def of(heading: str) -> list[Example]:
 
 def test_every_example_is_executed_here() -> None:
     headings = [example.heading for example in examples("docs/clients.md")]
-    assert headings == ["curl", "curl", "The openai package", "lm-eval", "vLLM's load tool"]
+    tools = ["The openai package", "lm-eval", "vLLM's load tool", "guidellm"]
+    assert headings == ["curl", "curl", *tools]
 
 
 def test_the_readmes_curl_commands(server: Running, family: Family) -> None:
@@ -129,3 +130,12 @@ def test_vllms_load_tool(server: Running) -> None:
     printed = execute(example, server)
     assert re.search(r"Successful requests: +8\b", printed), printed
     assert re.search(r"Total generated tokens: +[1-9]", printed), printed
+
+
+@pytest.mark.guidellm
+def test_guidellm(server: Running) -> None:
+    (example,) = of("guidellm")
+    printed = execute(example, server)
+    assert re.search(r"concurrent@4 .*\| 8 +\| 0 +\| 0 +\|", printed), (
+        printed
+    )  # completed, cut, failed
