@@ -1,6 +1,7 @@
 """Compiled segments answer as eager layers do, for every size, in any mix, after any change."""
 
 import random
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -81,6 +82,23 @@ def test_weights_that_go_and_come_back_are_traced_anew(tiny: TinyFamily, engine:
     sizes = [index % len(tiny.sizes) for index in range(len(BATCH))]
     got = greedy(engine, BATCH, sizes)
     assert got == [expected(tiny, size)[i] for i, size in enumerate(sizes)]
+
+
+def test_what_is_released_is_not_kept_alive_by_what_was_compiled(
+    tiny: TinyFamily, engine: Any
+) -> None:
+    """Teacher layer 5 runs at the largest size only; on a CPU its maps keep packed weights."""
+
+    def packed(worker: Any) -> Any:
+        layer = worker.model_runner.get_model().teacher.layers["5"]
+        return weakref.ref(layer.mlp.down_proj.cpu_linear)
+
+    (alive,) = engine.collective_rpc(packed)
+    assert alive() is not None
+    engine.collective_rpc("hold_sizes", args=(0, 1))
+    gone = alive() is None
+    engine.collective_rpc("hold_sizes", args=(0, tiny.sizes[-1]))
+    assert gone
 
 
 def test_the_bench_times_eager_layers_against_compiled_ones(tiny: TinyFamily, engine: Any) -> None:
