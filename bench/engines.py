@@ -67,6 +67,25 @@ class Engine:
         self.generate(requests, tokens)
         return time.perf_counter() - start
 
+    @property
+    def _model(self) -> Any:
+        return self._llm.llm_engine.model_executor.driver_worker.worker.model_runner.get_model()
+
+    @property
+    def compile_seconds(self) -> float:
+        """Seconds in which the routed model's segments were traced and compiled."""
+        return float(self._model.compile_seconds)
+
+    @contextmanager
+    def eagerly(self) -> Iterator[None]:
+        """Meanwhile, an engine with compiled segments runs its layers eagerly."""
+        model = self._model
+        compiled, model.runs = model.runs, dict(enumerate(model.blocks))
+        try:
+            yield
+        finally:
+            model.runs = compiled
+
     @contextmanager
     def in_turn(self) -> Iterator[None]:
         """Meanwhile, every step runs requests of one size only, the sizes in turn."""
@@ -135,12 +154,14 @@ class TurnTakingScheduler(BoomerangScheduler):
         return [request for request in requests if self.size_of(request) != self._turn]
 
 
-def routed_engine(family: Family, **limits: Any) -> Engine:
+def routed_engine(family: Family, compiled: bool = False, **limits: Any) -> Engine:
     """One engine for every size of a family; `limits` over those of `LIMITS`."""
     from vllm import LLM
 
     register()
-    arguments = engine_arguments(family, teacher_folder(family), **{**LIMITS, **limits})
+    arguments = engine_arguments(
+        family, teacher_folder(family), compiled=compiled, **{**LIMITS, **limits}
+    )
     turns = f"{TurnTakingScheduler.__module__}.{TurnTakingScheduler.__name__}"
     return Engine(LLM(**{**arguments, "scheduler_cls": turns}))
 
@@ -149,7 +170,7 @@ def plain_engine(folder: Path, **limits: Any) -> Engine:
     """Plain vLLM on a checkpoint; `limits` over those of `LIMITS`."""
     from vllm import LLM
 
-    return Engine(LLM(model=str(folder), enforce_eager=True, **{**LIMITS, **limits}))
+    return Engine(LLM(model=str(folder), **{"enforce_eager": True, **LIMITS, **limits}))
 
 
 def _greedy(size: int | None, tokens: int) -> Any:

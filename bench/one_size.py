@@ -26,7 +26,11 @@ from boomerang_core.assemble import export
 from boomerang_core.cli import family_folder
 from boomerang_core.family import Family, load_family
 
-LIMITS = {"max_num_seqs": MOST, "max_model_len": LONGEST, "enable_prefix_caching": False}
+LIMITS: dict[str, Any] = {
+    "max_num_seqs": MOST,
+    "max_model_len": LONGEST,
+    "enable_prefix_caching": False,
+}
 
 
 def compare(

@@ -62,6 +62,10 @@ def serve(
     kv_cache_bytes: Annotated[
         str | None, typer.Option(help="Memory for the KV cache: 256MiB.")
     ] = None,
+    compiled: Annotated[
+        bool | None,
+        typer.Option("--compile/--no-compile", help="Compile the layers: --no-compile."),
+    ] = None,
     memory_budget: Annotated[
         str | None,
         typer.Option(help="Memory for weights and KV cache; larger sizes are left out: 2GiB."),
@@ -81,6 +85,7 @@ def serve(
         "dtype": dtype,
         "max_model_len": max_model_len,
         "kv_cache_bytes": kv_cache_bytes,
+        "compile": compiled,
         "memory_budget": memory_budget,
         "api_keys_file": api_keys_file,
         "admin_keys_file": admin_keys_file,
@@ -144,7 +149,8 @@ async def _serve(settings: Settings, family: Family, precision: Precision) -> Li
         await mount(app, client, residency, chooser, metrics, guarding.limits)
         metrics.set_resident(await client.resident_bytes())
         lifecycle.loaded(client)
-        _say(settings, f"{family.name} is ready: {_count_sizes(residency)}")
+        compiled = f", compiled in {await client.compile_seconds():.0f} s" * settings.compile
+        _say(settings, f"{family.name} is ready: {_count_sizes(residency)}{compiled}")
 
     await server.serve_until_stopped(load, [listening])
     return lifecycle
@@ -233,6 +239,7 @@ def _start(
         residency,
         Watch(family.table, *watched),
         dtype=precision.dtype,
+        compiled=settings.compile,
         max_model_len=settings.max_model_len,
         max_num_seqs=settings.max_num_seqs,
         kv_cache_memory_bytes=settings.kv_cache_bytes,

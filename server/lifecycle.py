@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 import uvicorn
 
+from boomerang_core.checkpoint import cache_root
 from boomerang_core.errors import EngineError
 from boomerang_core.residency import Span
 from server.hang import Stillness, kill_children
@@ -161,6 +162,8 @@ def prepare_environment(settings: Settings, logging_config: Path | None) -> None
         os.environ["VLLM_LOGGING_CONFIG_PATH"] = str(logging_config)
     if settings.cache is not None:
         os.environ["BOOMERANG_CACHE"] = str(settings.cache)
+    if settings.compile:  # by default torch's is in /tmp, which pods lose
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_root() / "compiled"))
 
 
 async def in_thread(work: Callable[[], Any]) -> Any:

@@ -62,6 +62,11 @@ class Settings(BaseSettings):
     tensor_parallel_size: int = Field(
         1, ge=1, description="GPUs (on a CPU: processes) that share every layer."
     )
+    compile: bool = Field(
+        False,
+        description="Compile the layers instead of running them eagerly: faster tokens, a slower "
+        "start; needs a C++ compiler on a CPU.",
+    )
     memory_budget: Bytes | None = Field(
         None,
         description="Memory for weights and KV cache: as many offered sizes, from the smallest up, "

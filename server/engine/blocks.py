@@ -38,11 +38,15 @@ class LayerCall:
         return state
 
 
-class BlockRun(Protocol):
-    """A block of the routed model."""
+class Run(Protocol):
+    """What runs in one step: a block, or several compiled together (`segments.py`)."""
 
     def run(self, positions: torch.Tensor, state: State, first: int) -> State:
-        """Run the block: rows before `first` are the teacher's, the rest the student's."""
+        """Run it: rows before `first` are the teacher's, the rest the student's."""
+
+
+class BlockRun(Run, Protocol):
+    """A block of the routed model."""
 
     def attention(self) -> Iterator[tuple[str, Side]]:
         """Each attention layer of the block with the rows it runs on."""
@@ -74,10 +78,10 @@ def _on_teacher_rows(
         return call.run(layers, positions, state)
     upper = call.run(layers, positions[:first], tuple(part[:first] for part in state))
     lower = tuple(part[first:] for part in state)
-    return _join(upper, lower)
+    return join(upper, lower)
 
 
-def _join(upper: State, lower: State) -> State:
+def join(upper: State, lower: State) -> State:
     """Put the two sides' rows together again.
 
     Rows that have met no layer yet have no residual: it is zero, and hidden all there is.
@@ -129,7 +133,7 @@ class FullBlock:
             self.teacher, positions[:first], tuple(part[:first] for part in state)
         )
         lower = self.call(self.student, positions[first:], tuple(part[first:] for part in state))
-        return _join(upper, lower)
+        return join(upper, lower)
 
     def attention(self) -> Iterator[tuple[str, Side]]:
         """Teacher layers on teacher rows, the student's layer on student rows."""

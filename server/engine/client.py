@@ -163,6 +163,10 @@ class SizedEngineClient:
         """Bytes of weights held, summed over the workers."""
         return sum(await self._inner.collective_rpc("resident_bytes"))
 
+    async def compile_seconds(self) -> float:
+        """Seconds in which segments were compiled, of the worker that took longest."""
+        return float(max(await self._inner.collective_rpc("compile_seconds")))
+
 
 def _already_stopped(timeout: float | None = None) -> None:
     """Nothing is left to stop."""
@@ -173,16 +177,20 @@ def start_engine(
     teacher_dir: Path,
     residency: Residency,
     watch: Watch | None = None,
+    compiled: bool = False,
     **limits: Any,
 ) -> SizedEngineClient:
     """Start vLLM on a family, in a process of its own; returns when it is loaded.
 
     `residency` says which sizes are loaded, `watch` is told of each request and each step,
-    `limits` are arguments of vLLM.  Raises what `engine_arguments` raises, vLLM's own errors, and
-    `EngineError` where the engine's process ended before it was ready.
+    `compiled` has the layers compiled, `limits` are arguments of vLLM.  Raises what
+    `engine_arguments` raises, vLLM's own errors, and `EngineError` where the engine's process
+    ended before it was ready.
     """
     sizes = residency.plan.span
-    arguments = AsyncEngineArgs(**engine_arguments(family, teacher_dir, sizes=sizes, **limits))
+    arguments = AsyncEngineArgs(
+        **engine_arguments(family, teacher_dir, sizes=sizes, compiled=compiled, **limits)
+    )
     stat_loggers = None if watch is None else [watch.stat_logger]
     spans = SizeSpans(family.table) if limits.get("otlp_traces_endpoint") else None
     try:

@@ -75,6 +75,7 @@ NAMES: Mapping[str, str] = {
     "SamplingParams": "vllm:SamplingParams",
     "Scheduler": "vllm.v1.core.sched.scheduler:Scheduler",
     "set_current_vllm_config": "vllm.config:set_current_vllm_config",
+    "set_forward_context": "vllm.forward_context:set_forward_context",
     "StatLoggerBase": "vllm.v1.metrics.loggers:StatLoggerBase",
     "UBatchSlice": "vllm.v1.worker.ubatch_utils:UBatchSlice",
     "VLLMError": "vllm.exceptions:VLLMError",
@@ -103,7 +104,9 @@ MEMBERS: Mapping[str, tuple[str, ...]] = {
     f"{_RUNNER}.get_kv_cache_spec": (),
     f"{_RUNNER}.get_model": (),
     "vllm.v1.worker.gpu_worker:Worker._make_model_runner": (),
+    "vllm.v1.worker.gpu_worker:Worker.compile_or_warm_up_model": (),
     "vllm.v1.worker.gpu_worker:Worker.shutdown": (),
+    "vllm.v1.worker.cpu_worker:CPUWorker.compile_or_warm_up_model": (),
     "vllm.v1.worker.cpu_worker:CPUWorker.init_device": (),
     "vllm.v1.worker.cpu_worker:CPUModelRunner": (),
     "vllm.v1.worker.gpu_input_batch:InputBatch.swap_states": ("i1", "i2"),
@@ -179,9 +182,11 @@ ONLY_ON: Mapping[str, str] = {
     "vllm.v1.worker.cpu_model_runner:CPUModelRunner": "cpu",
     "vllm.v1.worker.cpu_worker:CPUModelRunner": "cpu",
     "vllm.v1.worker.cpu_worker:CPUWorker": "cpu",
+    "vllm.v1.worker.cpu_worker:CPUWorker.compile_or_warm_up_model": "cpu",
     "vllm.v1.worker.cpu_worker:CPUWorker.init_device": "cpu",
     "vllm.v1.worker.gpu_worker:Worker": "gpu",
     "vllm.v1.worker.gpu_worker:Worker._make_model_runner": "gpu",
+    "vllm.v1.worker.gpu_worker:Worker.compile_or_warm_up_model": "gpu",
 }
 """What one platform alone needs, of both tables; everything else is needed on both."""
 

@@ -6,6 +6,8 @@ to sub-configs).  So nothing is copied and no folder is generated.
 """
 
 import json
+import os
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -40,7 +42,11 @@ _UNSUPPORTED = frozenset({"speculative_config", "enable_lora", "enable_prompt_em
 
 
 def engine_arguments(
-    family: Family, teacher_dir: Path, sizes: Span | None = None, **limits: Any
+    family: Family,
+    teacher_dir: Path,
+    sizes: Span | None = None,
+    compiled: bool = False,
+    **limits: Any,
 ) -> dict[str, Any]:
     """The keyword arguments for `vllm.LLM` or `vllm.AsyncEngineArgs` that serve a family.
 
@@ -48,11 +54,13 @@ def engine_arguments(
         family: the family, loaded and verified.
         teacher_dir: the teacher as a Hugging Face folder (config, tokenizer, safetensors).
         sizes: those to load the weights of; None: every one.
+        compiled: compile the segments between sizes (`segments.py`) instead of running eagerly.
         **limits: further vLLM arguments: `max_model_len`, `max_num_seqs`, `dtype`,
             `kv_cache_memory_bytes`, `tensor_parallel_size`, …
 
     Raises `ArchitectureError` where vLLM lacks the teacher's architecture, and `SettingsError`
-    where `limits` names an argument that is ours to set or that a routed model cannot serve with.
+    where `limits` names an argument that is ours to set or that a routed model cannot serve with,
+    or where there is no compiler for `compiled`.
     """
     row_of(family.architecture)
     if clash := sorted(limits.keys() & _OURS):
@@ -61,6 +69,8 @@ def engine_arguments(
         raise SettingsError(f"{refused[0]} is not supported with a family of sizes")
     if limits.get("pipeline_parallel_size", 1) != 1:
         raise SettingsError("pipeline parallel is not supported with a family of sizes")
+    if compiled:
+        _require_compiler()
     scheduling = "BoomerangAsyncScheduler" if limits.get("async_scheduling") else None
     return {
         "async_scheduling": False,
@@ -70,7 +80,7 @@ def engine_arguments(
         "served_model_name": family.name,
         **limits,
         "model": str(teacher_dir),
-        "hf_overrides": _config_overrides(family, sizes or whole(family.design)),
+        "hf_overrides": _config_overrides(family, sizes or whole(family.design), compiled),
         "load_format": "safetensors",  # left to itself, vLLM falls back to pickled weights
         "trust_remote_code": False,
         "worker_cls": _worker_class(),
@@ -81,13 +91,20 @@ def engine_arguments(
     }
 
 
+def _require_compiler() -> None:
+    """torch.compile writes C++ for a CPU, and for a GPU Triton's stubs in C."""
+    name = os.environ.get("CXX") or "g++"
+    if shutil.which(name) is None:
+        raise SettingsError(f"compile needs a C++ compiler, and there is no {name}")
+
+
 def _worker_class() -> str:
     if compat.platform() == "cpu":
         return "server.engine.worker_cpu.BoomerangCPUWorker"
     return "server.engine.worker.BoomerangGPUWorker"
 
 
-def _config_overrides(family: Family, sizes: Span) -> dict[str, Any]:
+def _config_overrides(family: Family, sizes: Span, compiled: bool) -> dict[str, Any]:
     design = family.design
     carried = {
         "architecture": family.architecture,
@@ -97,6 +114,7 @@ def _config_overrides(family: Family, sizes: Span) -> dict[str, Any]:
         "blocks": design.block_map.to_json(),
         "ladder": design.ladder.to_json(),
         "sizes": [sizes.smallest, sizes.largest],
+        "compiled": compiled,
     }
     return {"architectures": [ARCHITECTURE], CONFIG_KEY: json.dumps(carried)}
 

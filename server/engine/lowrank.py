@@ -78,12 +78,37 @@ class LowRankDelta(nn.Module):
         else:
             linear.weight_loader(self.b, padded, *([] if shard is None else [shard]))
 
-    def add_to(self, y_TO: torch.Tensor, x_TI: torch.Tensor) -> None:
-        """Add B A x to the outputs, in place."""
-        hidden_TR = functional.linear(x_TI, self.a)
-        for index, (start, stop) in enumerate(self.ranges):
-            part_TR = hidden_TR[:, index * self.rank : (index + 1) * self.rank]
-            y_TO[:, start:stop].addmm_(part_TR, self.b[start:stop].t())
+    def add_to(self, y_TO: torch.Tensor, x_TI: torch.Tensor, first: int) -> None:
+        """Add B A x to the outputs from row `first` on, in place."""
+        ends = [end for limits in self.ranges for end in limits]
+        # Inside a compiled function one opaque call: taken apart, each slice would be copied.
+        add = torch.ops.boomerang.add_delta if torch.compiler.is_compiling() else _add_delta
+        add(y_TO, x_TI, self.a, self.b, ends, first)
+
+
+def _add_delta(
+    y_TO: torch.Tensor,
+    x_TI: torch.Tensor,
+    a_RI: torch.Tensor,
+    b_OR: torch.Tensor,
+    ends: Sequence[int],
+    first: int,
+) -> None:
+    """y[first:] += B A x[first:]; `ends`: start and stop of the outputs of each of A's parts."""
+    rank = b_OR.shape[1]
+    hidden_TR = functional.linear(x_TI[first:], a_RI)
+    for index in range(len(ends) // 2):
+        start, stop = ends[2 * index : 2 * index + 2]
+        part_TR = hidden_TR[:, index * rank : (index + 1) * rank]
+        y_TO[first:, start:stop].addmm_(part_TR, b_OR[start:stop].t())
+
+
+torch.library.define(
+    "boomerang::add_delta",
+    "(Tensor(a!) y, Tensor x, Tensor a, Tensor b, int[] ends, SymInt first) -> ()",
+)
+torch.library.impl("boomerang::add_delta", "default", _add_delta)
+torch.library.register_fake("boomerang::add_delta", lambda *arguments: None)
 
 
 class DeltaLinearMethod(LinearMethodBase):
@@ -110,7 +135,7 @@ class DeltaLinearMethod(LinearMethodBase):
         y_TO: torch.Tensor = self.inner.apply(layer, x, bias)
         first = self.split.teacher_tokens
         if first < x.shape[0]:
-            self.delta.add_to(y_TO[first:], x[first:])
+            self.delta.add_to(y_TO, x, first)
         return y_TO
 
 
@@ -216,3 +241,11 @@ def _key(path: str) -> str:
 def _norm_paths(names: Iterable[str]) -> set[str]:
     split = (name.rpartition(".") for name in names)
     return {path for path, _, last in split if last not in _MATRICES}
+
+
+def within_layer(name: str) -> tuple[int, str]:
+    """`layers.3.mlp.up_proj.lora_A` → (3, `mlp.up_proj.lora_A`)."""
+    parts = name.split(".", 2)
+    if len(parts) != 3 or parts[0] != "layers" or not parts[1].isdecimal():
+        raise CheckpointError(f"{name} is not a tensor of a low-rank student")
+    return int(parts[1]), parts[2]

@@ -6,7 +6,7 @@ has its own.  The runner sets `plan` before a forward pass; without one (vLLM's 
 row runs the largest size that is held.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +16,16 @@ from torch import nn
 from boomerang_core.errors import CheckpointError
 from boomerang_core.residency import Span, parts_of
 from boomerang_core.route import Owner, StudentKind
-from server.engine.blocks import BlockRun, LayerCall, State, build_block
-from server.engine.compat import (
-    AutoWeightsLoader,
-    LogitsComputer,
-    process_weights_after_loading,
-)
+from server.engine.blocks import BlockRun, LayerCall, Run, State, build_block
+from server.engine.compat import AutoWeightsLoader, LogitsComputer
+from server.engine.compat import process_weights_after_loading as process_weights
 from server.engine.loader import carried, design_of, student_shapes
-from server.engine.lowrank import LowRankLayer
+from server.engine.lowrank import LowRankLayer, within_layer
 from server.engine.party import Party, student_config
 from server.engine.plan import Ranks, Side, StepPlan, build_plan
 from server.engine.residency import ENDS, Place, Residency, place_of, places_of, read_tensors
 from server.engine.rows import row_of
+from server.engine.segments import segments_of, trace
 
 Weights = Iterable[tuple[str, torch.Tensor]]
 
@@ -40,6 +38,7 @@ class BoomerangForCausalLM(nn.Module):
         self.config = vllm_config.model_config.hf_config
         self.quant_config = vllm_config.quant_config
         record = carried(self.config)
+        self.compiled, self.compile_seconds = bool(record["compiled"]), 0.0
         self.design = design_of(self.config)
         self.ranks = Ranks.of(self.design)
         self.row = row_of(record["architecture"])
@@ -55,7 +54,6 @@ class BoomerangForCausalLM(nn.Module):
             Owner.TEACHER: bool(self.config.tie_word_embeddings),
             Owner.STUDENT: f"{self.row.names.head}.weight" not in shapes,
         }
-        self._largest = 0
         self.residency = Residency(self._places(Span(*record["sizes"])))
         self.teacher = self._teacher(vllm_config)
         if self.design.kind is StudentKind.FULL:
@@ -66,6 +64,8 @@ class BoomerangForCausalLM(nn.Module):
             self.config.vocab_size, scale=getattr(self.config, "logit_scale", 1.0)
         )
         self.blocks = self._blocks()
+        self.runs: Mapping[int, Run] = dict(enumerate(self.blocks))
+        self._segments = segments_of(self.blocks, self.ranks.blocks)
         self.attention_sides = tuple(self._attention_sides())
         self.residency.settle({Owner.TEACHER: self.teacher, Owner.STUDENT: self.student})
 
@@ -122,7 +122,7 @@ class BoomerangForCausalLM(nn.Module):
     def _lowrank_student(self, shapes: dict[str, tuple[int, ...]]) -> Party:
         by_block: dict[int, dict[str, tuple[int, ...]]] = {}
         for name, shape in shapes.items():
-            index, rest = _within_layer(self.row.local_name(name))
+            index, rest = within_layer(self.row.local_name(name))
             by_block.setdefault(index, {})[rest] = shape
         stacked, teacher = self.mapper.orig_to_new_stacked, self.teacher.layers
         layers = {
@@ -153,6 +153,13 @@ class BoomerangForCausalLM(nn.Module):
         """Student attention layer → teacher attention layer of the block, whose pages it uses."""
         return {ours: theirs for block in self.blocks for ours, theirs in block.kv_alias().items()}
 
+    def prepare(self) -> None:
+        """Compile what the held sizes run, where that was asked for; the weights are there."""
+        if self.compiled:
+            took = trace(self._segments.values(), self._span, self._vllm_config)
+            self.compile_seconds += took
+            self.runs = self._segments
+
     # ---- vLLM's model interface -------------------------------------------------------------
 
     def embed_input_ids(self, input_ids: torch.Tensor) -> torch.Tensor:
@@ -171,27 +178,25 @@ class BoomerangForCausalLM(nn.Module):
         assert intermediate_tensors is None, "pipeline parallel is refused at start"
         assert inputs_embeds is None, "prompt embeddings are not enabled"
         total = positions.shape[0]
-        plan = self.plan or build_plan(self.ranks, [self._largest], [total])
+        plan = self.plan or build_plan(self.ranks, [self._span.largest], [total])
 
         def first(tokens: int) -> int:
             """The student's first row; padding joins the teacher where all rows are his."""
             return total if tokens == plan.num_tokens else tokens
 
         hidden: torch.Tensor = self._on_sides(
-            first(plan.embedding),
-            (input_ids, positions),
-            lambda party, parts: party.embed(*parts),
+            first(plan.embedding), (input_ids, positions), lambda party, parts: party.embed(*parts)
         )
         state: State = (hidden,)
-        for block, split in zip(self.blocks, plan.blocks, strict=True):
-            state = block.run(positions, state, first(split.tokens))
+        for block, run in self.runs.items():
+            state = run.run(positions, state, first(plan.blocks[block].tokens))
         normed: torch.Tensor = self._on_sides(first(plan.head_tokens), state, Party.final_norm)
         return normed
 
     def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor | None:
         """Rows of hidden states, one per request → logits (rows, vocabulary)."""
         total = hidden_states.shape[0]
-        plan = self.plan or build_plan(self.ranks, [self._largest], [total], [total])
+        plan = self.plan or build_plan(self.ranks, [self._span.largest], [total], [total])
         first = min(plan.head_rows, total)
 
         def logits(party: Party, parts: tuple[torch.Tensor, ...]) -> Any:
@@ -238,12 +243,13 @@ class BoomerangForCausalLM(nn.Module):
             new = self.residency.fill(wanted)
             self._require(new, self._load(frozenset(new)))
             config = self._vllm_config
-            process_weights_after_loading(
+            process_weights(
                 nn.ModuleList(new.values()), config.model_config, config.device_config.device
             )
         except BaseException:
             self.residency.release(missing)
             raise
+        self.prepare()
 
     def _require(self, places: Iterable[Place], loaded: set[str]) -> None:
         """vLLM's check at start, for those places: the checkpoint has every parameter."""
@@ -253,7 +259,7 @@ class BoomerangForCausalLM(nn.Module):
                 raise CheckpointError(f"{self._folders[Owner(owner)]} no longer holds {local}")
 
     def _places(self, span: Span) -> frozenset[Place]:
-        self._largest = span.largest
+        self._span = span
         return places_of(parts_of(self.design, span), self._tied)
 
     def _load(self, places: frozenset[Place]) -> set[str]:
@@ -286,15 +292,7 @@ class BoomerangForCausalLM(nn.Module):
             yield f"{owner.value}.{name}", value
 
     def _load_lowrank(self, name: str, value: torch.Tensor) -> None:
-        index, rest = _within_layer(name)
+        index, rest = within_layer(name)
         layer = self.student.layers[str(index)]
         assert isinstance(layer, LowRankLayer)
         layer.load(rest, value)
-
-
-def _within_layer(name: str) -> tuple[int, str]:
-    """`layers.3.mlp.up_proj.lora_A` → (3, `mlp.up_proj.lora_A`)."""
-    parts = name.split(".", 2)
-    if len(parts) != 3 or parts[0] != "layers" or not parts[1].isdecimal():
-        raise CheckpointError(f"{name} is not a tensor of a low-rank student")
-    return int(parts[1]), parts[2]

@@ -1,5 +1,7 @@
 """vLLM's CPU worker, with our runner in it; a module of its own, as it imports CPU kernels."""
 
+from typing import Any
+
 from server.engine import compat
 from server.engine.compat import CPUModelRunner, CPUWorker
 from server.engine.ending import skip_teardown
@@ -20,9 +22,18 @@ class BoomerangCPUWorker(CPUWorker):
         with compat.cpu_runner_class(BoomerangCPUModelRunner):
             super().init_device()
 
+    def compile_or_warm_up_model(self) -> Any:
+        """As vLLM's, after the segments are compiled."""
+        self.model_runner.get_model().prepare()
+        return super().compile_or_warm_up_model()
+
     def resident_bytes(self) -> int:
         """Bytes of the weights that this worker holds, each tensor counted once."""
         return int(self.model_runner.get_model().resident_bytes)
+
+    def compile_seconds(self) -> float:
+        """Seconds in which this worker compiled segments."""
+        return float(self.model_runner.get_model().compile_seconds)
 
     def hold_sizes(self, smallest: int, largest: int) -> int:
         """Hold the weights of these sizes and no others; the bytes that are held then."""

@@ -84,15 +84,29 @@ def make(folder: Path, architecture: str, kind: StudentKind) -> TinyFamily:
     return TinyFamily(family, teacher_dir)
 
 
+COMPILED = [
+    pytest.param(name, True, marks=() if name == "GPT2LMHeadModel" else pytest.mark.slow)
+    for name in CONFIGS
+]
+"""Each takes half a minute; GPT-2's layers are the ones that are called differently."""
+
+
 @pytest.mark.parametrize("kind", StudentKind)
-@pytest.mark.parametrize("architecture", CONFIGS)
+@pytest.mark.parametrize(
+    ("architecture", "compiled"), [*((name, False) for name in CONFIGS), *COMPILED]
+)
 def test_every_size_of_an_architecture_in_one_mixed_batch(
-    architecture: str, kind: StudentKind, tmp_path: Path, keep: Callable[[Any], Any]
+    architecture: str,
+    compiled: bool,
+    kind: StudentKind,
+    tmp_path: Path,
+    keep: Callable[[Any], Any],
 ) -> None:
     from vllm import LLM
 
     tiny = make(tmp_path, architecture, kind)
-    engine = keep(LLM(**engine_arguments(tiny.family, tiny.teacher_dir, **LIMITS)))
+    arguments = engine_arguments(tiny.family, tiny.teacher_dir, compiled=compiled, **LIMITS)
+    engine = keep(LLM(**arguments))
     teacher = AutoModelForCausalLM.from_pretrained(tiny.teacher_dir, dtype=torch.float32).eval()
     student = load_student(tiny.family.student_dir)
     batch = BATCH[:8]

@@ -54,13 +54,14 @@ def test_spawned_processes_serve_mixed_sizes_and_survive_a_bad_one(
 
 
 @pytest.mark.parametrize("kind", [pytest.param("full-own-ends", marks=pytest.mark.slow), "lowrank"])
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_two_tensor_parallel_ranks_answer_as_one(
-    build: Callable[[str], TinyFamily], monkeypatch: pytest.MonkeyPatch, kind: str
+    build: Callable[[str], TinyFamily], monkeypatch: pytest.MonkeyPatch, kind: str, compiled: bool
 ) -> None:
     """Both kinds, all sizes mixed in one batch; the ranks talk over gloo."""
     if platform() == "cpu":  # vLLM would give each rank a NUMA node of its own
         monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
     tiny = build(kind)
     sizes = [index % len(tiny.sizes) for index in range(len(BATCH))]
-    got = asyncio.run(session(tiny, sizes, tensor_parallel_size=2))
+    got = asyncio.run(session(tiny, sizes, tensor_parallel_size=2, compiled=compiled))
     assert got == [expected(tiny, size)[index] for index, size in enumerate(sizes)]

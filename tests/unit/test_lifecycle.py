@@ -1,6 +1,7 @@
 """What the server sets in the environment before vLLM is imported."""
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -29,3 +30,14 @@ def test_tensor_parallel_ranks_are_not_bound_unless_told(environment: dict[str, 
     environment["VLLM_CPU_OMP_THREADS_BIND"] = "0|1"
     prepare_environment(settings, None)
     assert environment["VLLM_CPU_OMP_THREADS_BIND"] == "0|1"
+
+
+def test_what_was_compiled_is_kept_in_our_cache_unless_told(environment: dict[str, str]) -> None:
+    prepare_environment(read_settings(), None)
+    assert "TORCHINDUCTOR_CACHE_DIR" not in environment
+    settings = read_settings(compile=True, cache=Path("/cache"))
+    prepare_environment(settings, None)
+    assert environment["TORCHINDUCTOR_CACHE_DIR"] == "/cache/compiled"
+    environment["TORCHINDUCTOR_CACHE_DIR"] = "/elsewhere"
+    prepare_environment(settings, None)
+    assert environment["TORCHINDUCTOR_CACHE_DIR"] == "/elsewhere"

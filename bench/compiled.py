@@ -1,0 +1,152 @@
+"""Compiled segments against eager layers, in one engine that holds both.
+
+    python -m bench.compiled FAMILY [--sizes 3] [--plain] [--pairs 7] [--out FILE]
+
+Each batch runs eagerly and compiled in turn, at each of some sizes and at all of them mixed.  A
+ratio is eager's seconds over compiled's, pair by pair: above 1 compiled is faster; once by the
+clock, once by the CPU seconds of the process, which other processes disturb less.  `--plain`
+compares, in two engines, plain vLLM on the largest size instead.  The report also says how long
+compiling took, and how many functions came from inductor's cache of an earlier run.  In float32;
+prints JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch._dynamo.utils import counters
+
+from bench.engines import Engine, plain_engine, routed_engine
+from bench.pairs import Ratio, time_in_turn
+from bench.run import add_common, finish, spread
+from bench.traffic import BATCHES, LONGEST, MOST, Batch
+from boomerang_core.assemble import export
+from boomerang_core.cli import family_folder
+from boomerang_core.family import Family, load_family
+
+LIMITS: dict[str, Any] = {
+    "max_num_seqs": MOST,
+    "max_model_len": LONGEST,
+    "enable_prefix_caching": False,
+}
+
+Ways = Mapping[str, Callable[[], object]]
+
+
+def compare(ways: Ways, pairs: int) -> dict[str, Any]:
+    """Ratios of `eager` over `compiled`, by the clock and by CPU seconds."""
+    cpu: dict[str, list[float]] = {name: [] for name in ways}
+
+    def timed(name: str) -> float:
+        work, used, begun = ways[name], time.process_time(), time.perf_counter()
+        work()
+        took = time.perf_counter() - begun
+        cpu[name].append(time.process_time() - used)
+        return took
+
+    seconds = time_in_turn({name: partial(timed, name) for name in ways}, pairs)
+    used = {name: each[1:] for name, each in cpu.items()}  # the first round warms up
+    return {
+        "clock": asdict(Ratio.of(seconds["eager"], seconds["compiled"])),
+        "cpu": asdict(Ratio.of(used["eager"], used["compiled"])),
+    }
+
+
+def sized(engine: Engine, batch: Batch, sizes: list[int], vocabulary: int) -> Ways:
+    """Both ways of one batch in the family's engine; their answers are the same."""
+    requests = batch.at(sizes, vocabulary, seed=0)
+
+    def eager() -> list[list[int]]:
+        with engine.eagerly():
+            return engine.generate(requests, batch.tokens)
+
+    def compiled() -> list[list[int]]:
+        return engine.generate(requests, batch.tokens)
+
+    if eager() != compiled():
+        raise AssertionError("compiled segments answer something else")
+    return {"eager": eager, "compiled": compiled}
+
+
+def run(
+    family: Family, count: int, batches: Mapping[str, Batch], vocabulary: int, pairs: int
+) -> dict[str, Any]:
+    """`count` sizes spread over the ladder, each alone and all of them mixed."""
+    engine = routed_engine(family, compiled=True, **LIMITS)
+    sizes = spread(len(family.rows), count)
+    mixes = {family.rows[size].id: [size] for size in sizes} | {"mixed": sizes}
+    return {
+        "family": family.name,
+        "kind": family.design.kind.value,
+        "compile_seconds": engine.compile_seconds,
+        "inductor": {
+            name: counters["inductor"][f"fxgraph_cache_{name}"] for name in ("hit", "miss")
+        },
+        "eager_over_compiled": {
+            mix: {
+                name: compare(sized(engine, batch, chosen, vocabulary), pairs)
+                for name, batch in batches.items()
+                if batch.requests >= len(chosen)
+            }
+            for mix, chosen in mixes.items()
+        },
+    }
+
+
+def run_plain(
+    family: Family, batches: Mapping[str, Batch], vocabulary: int, pairs: int
+) -> dict[str, Any]:
+    """Plain vLLM on the largest size: what its own compilation gives here."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "size"
+        export(family, len(family.rows) - 1, folder, torch.float32)
+        engines = {"eager": plain_engine(folder, **LIMITS)}
+        begun = time.perf_counter()
+        engines["compiled"] = plain_engine(folder, enforce_eager=False, **LIMITS)
+        took = round(time.perf_counter() - begun, 1)
+
+    def ways(batch: Batch) -> Ways:
+        requests = batch.at([None], vocabulary, seed=0)
+        return {
+            name: partial(engine.generate, requests, batch.tokens)
+            for name, engine in engines.items()
+        }
+
+    return {
+        "family": family.name,
+        "start_seconds": took,
+        "eager_over_compiled": {
+            name: compare(ways(batch), pairs) for name, batch in batches.items()
+        },
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("family", type=Path)
+    parser.add_argument("--sizes", type=int, default=3, help="how many, from 2: default 3")
+    parser.add_argument("--plain", action="store_true", help="compare plain vLLM on the largest")
+    parser.add_argument(
+        "--batch", nargs="+", choices=BATCHES, default=["decode 1", "decode 4", "decode 16"]
+    )
+    add_common(parser)
+    options = parser.parse_args()
+    family = load_family(family_folder(options.family))
+    batches = {name: BATCHES[name] for name in options.batch}
+    if options.plain:
+        report = run_plain(family, batches, options.vocabulary, options.pairs)
+    else:
+        report = run(family, options.sizes, batches, options.vocabulary, options.pairs)
+    finish(report, options)
+
+
+if __name__ == "__main__":
+    main()

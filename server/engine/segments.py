@@ -1,0 +1,131 @@
+"""Compiled segments: what runs between two changes of side, one compiled function for each side.
+
+Consecutive blocks that every size takes from the same party form a segment.  Its sides are traced
+apart, each with the side baked in, so no route is: a step picks functions, one a segment.
+
+Guards are left out: what a trace assumes (modules, weights, widths) changes only in `hold`, which
+traces anew.  Every function has a code object of its own, for Dynamo keeps its traces with those.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import groupby
+from types import FunctionType
+from typing import Any
+
+import torch
+
+from boomerang_core.residency import Span
+from server.engine.blocks import BlockRun, LowRankBlock, State, join
+from server.engine.compat import set_forward_context
+from server.engine.plan import ALWAYS_TEACHER, Side
+
+Body = Callable[..., State]
+
+NOBODY, EVERYBODY = 0, sys.maxsize
+"""Where the student's rows begin when all rows are the student's, or the teacher's."""
+
+TRACED_ROWS = 64
+"""Rows of the tensors that functions are traced with; they run on any number."""
+
+_OPTIONS: Mapping[str, Any] = {
+    "guard_filter_fn": torch.compiler.skip_all_guards_unsafe,
+    "size_asserts": False,
+}
+
+
+class CompiledSegment:
+    """Consecutive blocks that change sides together."""
+
+    def __init__(self, name: str, rank: int, blocks: Sequence[BlockRun]) -> None:
+        self.name, self.rank, self.blocks = name, rank, tuple(blocks)
+        self._one_pass = any(isinstance(block, LowRankBlock) for block in blocks)
+        self._functions: dict[Side, Body] = {}
+
+    def run(self, positions: torch.Tensor, state: State, first: int) -> State:
+        """Run the segment: rows before `first` are the teacher's, the rest the student's."""
+        if self.rank == ALWAYS_TEACHER or first >= state[0].shape[0]:
+            return self._functions[Side.TEACHER](positions, *state)
+        if first == 0:
+            return self._functions[Side.STUDENT](positions, *state)
+        if self._one_pass:
+            return self._functions[Side.ALL](positions[:first], positions, *state)
+        upper = self._functions[Side.TEACHER](positions[:first], *(part[:first] for part in state))
+        lower = self._functions[Side.STUDENT](positions[first:], *(part[first:] for part in state))
+        return join(upper, lower)
+
+    def hold(self, span: Span, positions: torch.Tensor, state: State) -> State:
+        """Trace what sizes of that span run and drop the rest; the state that comes out."""
+        wanted = self._sides(span)
+        self._functions = {s: body for s, body in self._functions.items() if s in wanted}
+        for side in wanted - self._functions.keys():
+            body = self._functions[side] = self._compiled(side)
+            self._call_first(body, side, positions, state)
+        return self.run(positions, state, EVERYBODY if Side.TEACHER in wanted else NOBODY)
+
+    def _sides(self, span: Span) -> set[Side]:
+        sides = {Side.TEACHER} if span.largest > self.rank else set()
+        if span.smallest <= self.rank:
+            sides.add(Side.STUDENT)
+        if len(sides) == 2 and self._one_pass:
+            sides.add(Side.ALL)
+        return sides
+
+    def _compiled(self, side: Side) -> Body:
+        blocks = self.blocks
+
+        def both(upper: torch.Tensor, positions: torch.Tensor, *state: torch.Tensor) -> State:
+            for block in blocks:
+                state = block.run(positions, state, upper.shape[0])
+            return state
+
+        first = EVERYBODY if side is Side.TEACHER else NOBODY
+
+        def one(positions: torch.Tensor, *state: torch.Tensor) -> State:
+            for block in blocks:
+                state = block.run(positions, state, first)
+            return state
+
+        body = _own_code(both if side is Side.ALL else one, f"{self.name}_{side}")
+        compiled: Body = torch.compile(body, fullgraph=True, dynamic=False, options=dict(_OPTIONS))
+        return compiled
+
+    def _call_first(self, body: Body, side: Side, positions: torch.Tensor, state: State) -> None:
+        rows = (positions, *state)
+        if side is Side.ALL:
+            rows = (positions[: TRACED_ROWS // 4], *rows)
+        for tensor in rows:
+            torch._dynamo.mark_dynamic(tensor, 0)
+        body(*rows)
+
+
+def segments_of(blocks: Sequence[BlockRun], ranks: Sequence[int]) -> Mapping[int, CompiledSegment]:
+    """A model's segments, each by its first block."""
+    segments = {}
+    for rank, places in groupby(range(len(blocks)), key=lambda place: ranks[place]):
+        run = list(places)
+        name = f"blocks_{run[0]}_to_{run[-1]}"
+        segments[run[0]] = CompiledSegment(name, rank, [blocks[place] for place in run])
+    return segments
+
+
+@torch.inference_mode()  # as vLLM's steps: a trace of another mode could not run in them
+def trace(segments: Iterable[CompiledSegment], span: Span, vllm_config: Any) -> float:
+    """Compile, one after another, what sizes of that span run; the seconds that it took."""
+    begun = time.perf_counter()
+    model, device = vllm_config.model_config, vllm_config.device_config.device
+    positions = torch.zeros(TRACED_ROWS, dtype=torch.int64, device=device)
+    hidden = torch.zeros(TRACED_ROWS, model.get_hidden_size(), dtype=model.dtype, device=device)
+    state: State = (hidden,)
+    with set_forward_context(None, vllm_config, num_tokens=TRACED_ROWS, slot_mapping={}):
+        for segment in segments:
+            state = segment.hold(span, positions, state)
+    return time.perf_counter() - begun
+
+
+def _own_code(body: FunctionType | Body, name: str) -> Body:
+    """The function again, with a code object that no other function has."""
+    assert isinstance(body, FunctionType)
+    code = body.__code__.replace(co_name=name)
+    return FunctionType(code, body.__globals__, name, body.__defaults__, body.__closure__)

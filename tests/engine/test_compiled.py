@@ -1,0 +1,122 @@
+"""Compiled segments answer as eager layers do, for every size, in any mix, after any change."""
+
+import random
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from bench.compiled import compare, sized
+from bench.engines import Engine
+from bench.traffic import Batch
+from boomerang_core.errors import SettingsError
+from server.engine.loader import engine_arguments
+from server.engine.segments import CompiledSegment
+from tests.engine.conftest import KINDS, LIMITS
+from tests.engine.families import VOCABULARY, TinyFamily
+from tests.engine.test_equality import BATCH, expected, greedy
+
+pytestmark = pytest.mark.engine
+
+
+@pytest.fixture(scope="module", params=[name for name in KINDS if "tied" not in name])
+def tiny(request: pytest.FixtureRequest, build: Callable[[str], TinyFamily]) -> TinyFamily:
+    """Two families with full students and one with a low-rank one."""
+    return build(request.param)
+
+
+@pytest.fixture(scope="module")
+def engine(tiny: TinyFamily, keep: Callable[[Any], Any]) -> Any:
+    """Its engine, compiled."""
+    from vllm import LLM
+
+    arguments = engine_arguments(tiny.family, tiny.teacher_dir, compiled=True, **LIMITS)
+    return keep(LLM(**arguments))
+
+
+def runs(worker: Any) -> list[bool]:
+    """On a worker: whether each run of blocks is compiled."""
+    found = worker.model_runner.get_model().runs.values()
+    return [isinstance(run, CompiledSegment) for run in found]
+
+
+def test_what_flips_together_is_one_segment(engine: Any) -> None:
+    """Blocks 0 and 1 flip in one step, but block 1 is shared: it never flips."""
+    assert engine.collective_rpc(runs) == [[True] * 4]
+
+
+def test_one_at_a_time(tiny: TinyFamily, engine: Any) -> None:
+    """Single rows, which no function was traced with."""
+    for size in tiny.sizes:
+        got = [greedy(engine, [prompt], [size])[0] for prompt in BATCH[:4]]
+        assert got == expected(tiny, size)[:4]
+
+
+def test_a_batch_of_one_size(tiny: TinyFamily, engine: Any) -> None:
+    for size in tiny.sizes:
+        assert greedy(engine, BATCH, [size] * len(BATCH)) == expected(tiny, size)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_mixed_batch(tiny: TinyFamily, engine: Any, seed: int) -> None:
+    sizes = [index % len(tiny.sizes) for index in range(len(BATCH))]
+    random.Random(seed).shuffle(sizes)
+    got = greedy(engine, BATCH, sizes)
+    assert got == [expected(tiny, size)[i] for i, size in enumerate(sizes)]
+
+
+@pytest.mark.parametrize("smallest", [0, 3])
+def test_one_row_on_a_side(tiny: TinyFamily, engine: Any, smallest: int) -> None:
+    sizes = [3 - smallest] + [smallest] * 7
+    got = greedy(engine, BATCH[:8], sizes)
+    assert got == [expected(tiny, size)[i] for i, size in enumerate(sizes)]
+
+
+def test_weights_that_go_and_come_back_are_traced_anew(tiny: TinyFamily, engine: Any) -> None:
+    largest = tiny.sizes[-1]
+    for span in ((0, 1), (largest, largest), (0, largest)):
+        engine.collective_rpc("hold_sizes", args=span)
+        for size in range(span[0], span[1] + 1):
+            assert greedy(engine, BATCH, [size] * len(BATCH)) == expected(tiny, size)
+    sizes = [index % len(tiny.sizes) for index in range(len(BATCH))]
+    got = greedy(engine, BATCH, sizes)
+    assert got == [expected(tiny, size)[i] for i, size in enumerate(sizes)]
+
+
+def test_what_is_released_is_not_kept_alive_by_what_was_compiled(
+    tiny: TinyFamily, engine: Any
+) -> None:
+    """Teacher layer 5 runs at the largest size only; on a CPU its maps keep packed weights."""
+
+    def packed(worker: Any) -> Any:
+        layer = worker.model_runner.get_model().teacher.layers["5"]
+        return weakref.ref(layer.mlp.down_proj.cpu_linear)
+
+    (alive,) = engine.collective_rpc(packed)
+    assert alive() is not None
+    engine.collective_rpc("hold_sizes", args=(0, 1))
+    gone = alive() is None
+    engine.collective_rpc("hold_sizes", args=(0, tiny.sizes[-1]))
+    assert gone
+
+
+def test_the_bench_times_eager_layers_against_compiled_ones(tiny: TinyFamily, engine: Any) -> None:
+    bench, seen = Engine(engine), []
+    ways = sized(bench, Batch(requests=6, prompt=5, tokens=3), list(tiny.sizes), VOCABULARY)
+    with bench.eagerly():
+        seen += engine.collective_rpc(runs)
+    seen += engine.collective_rpc(runs)
+    assert seen == [[False] * 4, [True] * 4]
+    for ratio in compare(ways, pairs=2).values():
+        assert 0 < ratio["low"] <= ratio["median"] <= ratio["high"]
+        assert ratio["n"] == 2
+    assert bench.compile_seconds > 0
+
+
+def test_without_a_compiler_it_is_refused_before_anything_is_loaded(
+    tiny: TinyFamily, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.engine.loader.shutil.which", lambda name: None)
+    with pytest.raises(SettingsError, match="compile needs a C"):
+        engine_arguments(tiny.family, tiny.teacher_dir, compiled=True)
