@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from boomerang_core.evaluate.charts.canvas import GREY, sheet
+from matplotlib.transforms import blended_transform_factory
+
+from boomerang_core.evaluate.charts.canvas import GREY, halo, sheet
 from boomerang_core.provenance import write_text
 
 _ROW = 0.21  # inches of a row of the picture
 _LABELS = 0.42  # of the width
+_EDGE = 0.014  # of the width, where the caption begins too: long titles have room from there
 _BLUE = "#0072b2"
 
 Json = Mapping[str, Any]
@@ -158,7 +161,13 @@ def draw(groups: Sequence[Group], path: Path) -> None:
         place, ticks, labels = 0.0, [], []
         for group in groups:
             axes.text(
-                0, place, group.title, transform=axes.get_yaxis_transform(), fontsize=8, color=GREY
+                _EDGE,
+                place,
+                group.title,
+                transform=blended_transform_factory(page.figure.transFigure, axes.transData),
+                fontsize=8,
+                color=GREY,
+                path_effects=halo(),
             )
             for row in group.rows:
                 place += 1

@@ -73,7 +73,7 @@ def run(family: Family, name: str, rounds: int, vocabulary: int) -> dict[str, An
     floors = {row.id: bytes_of_answers(row, batch) / bandwidth for row in served.table.offered}
     return {
         "family": family.name,
-        "load": f"{batch.requests} requests at once, {batch.tokens} tokens each, float32",
+        "load": f"{batch.crowd}, {batch.tokens} tokens each, float32",
         "n": rounds,
         "tokens_per_second": {size: round(answered / took, 2) for size, took in medians.items()},
         "read_bytes_per_second": round(bandwidth),

@@ -17,6 +17,11 @@ class Batch:
     prompt: int
     tokens: int
 
+    @property
+    def crowd(self) -> str:
+        """How many requests, in words."""
+        return "one request alone" if self.requests == 1 else f"{self.requests} requests at once"
+
     def prompts(self, vocabulary: int, seed: int) -> list[list[int]]:
         """Random tokens, the same for the same seed."""
         draw = random.Random(seed)

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from matplotlib.image import imread
+
 from bench.report import write_report
 from bench.speed import bytes_of_answers, read_bandwidth
 from bench.traffic import Batch
@@ -72,6 +74,18 @@ def test_the_report_has_every_ratio_and_speed(tmp_path: Path) -> None:
     assert "| all | 1.05 | 0.95-1.15 | 7 |" in text
     assert "| student | 1.10 | 1.00-1.20 | 7 |" in text
     assert (tmp_path / "report.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_long_title_stays_on_the_picture(tmp_path: Path) -> None:
+    report = {
+        "kind": "lowrank",
+        "sizes": ["0.378m", "0.551m", "0.637m"],
+        "others_over_mixed": {"decode 4": {"in_turn": ratio(1.5)}},
+        **WHERE,
+    }
+    write_report({"mixing": report}, tmp_path)
+    picture = imread(tmp_path / "report.png")
+    assert (picture[:, -8:, :3] == 1).all()
 
 
 def test_a_report_of_nothing_draws_nothing(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from boomerang_core.architectures import model_shape
@@ -18,6 +18,7 @@ from boomerang_core.family import Family
 from boomerang_core.ladder import Ladder
 from boomerang_core.route import FamilyDesign, Owner, StudentKind, build_route
 from boomerang_core.sizes import Quality
+from boomerang_core.student import Student, save_student
 from tests.folders import write_tiny
 
 VOCABULARY, HIDDEN, LAYERS, RANK = 256, 64, 7, 4
@@ -105,8 +106,9 @@ def make_family(
     design = FamilyDesign(BLOCKS, LADDER, kind, own_embeddings)
     student = (full if kind is StudentKind.FULL else lowrank)(tensors, design, generator, tied)
     root = folder / "family"
-    (root / "student").mkdir(parents=True)
-    save_file({k: v.contiguous() for k, v in student.items()}, root / "student/model.safetensors")
+    save_student(
+        Student("LlamaForCausalLM", kind, BLOCKS, own_embeddings, student), root / "student"
+    )
     family = write_tiny(
         root,
         design,
