@@ -64,7 +64,8 @@ def bound_unread(listening: socket.socket, seconds: float) -> None:
 
     `BoundedSend` frees what the server holds; the connection, closed by uvicorn, would still wait
     for its last bytes to be read.  Accepted sockets inherit the option.  Twice as long as
-    `BoundedSend` waits: that one should see it first, to count it.
+    `BoundedSend` waits, which so sees it first, and counts it; not where an answer grows so slowly
+    that the buffers have room till then, and it ends as if the client had gone.
     """
     with suppress(AttributeError):
         option = socket.TCP_USER_TIMEOUT

@@ -1,11 +1,11 @@
 """A client that stops reading, and an engine that stops stepping, on a real server."""
 
+import json
 import signal
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import httpx
 import psutil
@@ -24,35 +24,45 @@ WITHIN_SECONDS = 8
 
 
 def total(url: str, name: str) -> float:
-    lines = httpx.get(f"{url}/metrics").text.splitlines()
+    lines = httpx.get(f"{url}/metrics", timeout=60).text.splitlines()
     return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
+
+
+def narrow_connection(url: httpx.URL) -> socket.socket:
+    """A connection that takes little that is not read: some 130 kB, with the server's kernel.
+
+    By default the kernel would take megabytes before the server had to wait.
+    """
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 536)
+    client.settimeout(60)
+    client.connect((url.host, url.port or 80))
+    return client
 
 
 def stop_reading(url: str) -> socket.socket:
     """Ask for a long stream, read its first bytes, and no more."""
-    to = urlsplit(url)
-    body = httpx.Request("POST", url, json={**LONG, "stream": True, "logprobs": 5}).content
+    body = json.dumps({**LONG, "stream": True, "logprobs": 5}).encode()
     head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
-    client = socket.socket()
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    client.settimeout(30)
-    client.connect((to.hostname, to.port))
+    client = narrow_connection(httpx.URL(url))
     client.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode() + body)
     assert client.recv(12) == b"HTTP/1.1 200"
     return client
 
 
 def check_stalled(url: str) -> None:
-    """The engine is freed of a request that nobody reads, before it is through with it."""
+    """The engine is freed of a request that nobody reads, before it is through with it.
+
+    On a busy machine the kernel may be the one that ends the connection, which is not counted.
+    """
+    in_flight = "boomerang_requests_in_flight{"
     with stop_reading(url):
-        deadline = time.monotonic() + 60
-        while total(url, 'boomerang_refusals_total{reason="stalled"}') < 1:
+        assert total(url, in_flight) == 1
+        deadline = time.monotonic() + 120
+        while total(url, in_flight) or total(url, "vllm:num_requests_running{"):
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        while total(url, "vllm:num_requests_running{"):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        assert total(url, "boomerang_requests_in_flight{") == 0
         assert 0 < total(url, "vllm:generation_tokens_total{") < LONG["n"] * LONG["max_tokens"]
 
 

@@ -127,7 +127,9 @@ def test_a_client_that_reads_slowly_gets_its_answer(shipped: Family) -> None:
         while time.monotonic() < until:
             wanted = read + 100_000
             while read < wanted:
-                read += len(connection.recv(10_000))
+                piece = connection.recv(10_000)
+                assert piece, "broken off"
+                read += len(piece)
             time.sleep(PATIENCE / 5)
         assert not route.ended.is_set()
         assert route.sent - read < 300_000, "the server waits for it"
