@@ -17,9 +17,10 @@ from tests.api.test_server_death import LONG, process_of, read_stream, wait_unti
 
 pytestmark = pytest.mark.engine
 
-HANG_SECONDS = 3
+HANG_SECONDS = 15
+"""Far above the first step, which takes 2.5 seconds on two idle cores."""
 STALL_SECONDS = 0.5
-WITHIN_SECONDS = 8
+WITHIN_SECONDS = HANG_SECONDS + 10
 """From the last step to the end: the bound, the notice, and what an end takes on a busy machine."""
 
 
@@ -100,7 +101,5 @@ def test_neither_a_stalled_client_nor_a_hung_engine_holds_on(
     running = start(family, tmp_path / "log", **settings)
     running.wait_until_ready()
     check_stalled(running.url)
-    assert httpx.get(f"{running.url}/live").status_code == 200
-    time.sleep(HANG_SECONDS + 1)  # nothing is owed: no hang
     assert httpx.get(f"{running.url}/live").status_code == 200
     check_hung(running)
