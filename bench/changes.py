@@ -23,7 +23,7 @@ from typing import Any
 from bench.engines import Engine, Request, routed_engine
 from bench.pairs import Ratio, time_in_turn
 from bench.run import add_common, finish, spread
-from bench.traffic import LONGEST, MOST, Batch
+from bench.traffic import LIMITS, Batch
 from boomerang_core.cli import family_folder
 from boomerang_core.family import Family, load_family
 
@@ -76,9 +76,7 @@ def live(engine: Engine, family: Family, options: argparse.Namespace) -> dict[st
 
 def run(family: Family, options: argparse.Namespace) -> dict[str, Any]:
     """Both."""
-    engine = routed_engine(
-        family, max_num_seqs=MOST, max_model_len=LONGEST, enable_prefix_caching=False
-    )
+    engine = routed_engine(family, **LIMITS)
     return {
         "family": family.name,
         "kind": family.design.kind.value,

@@ -27,16 +27,10 @@ from torch._dynamo.utils import counters
 from bench.engines import Engine, plain_engine, routed_engine
 from bench.pairs import Ratio, time_in_turn
 from bench.run import add_common, finish, spread
-from bench.traffic import BATCHES, LONGEST, MOST, Batch
+from bench.traffic import BATCHES, LIMITS, Batch
 from boomerang_core.assemble import export
 from boomerang_core.cli import family_folder
 from boomerang_core.family import Family, load_family
-
-LIMITS: dict[str, Any] = {
-    "max_num_seqs": MOST,
-    "max_model_len": LONGEST,
-    "enable_prefix_caching": False,
-}
 
 Ways = Mapping[str, Callable[[], object]]
 

@@ -24,7 +24,7 @@ from typing import Any
 from bench.engines import Engine, Request, routed_engine
 from bench.pairs import Ratio, time_in_turn
 from bench.run import add_common, finish, spread
-from bench.traffic import BATCHES, LONGEST, MOST, Batch
+from bench.traffic import BATCHES, LIMITS, Batch
 from boomerang_core.cli import family_folder
 from boomerang_core.family import Family, load_family
 
@@ -64,9 +64,7 @@ def compare(
 
 def run(family: Family, count: int, pairs: int, vocabulary: int) -> dict[str, Any]:
     """Every batch, requests of `count` sizes spread over the ladder."""
-    engine = routed_engine(
-        family, max_num_seqs=MOST, max_model_len=LONGEST, enable_prefix_caching=False
-    )
+    engine = routed_engine(family, **LIMITS)
     sizes = spread(len(family.rows), count)
     return {
         "family": family.name,

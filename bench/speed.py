@@ -21,7 +21,7 @@ import torch
 from bench.engines import Engine, routed_engine
 from bench.pairs import time_in_turn
 from bench.run import add_common, finish
-from bench.traffic import BATCHES, LONGEST, MOST, Batch
+from bench.traffic import BATCHES, LIMITS, Batch
 from boomerang_core.cli import family_folder
 from boomerang_core.family import Family, load_family
 from boomerang_core.provenance import provenance
@@ -63,9 +63,7 @@ def time_sizes(
 def run(family: Family, name: str, rounds: int, vocabulary: int) -> dict[str, Any]:
     """The report of one batch."""
     served, batch = family.served_in(FLOAT32), BATCHES[name]
-    engine = routed_engine(
-        family, max_num_seqs=MOST, max_model_len=LONGEST, enable_prefix_caching=False
-    )
+    engine = routed_engine(family, **LIMITS)
     seconds = time_sizes(engine, served, batch, vocabulary, rounds)
     medians = {size: statistics.median(values) for size, values in seconds.items()}
     bandwidth = read_bandwidth()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from bench.engines import Request
 
@@ -45,3 +46,10 @@ BATCHES = {
 }
 LONGEST = 256
 MOST = max(batch.requests for batch in BATCHES.values())
+
+LIMITS: dict[str, Any] = {
+    "max_num_seqs": MOST,
+    "max_model_len": LONGEST,
+    "enable_prefix_caching": False,
+}
+"""An engine's limits in which every batch runs at once, and each prompt anew."""

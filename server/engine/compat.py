@@ -79,6 +79,7 @@ NAMES: Mapping[str, str] = {
     "StatLoggerBase": "vllm.v1.metrics.loggers:StatLoggerBase",
     "UBatchSlice": "vllm.v1.worker.ubatch_utils:UBatchSlice",
     "VLLMError": "vllm.exceptions:VLLMError",
+    "WorkerBase": "vllm.v1.worker.worker_base:WorkerBase",
     "VocabParallelEmbedding": (
         "vllm.model_executor.layers.vocab_parallel_embedding:VocabParallelEmbedding"
     ),

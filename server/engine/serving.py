@@ -12,7 +12,13 @@ from typing import Any, Self
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ModelWrapValidatorHandler, PrivateAttr, model_validator
+from pydantic import (
+    BaseModel,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    field_validator,
+    model_validator,
+)
 
 from boomerang_core.errors import SizeError
 from boomerang_core.sizes import SizeRow
@@ -68,21 +74,23 @@ class GuardedBody(BaseModel):
     def _mistyped(cls, body: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
         """Refuse what vLLM's own validators trip over: they use fields before they have a type."""
         try:
-            return validate(body)._without_beams()
+            return validate(body)
         except VLLMError as error:
             raise MisfitError(str(error.args[0]), getattr(error, "parameter", None)) from error
         except (AttributeError, TypeError, KeyError) as error:
             raise MisfitError("a field has a value of a type that it cannot have") from error
 
-    def _without_beams(self) -> Self:
+    @field_validator("use_beam_search", check_fields=False)
+    @classmethod
+    def _no_beams(cls, wanted: bool) -> bool:
         """Refuse beam search: vLLM runs it as a request for each beam and token.
 
         Each would count as one in the load, and answers would seem to be one token long: `auto`
         would then choose for a load that is not there.
         """
-        if self.use_beam_search:  # type: ignore[attr-defined]
+        if wanted:
             raise MisfitError("beam search is not supported; leave it out", "use_beam_search")
-        return self
+        return wanted
 
     def bound_prompt(self, tokens: int | None) -> None:
         """Refuse, when the prompt is tokenised, more than so many tokens; None: no bound."""

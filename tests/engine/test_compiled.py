@@ -1,6 +1,5 @@
 """Compiled segments answer as eager layers do, for every size, in any mix, after any change."""
 
-import random
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +15,14 @@ from server.engine.segments import CompiledSegment
 from tests.engine.conftest import LIMITS
 from tests.engine.families import VOCABULARY, TinyFamily
 from tests.engine.test_equality import BATCH, expected, greedy
+
+# The same tests, run again here with this module's compiled engine.
+from tests.engine.test_equality import test_a_batch_of_one_size as test_a_batch_of_one_size
+from tests.engine.test_equality import test_a_mixed_batch as test_a_mixed_batch
+from tests.engine.test_equality import test_one_at_a_time as test_one_at_a_time
+from tests.engine.test_equality import (
+    test_staggered_arrivals_mix_prefill_and_decode as test_staggered_arrivals,
+)
 
 pytestmark = pytest.mark.engine
 
@@ -51,26 +58,6 @@ def runs(worker: Any) -> list[bool]:
 def test_what_flips_together_is_one_segment(engine: Any) -> None:
     """Blocks 0 and 1 flip in one step, but block 1 is shared: it never flips."""
     assert engine.collective_rpc(runs) == [[True] * 4]
-
-
-def test_one_at_a_time(tiny: TinyFamily, engine: Any) -> None:
-    """Single rows, which no function was traced with."""
-    for size in tiny.sizes:
-        got = [greedy(engine, [prompt], [size])[0] for prompt in BATCH[:4]]
-        assert got == expected(tiny, size)[:4]
-
-
-def test_a_batch_of_one_size(tiny: TinyFamily, engine: Any) -> None:
-    for size in tiny.sizes:
-        assert greedy(engine, BATCH, [size] * len(BATCH)) == expected(tiny, size)
-
-
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_a_mixed_batch(tiny: TinyFamily, engine: Any, seed: int) -> None:
-    sizes = [index % len(tiny.sizes) for index in range(len(BATCH))]
-    random.Random(seed).shuffle(sizes)
-    got = greedy(engine, BATCH, sizes)
-    assert got == [expected(tiny, size)[i] for i, size in enumerate(sizes)]
 
 
 @pytest.mark.parametrize("smallest", [0, 3])
