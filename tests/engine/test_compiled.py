@@ -12,20 +12,18 @@ from bench.traffic import Batch
 from boomerang_core.errors import SettingsError
 from server.engine.loader import engine_arguments
 from server.engine.segments import CompiledSegment
+from tests.engine import test_equality as equality
 from tests.engine.conftest import LIMITS
 from tests.engine.families import VOCABULARY, TinyFamily
 from tests.engine.test_equality import BATCH, expected, greedy
 
-# The same tests, run again here with this module's compiled engine.
-from tests.engine.test_equality import test_a_batch_of_one_size as test_a_batch_of_one_size
-from tests.engine.test_equality import test_a_mixed_batch as test_a_mixed_batch
-from tests.engine.test_equality import test_one_at_a_time as test_one_at_a_time
-from tests.engine.test_equality import (
-    test_staggered_arrivals_mix_prefill_and_decode as test_staggered_arrivals,
-)
-
 pytestmark = pytest.mark.engine
 
+# The same tests once more, on this module's compiled engine.
+test_one_at_a_time = equality.test_one_at_a_time
+test_a_batch_of_one_size = equality.test_a_batch_of_one_size
+test_a_mixed_batch = equality.test_a_mixed_batch
+test_staggered_arrivals = equality.test_staggered_arrivals_mix_prefill_and_decode
 
 FAMILIES = [
     "lowrank",
