@@ -18,6 +18,10 @@ from server.engine.plan import Side
 
 State = tuple[torch.Tensor, ...]
 
+Cut = int | torch.Tensor
+"""Whose rows are whose: rows before a number are the teacher's, the rest the student's; or, where
+the step is a CUDA graph's and its sizes are data, a mask (T, 1), true in the teacher's rows."""
+
 
 @dataclass(frozen=True)
 class LayerCall:
@@ -41,8 +45,8 @@ class LayerCall:
 class Run(Protocol):
     """What runs in one step: a block, or several compiled together (`segments.py`)."""
 
-    def run(self, positions: torch.Tensor, state: State, first: int) -> State:
-        """Run it: rows before `first` are the teacher's, the rest the student's."""
+    def run(self, positions: torch.Tensor, state: State, cut: Cut) -> State:
+        """Run it on rows that are cut so."""
 
 
 class BlockRun(Run, Protocol):
@@ -69,29 +73,45 @@ def _on_teacher_rows(
     layers: Sequence[nn.Module],
     positions: torch.Tensor,
     state: State,
-    first: int,
+    cut: Cut,
 ) -> State:
-    """Run layers on the rows before `first` and pass the other rows by."""
-    if not layers or first == 0:
+    """Run layers on the teacher's rows and pass the other rows by."""
+    if not layers:
         return state
-    if first >= state[0].shape[0]:
+    if isinstance(cut, torch.Tensor):
+        return pick(cut, call.run(layers, positions, copied(state)), state)
+    if cut == 0:
+        return state
+    if cut >= state[0].shape[0]:
         return call.run(layers, positions, state)
-    upper = call.run(layers, positions[:first], tuple(part[:first] for part in state))
-    lower = tuple(part[first:] for part in state)
+    upper = call.run(layers, positions[:cut], tuple(part[:cut] for part in state))
+    lower = tuple(part[cut:] for part in state)
     return join(upper, lower)
 
 
 def join(upper: State, lower: State) -> State:
-    """Put the two sides' rows together again.
+    """Put the two sides' rows together again."""
+    return tuple(torch.cat(parts) for parts in zip(*_as_wide(upper, lower), strict=True))
 
-    Rows that have met no layer yet have no residual: it is zero, and hidden all there is.
-    """
+
+def pick(teachers: torch.Tensor, upper: State, lower: State) -> State:
+    """Of two states of the same rows, the teacher's in his rows and the student's in hers."""
+    pairs = zip(*_as_wide(upper, lower), strict=True)
+    return tuple(torch.where(teachers, ours, theirs) for ours, theirs in pairs)
+
+
+def copied(state: State) -> State:
+    """A copy to run layers on: vLLM's norms write into what they are given."""
+    return tuple(part.clone() for part in state)
+
+
+def _as_wide(upper: State, lower: State) -> list[State]:
+    """Both sides with a residual, where one has: before a layer it is zero, and hidden is all."""
     width = max(len(upper), len(lower))
-    sides = [
+    return [
         side if len(side) == width else (torch.zeros_like(side[0]), side[0])
         for side in (upper, lower)
     ]
-    return tuple(torch.cat(parts) for parts in zip(*sides, strict=True))
 
 
 @dataclass(frozen=True)
@@ -101,8 +121,8 @@ class SharedBlock:
     call: LayerCall
     layer: nn.Module
 
-    def run(self, positions: torch.Tensor, state: State, first: int) -> State:
-        """All rows; `first` does not matter."""
+    def run(self, positions: torch.Tensor, state: State, cut: Cut) -> State:
+        """All rows, wherever the cut is."""
         return self.call(self.layer, positions, state)
 
     def attention(self) -> Iterator[tuple[str, Side]]:
@@ -123,16 +143,17 @@ class FullBlock:
     student: nn.Module
     kept: nn.Module
 
-    def run(self, positions: torch.Tensor, state: State, first: int) -> State:
-        """Each side on its own rows."""
-        if first >= state[0].shape[0]:
+    def run(self, positions: torch.Tensor, state: State, cut: Cut) -> State:
+        """Each side on its own rows; both on all, where a mask says whose they are."""
+        if isinstance(cut, torch.Tensor):
+            upper = self.call.run(self.teacher, positions, copied(state))
+            return pick(cut, upper, self.call(self.student, positions, state))
+        if cut >= state[0].shape[0]:
             return self.call.run(self.teacher, positions, state)
-        if first == 0:
+        if cut == 0:
             return self.call(self.student, positions, state)
-        upper = self.call.run(
-            self.teacher, positions[:first], tuple(part[:first] for part in state)
-        )
-        lower = self.call(self.student, positions[first:], tuple(part[first:] for part in state))
+        upper = self.call.run(self.teacher, positions[:cut], tuple(part[:cut] for part in state))
+        lower = self.call(self.student, positions[cut:], tuple(part[cut:] for part in state))
         return join(upper, lower)
 
     def attention(self) -> Iterator[tuple[str, Side]]:
@@ -156,12 +177,12 @@ class LowRankBlock:
     after: tuple[nn.Module, ...]
     student: LowRankLayer
 
-    def run(self, positions: torch.Tensor, state: State, first: int) -> State:
+    def run(self, positions: torch.Tensor, state: State, cut: Cut) -> State:
         """Skipped layers before, the kept layer, skipped layers after."""
-        state = _on_teacher_rows(self.call, self.before, positions, state, first)
-        self.student.split.teacher_tokens = first
+        state = _on_teacher_rows(self.call, self.before, positions, state, cut)
+        self.student.split.cut = cut
         state = self.call(self.kept, positions, state)
-        return _on_teacher_rows(self.call, self.after, positions, state, first)
+        return _on_teacher_rows(self.call, self.after, positions, state, cut)
 
     def attention(self) -> Iterator[tuple[str, Side]]:
         """The kept layer on all rows, the others on teacher rows."""

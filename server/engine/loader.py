@@ -21,6 +21,7 @@ from boomerang_core.residency import Span, whole
 from boomerang_core.route import FamilyDesign, StudentKind
 from server.engine import ARCHITECTURE, compat
 from server.engine.admission import admission_name
+from server.engine.graph_spans import rows_to_capture
 from server.engine.rows import row_of
 
 CONFIG_KEY = "boomerang"
@@ -34,6 +35,7 @@ _OURS = frozenset(
         "scheduler_cls",
         "logits_processors",
         "enforce_eager",
+        "compilation_config",
         "load_format",
         "trust_remote_code",
     }
@@ -46,6 +48,7 @@ def engine_arguments(
     teacher_dir: Path,
     sizes: Span | None = None,
     compiled: bool = False,
+    graphs: bool | None = None,
     **limits: Any,
 ) -> dict[str, Any]:
     """The keyword arguments for `vllm.LLM` or `vllm.AsyncEngineArgs` that serve a family.
@@ -55,12 +58,13 @@ def engine_arguments(
         teacher_dir: the teacher as a Hugging Face folder (config, tokenizer, safetensors).
         sizes: those to load the weights of; None: every one.
         compiled: compile the segments between sizes (`segments.py`) instead of running eagerly.
+        graphs: replay CUDA graphs in decoding steps (`graphs.py`); None: where there is a GPU.
         **limits: further vLLM arguments: `max_model_len`, `max_num_seqs`, `dtype`,
             `kv_cache_memory_bytes`, `tensor_parallel_size`, …
 
     Raises `ArchitectureError` where vLLM lacks the teacher's architecture, and `SettingsError`
     where `limits` names an argument that is ours to set or that a routed model cannot serve with,
-    or where there is no compiler for `compiled`.
+    or where there is no compiler for `compiled` or no GPU for `graphs`.
     """
     row_of(family.architecture)
     if clash := sorted(limits.keys() & _OURS):
@@ -71,12 +75,16 @@ def engine_arguments(
         raise SettingsError("pipeline parallel is not supported with a family of sizes")
     if compiled:
         _require_compiler()
+    on_cpu = compat.platform() == "cpu"
+    if graphs and on_cpu:
+        raise SettingsError("cuda_graphs needs a GPU")
+    graphs = not on_cpu if graphs is None else graphs
     scheduling = "BoomerangAsyncScheduler" if limits.get("async_scheduling") else None
     return {
         "async_scheduling": False,
         # On a CPU, vLLM 0.32 cannot rewind a seeded generator, as it must for a split prompt: the
         # engine would die of one client's request.
-        "enable_chunked_prefill": compat.platform() != "cpu",
+        "enable_chunked_prefill": not on_cpu,
         "served_model_name": family.name,
         **limits,
         "model": str(teacher_dir),
@@ -86,9 +94,20 @@ def engine_arguments(
         "worker_cls": _worker_class(),
         "scheduler_cls": f"server.engine.scheduler.{scheduling or 'BoomerangScheduler'}",
         "logits_processors": [admission_name(family.design.ladder.num_sizes - 1)],
-        # A CUDA graph would bake one route in: silently wrong for every other size.
-        "enforce_eager": True,
+        **_graph_arguments(graphs, limits.get("max_num_seqs")),
     }
+
+
+def _graph_arguments(graphs: bool, max_num_seqs: int | None) -> dict[str, Any]:
+    """vLLM captures decoding steps only, and never compiles: it would bake one size in."""
+    if not graphs:
+        return {"enforce_eager": True}
+    config = {
+        "mode": 0,
+        "cudagraph_mode": "FULL_DECODE_ONLY",
+        "cudagraph_capture_sizes": rows_to_capture(max_num_seqs),
+    }
+    return {"enforce_eager": False, "compilation_config": config}
 
 
 def _require_compiler() -> None:
@@ -114,6 +133,7 @@ def _config_overrides(family: Family, sizes: Span, compiled: bool) -> dict[str, 
         "blocks": design.block_map.to_json(),
         "ladder": design.ladder.to_json(),
         "sizes": [sizes.smallest, sizes.largest],
+        "offered": [row.size for row in family.rows if row.offered],
         "compiled": compiled,
     }
     return {"architectures": [ARCHITECTURE], CONFIG_KEY: json.dumps(carried)}

@@ -32,9 +32,9 @@ Shard = str | int | None
 
 @dataclass
 class RowSplit:
-    """How many of the step's leading token rows are the teacher's; set before each layer call."""
+    """The block's cut (`blocks.Cut`) in this step; set before each layer call."""
 
-    teacher_tokens: int = 0
+    cut: int | torch.Tensor = 0
 
 
 class LowRankDelta(nn.Module):
@@ -78,12 +78,16 @@ class LowRankDelta(nn.Module):
         else:
             linear.weight_loader(self.b, padded, *([] if shard is None else [shard]))
 
-    def add_to(self, y_TO: torch.Tensor, x_TI: torch.Tensor, first: int) -> None:
-        """Add B A x to the outputs from row `first` on, in place."""
+    def add_to(self, y_TO: torch.Tensor, x_TI: torch.Tensor, cut: int | torch.Tensor) -> None:
+        """Add B A x to the outputs of the student's rows, in place."""
         ends = [end for limits in self.ranges for end in limits]
+        if isinstance(cut, torch.Tensor):
+            hidden_TR = functional.linear(x_TI, self.a).masked_fill_(cut, 0)
+            _spread(y_TO, hidden_TR, self.b, ends)
+            return
         # Inside a compiled function one opaque call: taken apart, each slice would be copied.
         add = torch.ops.boomerang.add_delta if torch.compiler.is_compiling() else _add_delta
-        add(y_TO, x_TI, self.a, self.b, ends, first)
+        add(y_TO, x_TI, self.a, self.b, ends, cut)
 
 
 def _add_delta(
@@ -95,12 +99,18 @@ def _add_delta(
     first: int,
 ) -> None:
     """y[first:] += B A x[first:]; `ends`: start and stop of the outputs of each of A's parts."""
+    _spread(y_TO[first:], functional.linear(x_TI[first:], a_RI), b_OR, ends)
+
+
+def _spread(
+    y_TO: torch.Tensor, hidden_TR: torch.Tensor, b_OR: torch.Tensor, ends: Sequence[int]
+) -> None:
+    """y += B h, where each part of h goes to its own outputs."""
     rank = b_OR.shape[1]
-    hidden_TR = functional.linear(x_TI[first:], a_RI)
     for index in range(len(ends) // 2):
         start, stop = ends[2 * index : 2 * index + 2]
         part_TR = hidden_TR[:, index * rank : (index + 1) * rank]
-        y_TO[first:, start:stop].addmm_(part_TR, b_OR[start:stop].t())
+        y_TO[:, start:stop].addmm_(part_TR, b_OR[start:stop].t())
 
 
 torch.library.define(
@@ -133,9 +143,9 @@ class DeltaLinearMethod(LinearMethodBase):
     ) -> torch.Tensor:
         """(T, I) → (T, O)."""
         y_TO: torch.Tensor = self.inner.apply(layer, x, bias)
-        first = self.split.teacher_tokens
-        if first < x.shape[0]:
-            self.delta.add_to(y_TO, x, first)
+        cut = self.split.cut
+        if isinstance(cut, torch.Tensor) or cut < x.shape[0]:
+            self.delta.add_to(y_TO, x, cut)
         return y_TO
 
 
@@ -155,7 +165,9 @@ class SplitNorm(nn.Module):
     def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> Any:
         """x (T, …) → same shape; with a residual, the pair (normed sum, sum) as vLLM's norms."""
         teacher, student = self.sides
-        first = self.split.teacher_tokens
+        first = self.split.cut
+        if isinstance(first, torch.Tensor):
+            return self._masked(first, x, residual)
         if first >= x.shape[0]:
             return teacher(x) if residual is None else teacher(x, residual)
         if first == 0:
@@ -165,6 +177,17 @@ class SplitNorm(nn.Module):
         upper = teacher(x[:first], residual[:first])
         lower = student(x[first:], residual[first:])
         return torch.cat([upper[0], lower[0]]), torch.cat([upper[1], lower[1]])
+
+    def _masked(
+        self, teachers: torch.Tensor, x: torch.Tensor, residual: torch.Tensor | None
+    ) -> Any:
+        """Both norms on every row; the sum with the residual is the same for both."""
+        teacher, student = self.sides
+        mask = teachers.view(-1, *(1 for _ in x.shape[1:]))
+        if residual is None:
+            return torch.where(mask, teacher(x), student(x))
+        ours, summed = teacher(x, residual)
+        return torch.where(mask, ours, student(summed)), summed
 
 
 @dataclass

@@ -16,11 +16,12 @@ from torch import nn
 from boomerang_core.errors import CheckpointError
 from boomerang_core.residency import Span, parts_of
 from boomerang_core.route import Owner, StudentKind
-from server.engine.blocks import BlockRun, LayerCall, Run, State, build_block
+from server.engine.blocks import BlockRun, Cut, LayerCall, Run, State, build_block, copied, pick
 from server.engine.compat import AutoWeightsLoader, LogitsComputer
 from server.engine.compat import process_weights_after_loading as process_weights
 from server.engine.loader import carried, design_of, student_shapes
 from server.engine.lowrank import LowRankLayer, within_layer
+from server.engine.masks import Cuts, Graphed
 from server.engine.party import Party, student_config
 from server.engine.plan import Ranks, Side, StepPlan, build_plan
 from server.engine.residency import ENDS, Place, Residency, place_of, places_of, read_tensors
@@ -44,6 +45,7 @@ class BoomerangForCausalLM(nn.Module):
         self.row = row_of(record["architecture"])
         self.mapper = self.row.mapper()
         self.plan: StepPlan | None = None
+        self.graph: Graphed | None = None
         self._vllm_config = vllm_config
         self._folders = {
             Owner.TEACHER: Path(vllm_config.model_config.model),
@@ -64,7 +66,8 @@ class BoomerangForCausalLM(nn.Module):
             self.config.vocab_size, scale=getattr(self.config, "logit_scale", 1.0)
         )
         self.blocks = self._blocks()
-        self.runs: Mapping[int, Run] = dict(enumerate(self.blocks))
+        self._eager: Mapping[int, Run] = dict(enumerate(self.blocks))
+        self.runs: Mapping[int, Run] = self._eager
         self._segments = segments_of(self.blocks, self.ranks.blocks)
         self.attention_sides = tuple(self._attention_sides())
         self.residency.settle({Owner.TEACHER: self.teacher, Owner.STUDENT: self.student})
@@ -73,6 +76,11 @@ class BoomerangForCausalLM(nn.Module):
     def resident_bytes(self) -> int:
         """Bytes of the weights that are held, each tensor counted once."""
         return self.residency.nbytes
+
+    @property
+    def held(self) -> Span:
+        """The sizes whose weights are held."""
+        return self._span
 
     # ---- building ---------------------------------------------------------------------------
 
@@ -177,21 +185,29 @@ class BoomerangForCausalLM(nn.Module):
         """Token ids and positions (T,) → hidden states (T, hidden) after the final norm."""
         assert intermediate_tensors is None, "pipeline parallel is refused at start"
         assert inputs_embeds is None, "prompt embeddings are not enabled"
-        total = positions.shape[0]
+        cuts = self._cuts(positions.shape[0])
+        hidden: torch.Tensor = self._on_sides(
+            cuts.embedding, (input_ids, positions), lambda party, parts: party.embed(*parts)
+        )
+        state: State = (hidden,)
+        masked = self.graph is not None and self.graph.mixed  # no segment is compiled for a mask
+        for block, run in (self._eager if masked else self.runs).items():
+            state = run.run(positions, state, cuts.blocks[block])
+        normed: torch.Tensor = self._on_sides(cuts.head, state, Party.final_norm)
+        return normed
+
+    def _cuts(self, total: int) -> Cuts:
+        """Whose rows are whose, of a step of so many rows: by the graph, or by the plan."""
+        if self.graph is not None:
+            return self.graph.cuts(self.ranks, total)
         plan = self.plan or build_plan(self.ranks, [self._span.largest], [total])
 
         def first(tokens: int) -> int:
             """The student's first row; padding joins the teacher where all rows are his."""
             return total if tokens == plan.num_tokens else tokens
 
-        hidden: torch.Tensor = self._on_sides(
-            first(plan.embedding), (input_ids, positions), lambda party, parts: party.embed(*parts)
-        )
-        state: State = (hidden,)
-        for block, run in self.runs.items():
-            state = run.run(positions, state, first(plan.blocks[block].tokens))
-        normed: torch.Tensor = self._on_sides(first(plan.head_tokens), state, Party.final_norm)
-        return normed
+        blocks = tuple(first(split.tokens) for split in plan.blocks)
+        return Cuts(first(plan.embedding), blocks, first(plan.head_tokens))
 
     def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor | None:
         """Rows of hidden states, one per request → logits (rows, vocabulary)."""
@@ -207,7 +223,7 @@ class BoomerangForCausalLM(nn.Module):
 
     def _on_sides(
         self,
-        first: int,
+        cut: Cut,
         parts: tuple[torch.Tensor, ...],
         apply: Callable[[Party, tuple[torch.Tensor, ...]], Any],
     ) -> Any:
@@ -215,12 +231,15 @@ class BoomerangForCausalLM(nn.Module):
 
         None stays None: vLLM returns no logits on tensor-parallel ranks that do not sample.
         """
-        if first >= parts[0].shape[0]:
+        if isinstance(cut, torch.Tensor):
+            ours, theirs = apply(self.teacher, copied(parts)), apply(self.student, parts)
+            return pick(cut, (ours,), (theirs,))[0]
+        if cut >= parts[0].shape[0]:
             return apply(self.teacher, parts)
-        if first == 0:
+        if cut == 0:
             return apply(self.student, parts)
-        upper = apply(self.teacher, tuple(part[:first] for part in parts))
-        lower = apply(self.student, tuple(part[first:] for part in parts))
+        upper = apply(self.teacher, tuple(part[:cut] for part in parts))
+        lower = apply(self.student, tuple(part[cut:] for part in parts))
         return None if upper is None else torch.cat([upper, lower])
 
     # ---- weights ----------------------------------------------------------------------------

@@ -191,6 +191,7 @@ def hold_sizes(worker: Any, smallest: int, largest: int) -> int:
     model = worker.model_runner.get_model()
     with set_current_vllm_config(worker.vllm_config):
         model.hold(Span(smallest, largest))
+        worker.model_runner.sizes_changed()
     give_memory_back()
     return int(model.resident_bytes)
 

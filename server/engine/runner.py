@@ -4,12 +4,18 @@ Per step the runner orders the requests by size, plans the splits (`plan.py`), g
 attention layer the metadata and KV slots of its own rows, and hands the plan to the model.
 """
 
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from typing import Any
 
 from boomerang_core.errors import SettingsError
-from server.engine.compat import GPUModelRunner, UBatchSlice, extract_layer_index
+from server.engine.compat import (
+    CompilationMode,
+    CUDAGraphMode,
+    GPUModelRunner,
+    UBatchSlice,
+    extract_layer_index,
+)
 from server.engine.kv import by_depth
 from server.engine.kv_groups import layer_ranks
 from server.engine.model import BoomerangForCausalLM
@@ -29,7 +35,12 @@ class RoutedRunner(GPUModelRunner):
     attn_groups: list[list[Any]]
     num_prompt_logprobs: dict[str, int]
 
+    graph_modes: tuple[Any, ...] = (CUDAGraphMode.NONE,)
+    """The ways in which vLLM may use CUDA graphs here."""
+
     _plan: StepPlan | None = None
+    _sizes: Sequence[int] = ()
+    """The size of each request of the step, in the order of the batch."""
     _whole: frozenset[str] | None = None
     """Attention layers that run on all rows of the step; None without a plan."""
     _cut: Mapping[str, Rows] = {}
@@ -37,8 +48,9 @@ class RoutedRunner(GPUModelRunner):
 
     def __init__(self, vllm_config: Any, device: Any) -> None:
         super().__init__(vllm_config, device)
-        if not self.model_config.enforce_eager:
-            raise SettingsError("a family of sizes needs enforce_eager=True")
+        config = self.compilation_config
+        if config.mode != CompilationMode.NONE or config.cudagraph_mode not in self.graph_modes:
+            raise SettingsError("vLLM's own compilation and CUDA graphs would bake one size in")
         if self.speculative_config is not None:
             raise SettingsError("speculative decoding is not supported with a family of sizes")
 
@@ -99,9 +111,10 @@ class RoutedRunner(GPUModelRunner):
         for first, second in swaps(order or ()):
             batch.swap_states(first, second)
         tokens = scheduler_output.num_scheduled_tokens
+        self._sizes = [self._size(request_id) for request_id in batch.req_ids]
         plan = self._plan = build_plan(
             self._routed.ranks,
-            [self._size(request_id) for request_id in batch.req_ids],
+            self._sizes,
             [tokens[request_id] for request_id in batch.req_ids],
         )
         rows = {
@@ -142,8 +155,12 @@ class RoutedRunner(GPUModelRunner):
                 per_slice, _ = super()._build_attention_metadata(
                     *args, **{**kwargs, "ubatch_slices": cut}
                 )
-            metadata |= {name: per_slice[0][name] for name in names}
+            metadata |= {name: self._kept_apart(per_slice[0][name]) for name in names}
         return metadata, common
+
+    def _kept_apart(self, metadata: Any) -> Any:
+        """Metadata of a slice; a builder may keep all that it builds in the same tensors."""
+        return metadata
 
     @contextmanager
     def _groups_of(self, names: Set[str] | None) -> Iterator[None]:
@@ -158,6 +175,9 @@ class RoutedRunner(GPUModelRunner):
             yield
         finally:
             self.attn_groups = every
+
+    def sizes_changed(self) -> None:
+        """The model holds the weights of other sizes now."""
 
     def _model_forward(self, *args: Any, **kwargs: Any) -> Any:
         """Hand the plan to the model; it also splits the logits of this step."""

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from boomerang_core.residency import Span
-from server.engine.blocks import BlockRun, LowRankBlock, State, join
+from server.engine.blocks import BlockRun, Cut, LowRankBlock, State, join
 from server.engine.compat import set_forward_context
 from server.engine.plan import ALWAYS_TEACHER, Side
 
@@ -43,16 +43,17 @@ class CompiledSegment:
         self._one_pass = any(isinstance(block, LowRankBlock) for block in blocks)
         self._functions: dict[Side, Body] = {}
 
-    def run(self, positions: torch.Tensor, state: State, first: int) -> State:
-        """Run the segment: rows before `first` are the teacher's, the rest the student's."""
-        if self.rank == ALWAYS_TEACHER or first >= state[0].shape[0]:
+    def run(self, positions: torch.Tensor, state: State, cut: Cut) -> State:
+        """Run the segment: rows before the cut are the teacher's, the rest the student's."""
+        assert isinstance(cut, int), "nothing is compiled for masks"
+        if self.rank == ALWAYS_TEACHER or cut >= state[0].shape[0]:
             return self._functions[Side.TEACHER](positions, *state)
-        if first == 0:
+        if cut == 0:
             return self._functions[Side.STUDENT](positions, *state)
         if self._one_pass:
-            return self._functions[Side.ALL](positions[:first], positions, *state)
-        upper = self._functions[Side.TEACHER](positions[:first], *(part[:first] for part in state))
-        lower = self._functions[Side.STUDENT](positions[first:], *(part[first:] for part in state))
+            return self._functions[Side.ALL](positions[:cut], positions, *state)
+        upper = self._functions[Side.TEACHER](positions[:cut], *(part[:cut] for part in state))
+        lower = self._functions[Side.STUDENT](positions[cut:], *(part[cut:] for part in state))
         return join(upper, lower)
 
     def hold(self, span: Span, positions: torch.Tensor, state: State) -> State:

@@ -3,8 +3,9 @@
 from typing import Any
 
 from server.engine.compat import GPUWorker
+from server.engine.graphs import GraphedRunner
 from server.engine.routed_worker import RoutedWorker
-from server.engine.runner import RoutedRunner, refuse_runner_v2
+from server.engine.runner import refuse_runner_v2
 
 
 class BoomerangGPUWorker(RoutedWorker, GPUWorker):
@@ -12,4 +13,4 @@ class BoomerangGPUWorker(RoutedWorker, GPUWorker):
 
     def _make_model_runner(self) -> Any:
         refuse_runner_v2(self)
-        return RoutedRunner(self.vllm_config, self.device)
+        return GraphedRunner(self.vllm_config, self.device)

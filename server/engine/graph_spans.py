@@ -1,0 +1,35 @@
+"""Which CUDA graphs a family needs.  Pure: no vLLM, no torch.
+
+A graph is captured for a span of sizes and serves every decoding step whose sizes lie in it.  A
+span of one size runs that size's layers; a wider one runs all the layers of its largest size for
+every row, and the student's beside them, and each row takes what its own size runs.  So the mix of
+a step is data of the graph, not a graph of its own.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from boomerang_core.residency import Span
+
+ROWS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+"""Rows that graphs are captured with; a step is padded to the next."""
+
+
+def spans_to_capture(offered: Iterable[int], held: Span) -> tuple[Span, ...]:
+    """For each held size that is offered: a span of its own, and one from the smallest up to it."""
+    tops = sorted({size for size in offered if size in held} | {held.largest})
+    alone = [Span(size, size) for size in tops]
+    mixed = [Span(held.smallest, size) for size in tops if size > held.smallest]
+    return tuple(alone + mixed)
+
+
+def span_for(captured: Iterable[Span], sizes: Sequence[int]) -> Span | None:
+    """The span that serves a step of those sizes and runs the least; None where there is none."""
+    fitting = [span for span in captured if min(sizes) in span and max(sizes) in span]
+    return min(fitting, key=lambda span: (span.largest, -span.smallest), default=None)
+
+
+def rows_to_capture(max_num_seqs: int | None) -> list[int]:
+    """Rows of the graphs, in ascending order, for as many requests as run at once."""
+    if max_num_seqs is None:
+        return list(ROWS)
+    return sorted({*(rows for rows in ROWS if rows < max_num_seqs), min(max_num_seqs, ROWS[-1])})

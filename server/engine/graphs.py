@@ -1,0 +1,188 @@
+"""CUDA graphs for decoding steps, of one size or of many.
+
+vLLM captures a graph for each number of rows and replays the one that fits a step.  Here it
+captures one for each number of rows and each span of sizes (`graph_spans.py`): in a span of one
+size the layers are fixed, in a wider one every row's size is read from a buffer (`masks.py`) that
+the runner fills before the replay.  All other steps, those with prompts in them, run as plans.
+
+Legend: T rows, A attention layers that only one side runs.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+
+from boomerang_core.residency import Span
+from server.engine.compat import BatchDescriptor, CUDAGraphMode
+from server.engine.graph_spans import span_for, spans_to_capture
+from server.engine.loader import carried
+from server.engine.masks import Graphed
+from server.engine.plan import Ranks, Side
+from server.engine.runner import RoutedRunner
+
+NOWHERE = 0
+"""A slot of vLLM's null block, which no request holds; a CPU's kernel does not take its -1."""
+
+
+@dataclass(frozen=True)
+class RoutedBatch(BatchDescriptor):
+    """vLLM's key of a graph, and the sizes that the graph serves."""
+
+    span: Span | None = None
+
+
+@dataclass(frozen=True)
+class OneSided:
+    """Attention layers that only one side runs; in a mixed graph they run on every row.
+
+    Each writes the keys and values of its own rows only: a student's layer shares pages with the
+    teacher's that its block keeps, and a request holds no blocks for layers beyond its size.
+    """
+
+    names: Sequence[str]
+    ranks_A1: torch.Tensor
+    teachers_A1: torch.Tensor
+    slots_AT: torch.Tensor
+
+    @classmethod
+    def of(cls, sides: Mapping[str, tuple[int, Side]], slots_AT: torch.Tensor) -> "OneSided":
+        """`sides`: attention layer → the rank of its block, and whose rows it runs on."""
+        device = slots_AT.device
+        ranks = torch.tensor([rank for rank, _ in sides.values()], device=device)
+        teachers = torch.tensor([side is Side.TEACHER for _, side in sides.values()], device=device)
+        return cls(tuple(sides), ranks.unsqueeze(1), teachers.unsqueeze(1), slots_AT)
+
+    def cut(
+        self, slots: Mapping[str, torch.Tensor], sizes_T: torch.Tensor, write: bool
+    ) -> dict[str, torch.Tensor]:
+        """The KV slots of each layer; `NOWHERE` in rows that are not its own."""
+        out_AT = self.slots_AT[:, : len(sizes_T)]
+        if not write:
+            out_AT.fill_(NOWHERE)
+        elif self.names:
+            torch.stack([slots[name] for name in self.names], out=out_AT)
+            out_AT.masked_fill_((sizes_T > self.ranks_A1) != self.teachers_A1, NOWHERE)
+        return dict(zip(self.names, out_AT, strict=True))
+
+
+class GraphedRunner(RoutedRunner):
+    """The runner that carries plans, and replays graphs where a step has one."""
+
+    graph_modes = (CUDAGraphMode.NONE, CUDAGraphMode.FULL_DECODE_ONLY)
+
+    _graph: Graphed | None = None
+    """What the graph of this step, or the one being captured, serves."""
+    _capturing = False
+
+    def __init__(self, vllm_config: Any, device: Any) -> None:
+        super().__init__(vllm_config, device)
+        self._row_sizes = self._make_buffer(self.max_num_tokens, dtype=torch.int32)
+        self._offered: list[int] = carried(self.model_config.hf_config)["offered"]
+
+    def load_model(self, *args: Any, **kwargs: Any) -> None:
+        """As vLLM's; then the model says what there is to capture."""
+        super().load_model(*args, **kwargs)
+        model = self._routed
+        ranks = model.ranks.blocks
+        sides = {
+            name: (ranks[block], side)
+            for name, block, side in model.attention_sides
+            if side is not Side.ALL
+        }
+        shape = (len(sides), self.max_num_tokens)
+        slots_AT = torch.empty(shape, dtype=torch.int64, device=self.device)
+        self._one_sided = OneSided.of(sides, slots_AT)
+        self._spans = spans_to_capture(self._offered, model.held)
+
+    # ---- capture ----------------------------------------------------------------------------
+
+    def _warmup_and_capture(self, desc: Any, *args: Any, **kwargs: Any) -> None:
+        """As vLLM's, once for each span."""
+        for span in self._spans:
+            with self._captures(span):
+                super()._warmup_and_capture(desc, *args, **kwargs)
+
+    @contextmanager
+    def _captures(self, span: Span) -> Iterator[None]:
+        self._capturing = True
+        self._graph = self._routed.graph = Graphed(span, self._row_sizes.gpu)
+        try:
+            yield
+        finally:
+            self._capturing = False
+            self._graph = self._routed.graph = None
+
+    def sizes_changed(self) -> None:
+        """Capture again: a graph holds the addresses of weights."""
+        self._spans = spans_to_capture(self._offered, self._routed.held)
+        if self.compilation_config.cudagraph_mode != CUDAGraphMode.NONE:
+            self.model.clear_graphs()
+            self.capture_model()
+
+    # ---- a step -----------------------------------------------------------------------------
+
+    def _determine_batch_execution_and_padding(self, *args: Any, **kwargs: Any) -> Any:
+        """As vLLM's, with the span in the graph's key; no graph where no span fits."""
+        decide = super()._determine_batch_execution_and_padding
+        mode, batch, *rest = decide(*args, **kwargs)
+        if not self._replays(mode):
+            return mode, batch, *rest
+        if not self._capturing and not self._choose(batch.num_tokens):
+            return decide(*args, **{**kwargs, "force_eager": True})
+        assert self._graph is not None
+        return mode, RoutedBatch(**asdict(batch), span=self._graph.span), *rest
+
+    def _replays(self, mode: Any) -> bool:
+        return bool(mode == CUDAGraphMode.FULL)
+
+    def _choose(self, rows: int) -> bool:
+        """Take the graph that serves the sizes of this step, padded to `rows`, if there is one."""
+        span = span_for(self._spans, self._sizes) if self._sizes else None
+        if span is None:
+            return False
+        self._graph = Graphed(span, self._row_sizes.gpu)
+        self._cut = {}
+        self._whole = frozenset(self._running(span))
+        if self._graph.mixed:
+            self._row_sizes.np[: len(self._sizes)] = self._sizes
+            self._row_sizes.np[len(self._sizes) : rows] = span.largest
+            self._row_sizes.copy_to_gpu(rows)
+        return True
+
+    def _running(self, span: Span) -> Iterator[str]:
+        """The attention layers that some size of the span runs."""
+        ranks: Ranks = self._routed.ranks
+        for name, block, side in self._routed.attention_sides:
+            for_teacher = span.largest > ranks.blocks[block]
+            for_student = span.smallest <= ranks.blocks[block]
+            if {Side.TEACHER: for_teacher, Side.STUDENT: for_student, Side.ALL: True}[side]:
+                yield name
+
+    def _kept_apart(self, metadata: Any) -> Any:
+        """With the schedule copied: for graphs, FlashAttention writes each into one buffer."""
+        schedule = getattr(metadata, "scheduler_metadata", None)
+        if schedule is None or self.compilation_config.cudagraph_mode == CUDAGraphMode.NONE:
+            return metadata
+        return replace(metadata, scheduler_metadata=schedule.clone())
+
+    def _get_slot_mappings(self, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        """As without graphs; in a mixed one, one-sided layers write their own rows only."""
+        by_group, by_layer = super()._get_slot_mappings(*args, **kwargs)
+        if self._graph is not None and self._graph.mixed and by_layer:
+            rows = len(next(iter(by_layer.values())))
+            sizes_T = self._row_sizes.gpu[:rows]
+            by_layer |= self._one_sided.cut(by_layer, sizes_T, write=not self._capturing)
+        return by_group, by_layer
+
+    def _model_forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Say what is replayed, for vLLM to run without a graph where it has none."""
+        self._routed.graph = self._graph
+        return super()._model_forward(*args, **kwargs)
+
+    def _forget(self) -> None:
+        super()._forget()
+        self._graph = self._routed.graph = None
+        self._sizes = ()
