@@ -15,6 +15,9 @@ from typing import Any
 
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # read when vLLM is imported
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")  # plans are carried by the V1 runner
+
+import torch
 
 from bench.expected import TOKENS
 from boomerang_core.checkpoint import teacher_folder
@@ -25,6 +28,8 @@ from server.engine.scheduler import BoomerangScheduler
 from server.engine.sizes import SIZE_KEY
 
 LIMITS: dict[str, Any] = {
+    # what vLLM wants to find free on a GPU; here several engines share one
+    **({"gpu_memory_utilization": 0.2} if torch.cuda.is_available() else {}),
     "dtype": "float32",
     "max_model_len": 256,
     "max_num_seqs": 16,
@@ -154,13 +159,19 @@ class TurnTakingScheduler(BoomerangScheduler):
         return [request for request in requests if self.size_of(request) != self._turn]
 
 
-def routed_engine(family: Family, compiled: bool = False, **limits: Any) -> Engine:
+def routed_engine(
+    family: Family, compiled: bool = False, graphs: bool | None = None, **limits: Any
+) -> Engine:
     """One engine for every size of a family; `limits` over those of `LIMITS`."""
     from vllm import LLM
 
     register()
     arguments = engine_arguments(
-        family, teacher_folder(family), compiled=compiled, **{**LIMITS, **limits}
+        family,
+        teacher_folder(family),
+        compiled=compiled,
+        graphs=graphs,
+        **{**LIMITS, **limits},
     )
     turns = f"{TurnTakingScheduler.__module__}.{TurnTakingScheduler.__name__}"
     return Engine(LLM(**{**arguments, "scheduler_cls": turns}))

@@ -7,15 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")  # plans are carried by the V1 runner
 
 from boomerang_core.route import StudentKind
 from server.engine import register
 from tests.engine.families import TinyFamily, make_family
 
 LIMITS: dict[str, Any] = {
+    # what vLLM wants to find free on a GPU; here many engines share one
+    **({"gpu_memory_utilization": 0.1} if torch.cuda.is_available() else {}),
     "dtype": "float32",
     "max_model_len": 256,
     "max_num_seqs": 16,

@@ -1,0 +1,60 @@
+"""The engine on a GPU, with and without CUDA graphs, answers as transformers does: fp32, greedy."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from server.engine.loader import engine_arguments
+from tests.engine import test_equality as equality
+from tests.engine.conftest import LIMITS
+from tests.engine.families import TinyFamily
+from tests.engine.test_equality import BATCH, expected, greedy
+
+pytestmark = pytest.mark.gpu
+
+# The same tests once more, on this module's engines.
+test_one_at_a_time = equality.test_one_at_a_time
+test_a_batch_of_one_size = equality.test_a_batch_of_one_size
+test_a_mixed_batch = equality.test_a_mixed_batch
+test_staggered_arrivals = equality.test_staggered_arrivals_mix_prefill_and_decode
+test_prefix_cache_never_crosses_sizes = equality.test_prefix_cache_never_crosses_sizes
+
+
+@pytest.fixture(scope="module", params=["graphs", "eager"])
+def graphs(request: pytest.FixtureRequest) -> bool:
+    """With CUDA graphs, and without."""
+    return bool(request.param == "graphs")
+
+
+@pytest.fixture(scope="module", params=["lowrank", "full-own-ends"])
+def tiny(request: pytest.FixtureRequest, build: Callable[[str], TinyFamily]) -> TinyFamily:
+    """A family of each kind."""
+    return build(request.param)
+
+
+@pytest.fixture(scope="module")
+def engine(tiny: TinyFamily, graphs: bool, keep: Callable[[Any], Any]) -> Any:
+    """Its engine on the GPU."""
+    from vllm import LLM
+
+    return keep(LLM(**engine_arguments(tiny.family, tiny.teacher_dir, graphs=graphs, **LIMITS)))
+
+
+def captured(worker: Any) -> int:
+    """On a worker: how many graphs there are to replay."""
+    model = worker.model_runner.model
+    return len(getattr(model, "concrete_cudagraph_entries", ()))
+
+
+def test_a_graph_for_each_span_and_number_of_rows(engine: Any, graphs: bool) -> None:
+    """Four sizes: each alone, and three spans from the smallest up; 1, 2, 4, 8 and 16 rows."""
+    assert engine.collective_rpc(captured) == [7 * 5 if graphs else 0]
+
+
+def test_weights_that_come_and_go_are_captured_anew(tiny: TinyFamily, engine: Any) -> None:
+    for smallest, largest in ((0, 1), (0, tiny.sizes[-1])):
+        engine.collective_rpc("hold_sizes", args=(smallest, largest))
+        sizes = [index % (largest - smallest + 1) + smallest for index in range(len(BATCH))]
+        got = greedy(engine, BATCH, sizes)
+        assert got == [expected(tiny, size)[i] for i, size in enumerate(sizes)]
