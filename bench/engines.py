@@ -16,6 +16,7 @@ from typing import Any
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # read when vLLM is imported
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")  # plans are carried by the V1 runner
+os.environ.setdefault("TRITON_F32_DEFAULT", "ieee")  # or attention in float32 would be in tf32
 
 import torch
 

@@ -66,6 +66,10 @@ def serve(
         bool | None,
         typer.Option("--compile/--no-compile", help="Compile the layers: --no-compile."),
     ] = None,
+    cuda_graphs: Annotated[
+        bool | None,
+        typer.Option("--cuda-graphs/--no-cuda-graphs", help="CUDA graphs: where there is a GPU."),
+    ] = None,
     memory_budget: Annotated[
         str | None,
         typer.Option(help="Memory for weights and KV cache; larger sizes are left out: 2GiB."),
@@ -86,6 +90,7 @@ def serve(
         "max_model_len": max_model_len,
         "kv_cache_bytes": kv_cache_bytes,
         "compile": compiled,
+        "cuda_graphs": cuda_graphs,
         "memory_budget": memory_budget,
         "api_keys_file": api_keys_file,
         "admin_keys_file": admin_keys_file,
@@ -240,6 +245,7 @@ def _start(
         Watch(family.table, *watched),
         dtype=precision.dtype,
         compiled=settings.compile,
+        graphs=settings.cuda_graphs,
         max_model_len=settings.max_model_len,
         max_num_seqs=settings.max_num_seqs,
         kv_cache_memory_bytes=settings.kv_cache_bytes,

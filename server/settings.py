@@ -67,6 +67,11 @@ class Settings(BaseSettings):
         description="Compile the layers instead of running them eagerly: faster tokens, a slower "
         "start; needs a C++ compiler on a CPU.",
     )
+    cuda_graphs: bool | None = Field(
+        None,
+        description="Replay CUDA graphs in steps that only decode, whatever sizes they mix; by "
+        "default where there is a GPU.",
+    )
     memory_budget: Bytes | None = Field(
         None,
         description="Memory for weights and KV cache: as many offered sizes, from the smallest up, "

@@ -178,18 +178,20 @@ def start_engine(
     residency: Residency,
     watch: Watch | None = None,
     compiled: bool = False,
+    graphs: bool | None = None,
     **limits: Any,
 ) -> SizedEngineClient:
     """Start vLLM on a family, in a process of its own; returns when it is loaded.
 
     `residency` says which sizes are loaded, `watch` is told of each request and each step,
-    `compiled` has the layers compiled, `limits` are arguments of vLLM.  Raises what
-    `engine_arguments` raises, vLLM's own errors, and `EngineError` where the engine's process
-    ended before it was ready.
+    `compiled`, `graphs` and `limits` are those of `engine_arguments`.  Raises what that raises,
+    vLLM's own errors, and `EngineError` where the engine's process ended before it was ready.
     """
     sizes = residency.plan.span
     arguments = AsyncEngineArgs(
-        **engine_arguments(family, teacher_dir, sizes=sizes, compiled=compiled, **limits)
+        **engine_arguments(
+            family, teacher_dir, sizes=sizes, compiled=compiled, graphs=graphs, **limits
+        )
     )
     stat_loggers = None if watch is None else [watch.stat_logger]
     spans = SizeSpans(family.table) if limits.get("otlp_traces_endpoint") else None
