@@ -5,10 +5,12 @@ requests that take the teacher's side of a block are always a prefix of the step
 order of the ladder: two contiguous slices per block, and one number says where they meet.
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import accumulate, pairwise
+from operator import neg
 
 from boomerang_core.route import FamilyDesign, Owner, build_route
 
@@ -120,7 +122,7 @@ def build_plan(
     logits_ends = [0, *accumulate([1] * len(sizes) if logits_rows is None else logits_rows)]
 
     def above(rank: int) -> int:
-        return sum(size > rank for size in sizes)
+        return bisect_left(sizes, -rank, key=neg)
 
     splits = {rank: above(rank) for rank in {*ranks.blocks, ranks.embedding, ranks.head}}
     return StepPlan(

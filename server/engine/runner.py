@@ -20,7 +20,7 @@ from server.engine.kv import by_depth
 from server.engine.kv_groups import layer_ranks
 from server.engine.model import BoomerangForCausalLM
 from server.engine.plan import Rows, StepPlan, build_plan, largest_first, swaps
-from server.engine.sizes import size_of
+from server.engine.sizes import remembered_size
 
 
 def refuse_runner_v2(worker: Any) -> None:
@@ -61,7 +61,7 @@ class RoutedRunner(GPUModelRunner):
         return model
 
     def _size(self, request_id: str) -> int:
-        return size_of(self.requests[request_id].sampling_params, self._routed.ranks.teacher_size)
+        return remembered_size(self.requests[request_id], self._routed.ranks.teacher_size)
 
     # ---- start-up ---------------------------------------------------------------------------
 
@@ -107,11 +107,11 @@ class RoutedRunner(GPUModelRunner):
         """Order the requests by size, largest first, and plan the step."""
         super()._may_reorder_batch(scheduler_output)
         batch = self.input_batch
-        order = largest_first([self._size(request_id) for request_id in batch.req_ids])
-        for first, second in swaps(order or ()):
+        sizes = [self._size(request_id) for request_id in batch.req_ids]
+        for first, second in swaps(largest_first(sizes) or ()):
             batch.swap_states(first, second)
         tokens = scheduler_output.num_scheduled_tokens
-        self._sizes = [self._size(request_id) for request_id in batch.req_ids]
+        self._sizes = sorted(sizes, reverse=True)
         plan = self._plan = build_plan(
             self._routed.ranks,
             self._sizes,

@@ -11,7 +11,7 @@ from server.engine.compat import AsyncScheduler, Scheduler
 from server.engine.ending import skip_teardown
 from server.engine.kv import DepthKVCacheManager
 from server.engine.loader import design_of
-from server.engine.sizes import size_of
+from server.engine.sizes import remembered_size
 from server.engine.steps import composition, put_step
 
 
@@ -27,7 +27,7 @@ class BoomerangScheduler(Scheduler):
 
     def size_of(self, request: Any) -> int:
         """The size that a request runs at."""
-        return size_of(request.sampling_params, self._teacher_size)
+        return remembered_size(request, self._teacher_size)
 
     def add_request(self, request: Any) -> None:
         """Salt a new request with its size and hash its blocks again, then queue it."""

@@ -26,3 +26,12 @@ def size_of(sampling_params: Any, teacher_size: int) -> int:
     """
     value = requested(sampling_params)
     return value if isinstance(value, int) and is_size(value, teacher_size) else teacher_size
+
+
+def remembered_size(request: Any, teacher_size: int) -> int:
+    """`size_of` what a request asks for, kept on it: it is asked for many times in each step."""
+    try:
+        found: int = request.boomerang_size
+    except AttributeError:
+        found = request.boomerang_size = size_of(request.sampling_params, teacher_size)
+    return found
