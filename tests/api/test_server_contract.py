@@ -17,7 +17,7 @@ import openai
 import pytest
 
 from boomerang_core.family import Family
-from tests.api.servers import START_SECONDS, Running, environment
+from tests.api.servers import CONTEXT, START_SECONDS, Running, environment
 
 pytestmark = pytest.mark.engine
 
@@ -96,7 +96,7 @@ def plain(
 
 def answers(url: str) -> bool:
     try:
-        return httpx.get(url).status_code == 200
+        return httpx.get(url, verify=CONTEXT).status_code == 200
     except httpx.ConnectError:
         return False
 
