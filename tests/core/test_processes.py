@@ -87,7 +87,7 @@ class TestTwoProcesses:
         )
         assert whole.keys() == resumed.keys()
         assert all(torch.equal(resumed[name], tensor) for name, tensor in whole.items())
-        assert len(metrics(two / f"{kind}-resumed")) == 8
+        assert len(metrics(two / f"{kind}-resumed")) == 5
 
     def test_their_state_is_taken_up_by_one(
         self, kind: StudentKind, two: Path, tmp_path: Path
