@@ -77,7 +77,11 @@ def plain(
     with log.open("w") as printed:
         process = subprocess.Popen(
             [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *options],
-            env=environment(VLLM_WORKER_MULTIPROC_METHOD="spawn", VLLM_NO_USAGE_STATS="1"),
+            env=environment(
+                VLLM_ENABLE_V1_MULTIPROCESSING="0",  # its worker needs no process of its own
+                VLLM_WORKER_MULTIPROC_METHOD="spawn",
+                VLLM_NO_USAGE_STATS="1",
+            ),
             stdout=printed,
             stderr=subprocess.STDOUT,
             start_new_session=True,
