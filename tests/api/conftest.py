@@ -1,4 +1,4 @@
-"""One real server for the session."""
+"""Real servers for the session: the one that is asked, and another with other settings."""
 
 from collections.abc import Iterator
 
@@ -58,6 +58,21 @@ def server(loading: Running) -> Running:
     """The server, loaded."""
     loading.wait_until_ready()
     return loading
+
+
+@pytest.fixture(scope="session")
+def other(family: Family, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """Another server, as soon as it listens: JSON logs, `auto` by default, no page."""
+    settings = {
+        "BOOMERANG_LOG_FORMAT": "json",
+        "BOOMERANG_LOG_LEVEL": "info",
+        "BOOMERANG_DEFAULT_SIZE": "auto",
+        "BOOMERANG_PAGE": "false",
+    }
+    running = start(family, tmp_path_factory.mktemp("other") / "log", **settings)
+    yield running
+    running.process.terminate()
+    running.assert_ended_cleanly()
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ import openai
 import pytest
 
 from boomerang_core.family import Family
-from tests.api.servers import START_SECONDS, Running, environment
+from tests.api.servers import CONTEXT, START_SECONDS, Running, environment
 
 pytestmark = pytest.mark.engine
 
@@ -77,7 +77,11 @@ def plain(
     with log.open("w") as printed:
         process = subprocess.Popen(
             [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *options],
-            env=environment(VLLM_WORKER_MULTIPROC_METHOD="spawn", VLLM_NO_USAGE_STATS="1"),
+            env=environment(
+                VLLM_ENABLE_V1_MULTIPROCESSING="0",  # its worker needs no process of its own
+                VLLM_WORKER_MULTIPROC_METHOD="spawn",
+                VLLM_NO_USAGE_STATS="1",
+            ),
             stdout=printed,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -96,7 +100,7 @@ def plain(
 
 def answers(url: str) -> bool:
     try:
-        return httpx.get(url).status_code == 200
+        return httpx.get(url, verify=CONTEXT).status_code == 200
     except httpx.ConnectError:
         return False
 

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from boomerang_core.family import Family
-from tests.api.servers import Running, start
+from tests.api.servers import CONTEXT, Running, start
 
 pytestmark = pytest.mark.engine
 
@@ -45,7 +45,7 @@ def wait_until_held(url: str, count: int) -> None:
     while held < count:
         assert time.monotonic() < deadline, f"{held} answers held, not {count}"
         time.sleep(0.02)
-        lines = httpx.get(f"{url}/metrics").text.splitlines()
+        lines = httpx.get(f"{url}/metrics", verify=CONTEXT).text.splitlines()
         states = ("vllm:num_requests_running{", "vllm:num_requests_waiting{")
         held = sum(float(line.split()[-1]) for line in lines if line.startswith(states))
 
@@ -65,7 +65,7 @@ def test_the_end_of_the_engine_is_the_servers(tmp_path: Path, family: Family, vi
         wait_until_held(url, LONG["n"] + 1)  # so of both requests
         os.kill(process_of(running, victim), signal.SIGKILL)
         killed = time.monotonic()
-        while httpx.get(f"{url}/live").status_code == 200:
+        while httpx.get(f"{url}/live", verify=CONTEXT).status_code == 200:
             assert time.monotonic() - killed < WITHIN_SECONDS
             time.sleep(0.02)
         assert httpx.get(f"{url}/ready").status_code == 503

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from boomerang_core.family import Family
-from tests.api.servers import Running, start
+from tests.api.servers import CONTEXT, Running, start
 from tests.api.test_server_death import LONG, process_of, read_stream, wait_until_held
 
 pytestmark = pytest.mark.engine
@@ -25,7 +25,7 @@ WITHIN_SECONDS = HANG_SECONDS + 10
 
 
 def total(url: str, name: str) -> float:
-    lines = httpx.get(f"{url}/metrics", timeout=60).text.splitlines()
+    lines = httpx.get(f"{url}/metrics", timeout=60, verify=CONTEXT).text.splitlines()
     return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
 
 
@@ -78,7 +78,7 @@ def check_hung(running: Running) -> None:
         wait_until_held(url, LONG["n"] + 1)
         engine.send_signal(signal.SIGSTOP)
         stopped = time.monotonic()
-        while httpx.get(f"{url}/live").status_code == 200:
+        while httpx.get(f"{url}/live", verify=CONTEXT).status_code == 200:
             assert time.monotonic() - stopped < WITHIN_SECONDS
             time.sleep(0.02)
         assert time.monotonic() - stopped > HANG_SECONDS - 1

@@ -3,7 +3,6 @@
 import os
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,7 +12,7 @@ from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
 from boomerang_core.family import Family
 from boomerang_core.sizes import format_bytes
-from tests.api.servers import Running, start
+from tests.api.servers import Running
 
 pytestmark = pytest.mark.engine
 
@@ -90,16 +89,11 @@ def slide(page: Page, label: str, place: int) -> None:
         slider.press("ArrowRight")
 
 
-def test_switched_off(family: Family, tmp_path: Path) -> None:
-    running = start(family, tmp_path / "log", BOOMERANG_PAGE="false")
-    try:
-        for path in ("/", "/page/page.js"):
-            reply = httpx.get(running.url + path)
-            assert reply.status_code == 404
-            assert reply.json()["error"]["code"] == 404
-    finally:
-        running.process.terminate()
-        running.process.wait(30)
+def test_switched_off(other: Running) -> None:
+    for path in ("/", "/page/page.js"):
+        reply = httpx.get(other.url + path)
+        assert reply.status_code == 404
+        assert reply.json()["error"]["code"] == 404
 
 
 @browser_tier

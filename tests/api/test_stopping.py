@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import socket
-import ssl
 import subprocess
 import time
 from collections.abc import Iterator
@@ -17,7 +16,8 @@ import httpx
 import pytest
 
 from boomerang_core.family import Family
-from tests.api.servers import ROOT, Running, command, environment, start
+from tests.api.servers import CONTEXT, ROOT, Running, command, environment, start
+from tests.api.test_logs import SECRET, records
 
 
 def fails(*arguments: str, **settings: str) -> tuple[int, list[str]]:
@@ -30,10 +30,6 @@ def fails(*arguments: str, **settings: str) -> tuple[int, list[str]]:
         timeout=60,
     )
     return done.returncode, done.stderr.splitlines()
-
-
-CONTEXT = ssl.create_default_context()
-"""One for all: httpx would make a context for each call, which takes longer than the call."""
 
 
 @pytest.mark.parametrize(
@@ -152,19 +148,19 @@ def assert_whole(lines: Iterator[str]) -> None:
 
 
 @pytest.mark.engine
-def test_ctrl_c_finishes_what_runs_and_stops_at_once(tmp_path: Path, family: Family) -> None:
+def test_ctrl_c_finishes_what_runs_and_stops_at_once(other: Running) -> None:
     """A terminal sends it to every process of the group: the engine's must not mind.
 
     Once idle the end takes a second, 7 before it was looked after; the bound is for busy machines.
     """
-    running = start(family, tmp_path / "log")
-    running.wait_until_ready()
-    with streaming(running.url) as lines:
-        os.killpg(running.process.pid, signal.SIGINT)
+    other.wait_until_ready()
+    with streaming(other.url) as lines:
+        os.killpg(other.process.pid, signal.SIGINT)
         assert_whole(lines)
     idle = time.monotonic()
-    running.assert_ended_cleanly()
+    other.assert_ended_cleanly()
     assert time.monotonic() - idle < 5
+    assert SECRET not in str(records(other))  # JSON to the last line
 
 
 def ask_until_unready(url: str, number: int, answered: list[int]) -> None:

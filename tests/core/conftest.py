@@ -1,10 +1,9 @@
 """Tiny random teachers of every architecture row, and students of both kinds."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
@@ -68,15 +67,6 @@ CONFIGS: dict[str, Callable[[bool], Any]] = {
         tie_word_embeddings=tied,
     ),
 }
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tiny matrices are slower on several threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def tiny_teacher(architecture: str, tied: bool) -> Any:

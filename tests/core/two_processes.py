@@ -2,7 +2,7 @@
 
     FOLDER/bf16           a whole run of a full student, in bfloat16
     FOLDER/KIND           a whole run
-    FOLDER/KIND-stopped   the same, stopped in step 5
+    FOLDER/KIND-stopped   the same, stopped in step 3
     FOLDER/KIND-resumed   that one again, to its end
     …/student.safetensors what the first process ends with
 
@@ -33,7 +33,7 @@ from boomerang_core.route import StudentKind
 from tests.core.conftest import tiny_teacher
 from tests.core.tiny_run import ROW, SETTINGS, before_step, start, tiny_rows
 
-SHORT = replace(SETTINGS, tokens=8 * 6 * ROW, batch_rows=6, micro_rows=2)
+SHORT = replace(SETTINGS, tokens=5 * 6 * ROW, batch_rows=6, micro_rows=2)
 """Three rows of each step for each process: two micro batches that are not equal."""
 BF16 = replace(SHORT, precision="bf16")
 
@@ -79,7 +79,7 @@ def main(folder: Path) -> None:
             before_step(2, lambda kind=kind: shares.update({kind: held(made[-1])})),
         ):
             distil(folder / kind, kind)
-        with suppress(StoppedError), before_step(5, stop):
+        with suppress(StoppedError), before_step(3, stop):
             distil(folder / f"{kind}-stopped", kind)
         if PartialState().is_main_process:
             shutil.copytree(folder / f"{kind}-stopped", folder / f"{kind}-resumed")

@@ -1,7 +1,8 @@
 """One engine per family, kept alive for the session: vLLM's process groups are global."""
 
+import gc
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -51,41 +52,55 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], TinyFamil
 
 
 @pytest.fixture(scope="session")
-def start() -> Callable[[TinyFamily], Any]:
+def engines() -> Iterator[list[Any]]:
+    """Engines kept until the session ends: deleting one tears down the others' groups.
+
+    Each that ends looks twice for garbage in all of vLLM, which takes a second; here it need not.
+    """
+    kept: list[Any] = []
+    yield kept
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gc, "collect", lambda *_: 0)
+        kept.clear()
+
+
+@pytest.fixture(scope="session")
+def start(engines: list[Any]) -> Callable[[TinyFamily], Any]:
     """A family → the engine that serves all its sizes, started once."""
     from vllm import LLM
 
     from server.engine.loader import engine_arguments
 
     register()
-    engines: dict[Path, Any] = {}
+    started: dict[Path, Any] = {}
 
     def routed(tiny: TinyFamily) -> Any:
         key = tiny.family.root
-        if key not in engines:
-            engines[key] = LLM(**engine_arguments(tiny.family, tiny.teacher_dir, **LIMITS))
-        return engines[key]
+        if key not in started:
+            started[key] = LLM(**engine_arguments(tiny.family, tiny.teacher_dir, **LIMITS))
+            engines.append(started[key])
+        return started[key]
 
     return routed
 
 
 @pytest.fixture(scope="session")
-def plain() -> Callable[[Path], Any]:
+def plain(engines: list[Any]) -> Callable[[Path], Any]:
     """A checkpoint folder → plain vLLM serving it, started once."""
     from vllm import LLM
 
     @cache
     def make(folder: Path) -> Any:
-        return LLM(model=str(folder), enforce_eager=True, **LIMITS)
+        engines.append(LLM(model=str(folder), enforce_eager=True, **LIMITS))
+        return engines[-1]
 
     return make
 
 
 @pytest.fixture(scope="session")
-def keep() -> Callable[[Any], Any]:
-    """Keep an engine until the session ends: deleting one tears down the others' groups."""
+def keep(engines: list[Any]) -> Callable[[Any], Any]:
+    """Keep an engine of a test's own as long as the others."""
     register()
-    engines: list[Any] = []
 
     def hold(engine: Any) -> Any:
         engines.append(engine)

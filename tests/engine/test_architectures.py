@@ -4,8 +4,9 @@ The families come from the core's own `initial_student`, randomised; the oracle 
 `assemble`, by reference, run by transformers.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -84,17 +85,18 @@ def make(folder: Path, architecture: str, kind: StudentKind) -> TinyFamily:
     return TinyFamily(family, teacher_dir)
 
 
-COMPILED = [
-    pytest.param(name, True, marks=() if name == "GPT2LMHeadModel" else pytest.mark.slow)
-    for name in CONFIGS
-]
-"""Each takes half a minute; GPT-2's layers are the ones that are called differently."""
+QUICK = ("GPT2LMHeadModel", StudentKind.FULL)
+"""The compiled one of the quick tests: each takes 15 seconds, and only GPT-2's layers are called
+differently from those of `test_compiled`, where both kinds are quick."""
 
 
-@pytest.mark.parametrize("kind", StudentKind)
-@pytest.mark.parametrize(
-    ("architecture", "compiled"), [*((name, False) for name in CONFIGS), *COMPILED]
-)
+def cases() -> Iterator[Any]:
+    for name, kind in product(CONFIGS, StudentKind):
+        yield pytest.param(name, False, kind)
+        yield pytest.param(name, True, kind, marks=[pytest.mark.slow] * ((name, kind) != QUICK))
+
+
+@pytest.mark.parametrize(("architecture", "compiled", "kind"), cases())
 def test_every_size_of_an_architecture_in_one_mixed_batch(
     architecture: str,
     compiled: bool,

@@ -43,6 +43,7 @@ async def session(tiny: TinyFamily, sizes: list[int], **limits: Any) -> list[lis
         engine.shutdown()
 
 
+@pytest.mark.slow  # two ranks do the same, below
 def test_spawned_processes_serve_mixed_sizes_and_survive_a_bad_one(
     build: Callable[[str], TinyFamily],
 ) -> None:
