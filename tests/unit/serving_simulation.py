@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from boomerang_core.sizes import SizeRow, SizeTable
-from server.load.chooser import Chooser, Objective
+from server.load.chooser import Chooser
 from server.load.costs import Step
+from server.load.prediction import Objective
 
 MB = 10**6
 SLOTS = 32
@@ -41,7 +42,10 @@ class Request:
 
 @dataclass
 class Truth:
-    """What a step really takes: overhead, weights, rows and prompt tokens, with noise."""
+    """What a step really takes: overhead, weights, rows and prompt tokens, with noise.
+
+    Steps of several sizes take `mixed` times as long (docs/benchmarks/engine.md: up to 1.14).
+    """
 
     shares: list[float]
     overhead: float = 0.004
@@ -49,6 +53,7 @@ class Truth:
     row: float = 0.002
     prompt: float = 0.0004
     noise: float = 0.1
+    mixed: float = 1.14
 
     def seconds(
         self, running: list[Request], admitted: list[Request], draw: random.Random
@@ -57,6 +62,7 @@ class Truth:
         whole = self.overhead + self.weights * max(self.shares[r.size] for r in both)
         whole += sum(self.row * self.shares[r.size] for r in running)
         whole += sum(self.prompt * r.prompt * self.shares[r.size] for r in admitted)
+        whole *= self.mixed if len({r.size for r in both}) > 1 else 1.0
         return whole * draw.lognormvariate(0.0, self.noise)
 
 

@@ -2,7 +2,8 @@
 
 import math
 import random
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Mapping
 
 import pytest
 
@@ -81,6 +82,32 @@ def test_costs_stay_learned_over_many_steps() -> None:
     assert costs.at(0).weights + 16 * costs.at(0).row == pytest.approx(true, rel=0.1)
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_noise_does_not_drive_a_cost_away(seed: int) -> None:
+    """Few rows tell weights from rows badly; a row near nothing must not lift the weights."""
+    costs, truth, draw = StepCosts(SHARES), Truth(SHARES), random.Random(seed)
+    for number in range(600):
+        rows, prompt = 1 + number // 20 % 3, 60 if number % 20 == 0 else 0
+        took = truth.overhead + truth.weights + truth.row * rows + truth.prompt * prompt
+        costs.observe(Step({5: rows}, {5: prompt}, took * draw.lognormvariate(0, 0.4)))
+        if number > 100:
+            learned = costs.at(5).weights + rows * costs.at(5).row
+            true = truth.overhead + truth.weights + truth.row * rows
+            assert 0.5 < learned / true < 2.0
+
+
+def test_what_mixing_costs_is_learned() -> None:
+    costs, truth, draw = observed((0, 5)), Truth(SHARES), random.Random(0)
+    assert costs.mixed == 1.0
+    for _ in range(400):
+        rows = {0: draw.randrange(8), 5: draw.randrange(1, 8)}
+        took = truth.overhead + truth.weights
+        took += sum(truth.row * SHARES[size] * count for size, count in rows.items())
+        took *= truth.mixed if rows[0] else 1.0
+        costs.observe(Step(rows, {}, took * draw.lognormvariate(0, 0.05)))
+    assert costs.mixed == pytest.approx(truth.mixed, abs=0.07)
+
+
 @pytest.mark.parametrize("step", [Step({}, {}, 1.0), Step({5: 0}, {}, 1.0), Step({5: 1}, {}, 0.0)])
 def test_a_step_that_says_nothing_teaches_nothing(step: Step) -> None:
     costs = observed((5,))
@@ -92,8 +119,12 @@ def test_a_step_that_says_nothing_teaches_nothing(step: Step) -> None:
 # ---- the prediction ---------------------------------------------------------------------------
 
 
-def demand(rate: float, crowd: float = 0.0, waiting: int = 0) -> Demand:
-    return Demand(rate, {}, crowd, waiting, prompt_tokens=60, output_tokens=40)
+STEADY = 30
+"""Answers' times after which a simulated load has long been what it will be."""
+
+
+def demand(rate: float, waiting: int = 0, in_flight: Mapping[int, int] | None = None) -> Demand:
+    return Demand(rate, {}, in_flight or {}, waiting, prompt_tokens=60, output_tokens=40)
 
 
 @pytest.mark.parametrize("rate", [1.0, 4.0])
@@ -101,7 +132,7 @@ def demand(rate: float, crowd: float = 0.0, waiting: int = 0) -> Demand:
 def test_the_steady_state_is_the_simulated_one(size: int, rate: float) -> None:
     """Tokens of the last minutes took what the formula says, from costs learned on the way."""
     simulation = Simulation(SIX, constant(rate)).run(300, always(size))
-    latency = predict(simulation.chooser.costs, demand(rate), size, SLOTS, 60)
+    latency = predict(simulation.chooser.costs, demand(rate), size, SLOTS, 60, later=STEADY)
     assert latency.token_seconds == pytest.approx(simulation.mean_token_seconds(WARM), rel=0.2)
 
 
@@ -112,6 +143,40 @@ def test_latency_grows_with_load_and_with_size() -> None:
     assert by_rate[-1] == math.inf
     by_size = [predict(costs, demand(3), size, SLOTS, 60).token_seconds for size in range(6)]
     assert by_size == sorted(by_size)
+
+
+def test_beyond_what_a_size_sustains_requests_are_later_and_later() -> None:
+    costs = observed((5,))
+    later = [predict(costs, demand(9.0), 5, SLOTS, 60, k).first_token_seconds for k in range(8)]
+    assert later == sorted(later)
+    assert later[-1] > 2 * later[0]
+
+
+def test_a_badly_known_rate_moves_the_next_answer_less_than_the_steady_state() -> None:
+    """What makes a fall wait for a crowd, not for a clump of arrivals."""
+    costs, crowd = observed((5,)), {5: 12}
+
+    def grown(later: int) -> float:
+        known, thought = (
+            predict(costs, demand(rate, in_flight=crowd), 5, SLOTS, 60, later).token_seconds
+            for rate in (5.0, 6.5)
+        )
+        return thought / known - 1
+
+    assert grown(0) < 0.15
+    assert grown(STEADY) > 2 * grown(0)
+
+
+def test_what_runs_at_a_larger_size_delays_a_smaller_one_until_it_ends() -> None:
+    costs = observed((0, 5))
+    alone = predict(costs, demand(3), 0, SLOTS, 60)
+    beside = [predict(costs, demand(3, in_flight={5: 8}), 0, SLOTS, 60, k) for k in (0, 2, STEADY)]
+    assert beside[0].token_seconds > 1.5 * alone.token_seconds
+    steady = predict(costs, demand(3), 0, SLOTS, 60, STEADY)
+    assert beside[2].token_seconds == pytest.approx(steady.token_seconds, rel=0.01)
+    costs.mixed = 1.2
+    dearer = predict(costs, demand(3, in_flight={5: 8}), 0, SLOTS, 60)
+    assert dearer.token_seconds > beside[0].token_seconds
 
 
 def test_a_longer_prompt_and_a_queue_delay_the_first_token_only() -> None:
@@ -128,7 +193,7 @@ def test_a_longer_prompt_and_a_queue_delay_the_first_token_only() -> None:
 def test_requests_that_name_a_size_count_as_they_are() -> None:
     costs = observed((0, 5))
     alone = predict(costs, demand(1), 0, SLOTS, 60)
-    beside = Demand(1, {5: 2.0}, 0, 0, 60, 40)
+    beside = Demand(1, {5: 2.0}, {5: 4}, 0, 60, 40)
     assert predict(costs, beside, 0, SLOTS, 60).token_seconds > 1.5 * alone.token_seconds
 
 
@@ -191,20 +256,35 @@ def burst(load: float, seconds: float) -> Callable[[float], float]:
     return rate
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(10))
 @pytest.mark.parametrize("seconds", [12, 30])
 def test_a_burst_after_a_rest_is_seen_in_time(seconds: float, seed: int) -> None:
-    """At twice the load of which the teacher serves nearly nobody in time."""
+    """At twice the load of which the teacher serves nearly nobody in time.
+
+    Those that came before it is seen run at the teacher, and delay the others until they end.
+    """
     rate = burst(2.0, seconds)
     run = Simulation(SIX, rate, seed=seed).run(85 + seconds, auto)
     teacher = Simulation(SIX, rate, seed=seed).run(85 + seconds, always(5))
     assert teacher.attained(85) < 0.3
-    assert run.attained(85) > 0.75
+    assert run.attained(85) > (0.8 if seconds == 30 else 0.5)
     first = next(at for at, (_, size) in run.changes(85) if size < 5)
     assert first < 85 + 4
+    assert len(run.moves(85)) <= 5
 
 
-@pytest.mark.parametrize("seed", range(3))
+def test_what_the_teacher_just_sustains_it_mostly_gets() -> None:
+    """Falls for chance cost no request its time, and the teacher few requests."""
+    rate, seeds = burst(1.0, 30), range(10)
+    runs = [Simulation(SIX, rate, seed=seed).run(115, auto) for seed in seeds]
+    teachers = [Simulation(SIX, rate, seed=seed).run(115, always(5)) for seed in seeds]
+    for run, teacher in zip(runs, teachers, strict=True):
+        assert run.attained(85) >= teacher.attained(85) - 0.02
+        assert len(run.moves(85)) <= 2
+    assert sum(run.mean_size(85) for run in runs) / len(runs) > 0.9 * 5
+
+
+@pytest.mark.parametrize("seed", range(10))
 def test_half_the_load_after_a_rest_is_no_burst(seed: int) -> None:
     run = Simulation(SIX, burst(0.5, 60), seed=seed).run(145, auto)
     assert run.moves() == []
@@ -218,8 +298,9 @@ def test_many_answers_at_once_are_one_arrival() -> None:
         one.add(1, number / 8)
         eight.add(8, number / 8)
     assert eight.rate(1.0) == pytest.approx(8 * one.rate(1.0))
-    assert one.rate(1.0) == pytest.approx(8 * (1 - 2.25 / math.sqrt(8)))
-    assert one.rate(1.0, 0.0) == pytest.approx(8)
+    assert one.rate(1.0) == pytest.approx(6 / 2 * (1 - 1.5 / math.sqrt(6)))
+    assert one.rate(1.0, 0.0) == pytest.approx(6 / 2)
+    assert one.rate(1.0, math.inf) == pytest.approx(8 / 30, rel=0.05)
 
 
 def test_a_burst_that_is_over_is_forgotten() -> None:
@@ -232,15 +313,30 @@ def test_a_burst_that_is_over_is_forgotten() -> None:
     assert rates[-1] == pytest.approx(64 / 30 * math.exp(-90 / 30), rel=0.1)
 
 
+def busy(chooser: Chooser, rate: float, since: float, until: float) -> None:
+    """Requests arrive evenly, and each is in flight for three seconds."""
+    flights = deque[tuple[float, int]]()
+    for step in range(int((until - since) * rate)):
+        now = since + step / rate
+        while flights and flights[0][0] <= now:
+            chooser.load.ended(flights.popleft()[1], now, (60, 40))
+        size = chooser.choose(SIX.rows, SIX.rows, now)[0].size
+        chooser.load.arrived(size, True, now)
+        chooser.load.queued(0)
+        flights.append((now + 3.0, size))
+
+
+def rest(chooser: Chooser, now: float) -> None:
+    """All requests end."""
+    for size, count in list(chooser.load.in_flight.items()):
+        for _ in range(count):
+            chooser.load.ended(size, now, (60, 40))
+
+
 def settled(rate: float, now: float = 100.0) -> Chooser:
     """A chooser that has measured steps and seen requests arrive at `rate` until `now`."""
     chooser = Chooser(SIX, Objective(1.0, 0.1), Load(), observed((0, 3, 5)), SLOTS)
-    gap = 1 / rate
-    for step in range(int(now * rate)):
-        chooser.load.arrived(5, True, step * gap)
-        chooser.load.queued(0)
-        chooser.load.ended(5, step * gap, (60, 40))
-        chooser.choose(SIX.rows, SIX.rows, step * gap)
+    busy(chooser, rate, 0.0, now)
     return chooser
 
 
@@ -251,15 +347,16 @@ def test_reasons() -> None:
     assert settled(1.0).choose(rows, rows, 100.0) == (rows[5], Reason.AUTO_LARGEST)
     middle, reason = settled(8.0).choose(rows, rows, 100.0)
     assert 0 < middle.size < 5
-    assert reason is Reason.AUTO_OBJECTIVE
+    assert reason in {Reason.AUTO_OBJECTIVE, Reason.AUTO_HELD}
     assert settled(8.0).choose(rows, rows[:1], 100.0) == (rows[0], Reason.AUTO_LARGEST)
-    assert settled(8.0).choose(rows, rows[5:], 100.0) == (rows[5], Reason.AUTO_OVERLOAD)
+    assert settled(14.0).choose(rows, rows[5:], 100.0) == (rows[5], Reason.AUTO_OVERLOAD)
     assert settled(200.0).choose(rows, rows, 100.0) == (rows[0], Reason.AUTO_OVERLOAD)
 
 
 def test_a_rise_is_held_until_there_was_room_for_long_enough() -> None:
     chooser, rows = settled(8.0), SIX.rows
     low = chooser.choose(rows, rows, 100.0)[0].size
+    rest(chooser, 100.0)
     seen = []
     for second in range(1, 150):  # a request in three seconds from now on
         now = 100.0 + second
@@ -278,14 +375,14 @@ def test_rises_that_are_taken_back_wait_longer_and_longer() -> None:
     chooser, rows = settled(8.0), SIX.rows
     waits, now = [], 100.0
     for _ in range(7):
+        rest(chooser, now)
         since = now
         while chooser.choose(rows, rows, now)[0].size < 5:  # nothing more arrives: there is room
             now += 1.0
         waits.append(now - since)
-        for _ in range(400):  # a burst takes the rise back
+        for _ in range(60):  # a burst takes the rise back
             chooser.load.arrived(5, True, now)
             chooser.load.queued(0)
-            chooser.load.ended(5, now, (60, 40))
         assert chooser.choose(rows, rows, now)[0].size < 5
     assert waits[1:] == sorted(waits[1:])
     assert waits[-1] >= 8 * RISE_SECONDS
@@ -333,6 +430,7 @@ def test_a_request_that_the_engine_never_saw_does_not_wait() -> None:
 def test_after_a_pause_it_rises_at_once() -> None:
     chooser, rows = settled(8.0), SIX.rows
     assert chooser.choose(rows, rows, 100.0)[0].size < 5
+    rest(chooser, 100.0)
     assert chooser.choose(rows, rows, 400.0)[0].size == 5
 
 
