@@ -64,30 +64,40 @@ def predict(
     `slots` is how many requests run at the same time, `prompt_tokens` the length of the prompt
     whose first token is asked for, `later` how many answers' times later the request begins.
     """
-    cost = costs.at(size)
+    answer = _followed(costs, demand, size, slots, (later + 1) * _PARTS)[-_PARTS:]
+    if not answer:
+        return LATE
+    token = sum(seconds for _, seconds in answer) / _PARTS
+    crowd, first = answer[0]
+    queue = max(crowd - slots, 0.0) * demand.output_tokens * token / slots
+    ahead = (demand.waiting * demand.prompt_tokens + prompt_tokens) * costs.at(size).prompt
+    return Objective(queue + first + ahead, token)
+
+
+def _followed(
+    costs: StepCosts, demand: Demand, size: int, slots: int, parts: int
+) -> list[tuple[float, float]]:
+    """Requests in flight and token seconds, part after part of an answer; none where prompts alone
+    take all the time."""
+    cost, present = costs.at(size), _Group.of(costs, demand.in_flight, size)
     coming = _Group.of(costs, {**demand.fixed_rates, size: _rate(demand, size)}, size)
     free = 1 - demand.prompt_tokens * coming.prompt
     if free <= 0:
-        return LATE
-    present = _Group.of(costs, demand.in_flight, size)
-    flights = deque([present.times(1 / _PARTS)] * _PARTS)
-    part = demand.output_tokens / _PARTS
-    tokens, crowds = list[float](), list[float]()
-    for _ in range((later + 1) * _PARTS):
-        rows = sum(flight.rows for flight in flights) + 1  # the request itself
-        row_seconds = sum(flight.row_seconds for flight in flights) + cost.row
+        return []
+    flights = deque([present.times(1 / _PARTS)] * _PARTS)  # the oldest first
+    seen = list[tuple[float, float]]()
+    for _ in range(parts):
+        rows, others, row_seconds = (sum(counts) for counts in zip(*flights, strict=True))
+        rows, row_seconds = rows + 1, row_seconds + cost.row  # the request itself
         runs = min(1.0, slots / rows)
         weights = cost.weights
-        if sum(flight.others for flight in flights) >= _PRESENT:
+        if others >= _PRESENT:
             weights = max(weights, present.weights, coming.weights) * costs.mixed
-        crowds.append(rows)
-        tokens.append((weights + runs * row_seconds) / free)
+        token = (weights + runs * row_seconds) / free
+        seen.append((rows, token))
         flights.popleft()
-        flights.append(coming.times(part * tokens[-1] / runs))
-    token = sum(tokens[-_PARTS:]) / _PARTS
-    queue = max(crowds[-_PARTS] - slots, 0.0) * demand.output_tokens * token / slots
-    ahead = (demand.waiting * demand.prompt_tokens + prompt_tokens) * cost.prompt
-    return Objective(queue + tokens[-_PARTS] + ahead, token)
+        flights.append(coming.times(token * demand.output_tokens / _PARTS / runs))
+    return seen
 
 
 def _rate(demand: Demand, size: int) -> float:

@@ -1,203 +1,30 @@
 """Choosing by load, on a simulated server: it settles, moves once for a step of load, and helps."""
 
 import math
-import random
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import pytest
 
 from boomerang_core.sizes import SizeTable
-from server.load.chooser import RISE_SECONDS, Chooser, Objective, predict
-from server.load.costs import ENOUGH_STEPS, Step, StepCosts
-from server.load.tracker import Arrivals, Demand, Load
+from server.load.chooser import RISE_SECONDS, Chooser
+from server.load.prediction import Objective
+from server.load.tracker import Arrivals, Load
 from server.sizing import Reason
-from tests.unit.serving_simulation import MB, SLOTS, Simulation, Truth, always, auto, ladder
+from tests.unit.serving_simulation import (
+    SIX,
+    SLOTS,
+    Simulation,
+    always,
+    auto,
+    constant,
+    ladder,
+    observed,
+)
 
 TWO = ladder(60, 135)
-SIX = ladder(60, 75, 90, 105, 120, 135)
-SHARES = [row.params / (135 * MB) for row in SIX.rows]
 WARM = 60.0
 """Seconds until the arrival rate is known."""
-
-
-def constant(rate: float) -> Callable[[float], float]:
-    return lambda now: rate
-
-
-# ---- costs ----------------------------------------------------------------------------------
-
-
-def observed(sizes: tuple[int, ...], steps: int = 400, seed: int = 0) -> StepCosts:
-    """Costs learned from decode steps of some sizes, each with a prompt now and then."""
-    costs, truth, draw = StepCosts(SHARES), Truth(SHARES, noise=0.05), random.Random(seed)
-    for _ in range(steps):
-        size, rows = draw.choice(sizes), draw.randrange(1, 32)
-        prompt = draw.choice((0, 0, 0, 60))
-        took = truth.overhead + SHARES[size] * (
-            truth.weights + truth.row * rows + truth.prompt * prompt
-        )
-        costs.observe(Step({size: rows}, {size: prompt}, took * draw.lognormvariate(0, 0.05)))
-    return costs
-
-
-def test_costs_of_measured_sizes_are_learned() -> None:
-    costs, truth = observed((0, 3, 5)), Truth(SHARES)
-    for size in (0, 3, 5):
-        for rows in (4, 30):
-            true = truth.overhead + SHARES[size] * (truth.weights + truth.row * rows)
-            learned = costs.at(size).weights + rows * costs.at(size).row
-            assert learned == pytest.approx(true, rel=0.15)
-
-
-def test_costs_of_a_size_that_was_never_run_follow_from_its_share() -> None:
-    costs, truth = observed((5,)), Truth(SHARES)
-    for size in range(6):
-        true = truth.overhead + SHARES[size] * (truth.weights + truth.row * 16)
-        assert costs.at(size).weights + 16 * costs.at(size).row == pytest.approx(true, rel=0.25)
-
-
-def test_larger_sizes_cost_more_before_anything_is_known() -> None:
-    costs = StepCosts(SHARES)
-    assert not costs.is_measured
-    for _ in range(ENOUGH_STEPS):
-        costs.observe(Step({5: 4}, {}, 0.1))
-    weights = [costs.at(size).weights for size in range(6)]
-    assert costs.is_measured
-    assert weights == sorted(weights)
-    assert 0 < weights[0] < weights[-1] < 0.1
-
-
-def test_a_step_that_took_forever_moves_little() -> None:
-    costs = observed((5,))
-    before = costs.at(5).row
-    costs.observe(Step({5: 16}, {}, 1000.0))
-    assert costs.at(5).row < 2 * before
-
-
-def test_costs_stay_learned_over_many_steps() -> None:
-    """Rounding does not add up: a fit that loses its symmetry ends in nonsense."""
-    costs, truth = observed((0,), steps=30_000), Truth(SHARES)
-    true = truth.overhead + SHARES[0] * (truth.weights + truth.row * 16)
-    assert costs.at(0).weights + 16 * costs.at(0).row == pytest.approx(true, rel=0.1)
-
-
-@pytest.mark.parametrize("seed", range(10))
-def test_noise_does_not_drive_a_cost_away(seed: int) -> None:
-    """Few rows tell weights from rows badly; a row near nothing must not lift the weights."""
-    costs, truth, draw = StepCosts(SHARES), Truth(SHARES), random.Random(seed)
-    for number in range(600):
-        rows, prompt = 1 + number // 20 % 3, 60 if number % 20 == 0 else 0
-        took = truth.overhead + truth.weights + truth.row * rows + truth.prompt * prompt
-        costs.observe(Step({5: rows}, {5: prompt}, took * draw.lognormvariate(0, 0.4)))
-        if number > 100:
-            learned = costs.at(5).weights + rows * costs.at(5).row
-            true = truth.overhead + truth.weights + truth.row * rows
-            assert 0.5 < learned / true < 2.0
-
-
-def test_what_mixing_costs_is_learned() -> None:
-    costs, truth, draw = observed((0, 5)), Truth(SHARES), random.Random(0)
-    assert costs.mixed == 1.0
-    for _ in range(400):
-        rows = {0: draw.randrange(8), 5: draw.randrange(1, 8)}
-        took = truth.overhead + truth.weights
-        took += sum(truth.row * SHARES[size] * count for size, count in rows.items())
-        took *= truth.mixed if rows[0] else 1.0
-        costs.observe(Step(rows, {}, took * draw.lognormvariate(0, 0.05)))
-    assert costs.mixed == pytest.approx(truth.mixed, abs=0.07)
-
-
-@pytest.mark.parametrize("step", [Step({}, {}, 1.0), Step({5: 0}, {}, 1.0), Step({5: 1}, {}, 0.0)])
-def test_a_step_that_says_nothing_teaches_nothing(step: Step) -> None:
-    costs = observed((5,))
-    before = (costs.measured, costs.at(5))
-    costs.observe(step)
-    assert (costs.measured, costs.at(5)) == before
-
-
-# ---- the prediction ---------------------------------------------------------------------------
-
-
-STEADY = 30
-"""Answers' times after which a simulated load has long been what it will be."""
-
-
-def demand(rate: float, waiting: int = 0, in_flight: Mapping[int, int] | None = None) -> Demand:
-    return Demand(rate, {}, in_flight or {}, waiting, prompt_tokens=60, output_tokens=40)
-
-
-@pytest.mark.parametrize("rate", [1.0, 4.0])
-@pytest.mark.parametrize("size", [0, 5])
-def test_the_steady_state_is_the_simulated_one(size: int, rate: float) -> None:
-    """Tokens of the last minutes took what the formula says, from costs learned on the way."""
-    simulation = Simulation(SIX, constant(rate)).run(300, always(size))
-    latency = predict(simulation.chooser.costs, demand(rate), size, SLOTS, 60, later=STEADY)
-    assert latency.token_seconds == pytest.approx(simulation.mean_token_seconds(WARM), rel=0.2)
-
-
-def test_latency_grows_with_load_and_with_size() -> None:
-    costs = observed((0, 3, 5))
-    by_rate = [predict(costs, demand(rate), 5, SLOTS, 60).token_seconds for rate in (0, 2, 5, 50)]
-    assert by_rate == sorted(by_rate)
-    assert by_rate[-1] == math.inf
-    by_size = [predict(costs, demand(3), size, SLOTS, 60).token_seconds for size in range(6)]
-    assert by_size == sorted(by_size)
-
-
-def test_beyond_what_a_size_sustains_requests_are_later_and_later() -> None:
-    costs = observed((5,))
-    later = [predict(costs, demand(9.0), 5, SLOTS, 60, k).first_token_seconds for k in range(8)]
-    assert later == sorted(later)
-    assert later[-1] > 2 * later[0]
-
-
-def test_a_badly_known_rate_moves_the_next_answer_less_than_the_steady_state() -> None:
-    """What makes a fall wait for a crowd, not for a clump of arrivals."""
-    costs, crowd = observed((5,)), {5: 12}
-
-    def grown(later: int) -> float:
-        known, thought = (
-            predict(costs, demand(rate, in_flight=crowd), 5, SLOTS, 60, later).token_seconds
-            for rate in (5.0, 6.5)
-        )
-        return thought / known - 1
-
-    assert grown(0) < 0.15
-    assert grown(STEADY) > 2 * grown(0)
-
-
-def test_what_runs_at_a_larger_size_delays_a_smaller_one_until_it_ends() -> None:
-    costs = observed((0, 5))
-    alone = predict(costs, demand(3), 0, SLOTS, 60)
-    beside = [predict(costs, demand(3, in_flight={5: 8}), 0, SLOTS, 60, k) for k in (0, 2, STEADY)]
-    assert beside[0].token_seconds > 1.5 * alone.token_seconds
-    steady = predict(costs, demand(3), 0, SLOTS, 60, STEADY)
-    assert beside[2].token_seconds == pytest.approx(steady.token_seconds, rel=0.01)
-    costs.mixed = 1.2
-    dearer = predict(costs, demand(3, in_flight={5: 8}), 0, SLOTS, 60)
-    assert dearer.token_seconds > beside[0].token_seconds
-
-
-def test_a_longer_prompt_and_a_queue_delay_the_first_token_only() -> None:
-    costs = observed((5,))
-    plain = predict(costs, demand(1), 5, SLOTS, 60)
-    for other in (
-        predict(costs, demand(1), 5, SLOTS, 600),
-        predict(costs, demand(1, waiting=9), 5, SLOTS, 60),
-    ):
-        assert other.first_token_seconds > plain.first_token_seconds
-        assert other.token_seconds == plain.token_seconds
-
-
-def test_requests_that_name_a_size_count_as_they_are() -> None:
-    costs = observed((0, 5))
-    alone = predict(costs, demand(1), 0, SLOTS, 60)
-    beside = Demand(1, {5: 2.0}, {5: 4}, 0, 60, 40)
-    assert predict(costs, beside, 0, SLOTS, 60).token_seconds > 1.5 * alone.token_seconds
-
-
-# ---- choosing ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("seed", range(3))
