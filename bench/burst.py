@@ -31,7 +31,8 @@ from boomerang_core.cli import family_folder
 from boomerang_core.errors import BoomerangError, SettingsError
 from boomerang_core.family import Family, load_family
 from boomerang_core.provenance import provenance, save_json, write_text
-from server.load.chooser import RISE_SECONDS, Objective
+from server.load.chooser import RISE_SECONDS
+from server.load.prediction import Objective
 
 POLICIES = {"auto": "auto", "teacher": "teacher", "student": "student"}
 _VOCABULARY = 200  # prompt tokens are drawn below it: every tokenizer has them

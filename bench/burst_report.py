@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from boomerang_core.sizes import SizeTable
-from server.load.chooser import Objective
+from server.load.prediction import Objective
 
 _REFUSED = (429, 503)
 

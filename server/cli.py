@@ -31,7 +31,8 @@ from server.lifecycle import (
     prepare_environment,
     still_loading,
 )
-from server.load.chooser import Chooser, Objective
+from server.load.chooser import Chooser
+from server.load.prediction import Objective
 from server.logs import LIFE, configure_logging, write_logging_config
 from server.metrics import Metrics
 from server.precision import Precision, served_precision

@@ -1,20 +1,14 @@
 """The largest size that is predicted to be in time, without oscillation.
 
-For each size the predictor asks: if every request whose size is ours to choose ran at it, at the
-rate at which requests arrive, what would a token take, and the first one?  Between steps that cost
-`weights + row x rows` and prompts that cost `prompt` a token, a steady state has
+The chooser keeps a level: the largest size that the load allows.  `prediction.py` says what a
+request would meet were everyone whose size is ours to choose at the level from now on.
 
-    token seconds = weights / (1 - rate x (answer tokens x row + prompt tokens x prompt))
-
-(Little's law for the rows in flight), and none where the bracket is not positive.  A crowd that is
-already there counts too.
-
-A burst shows in the rate after some requests, the sooner the stronger it is (`tracker.Arrivals`).
-The arrival rate hardly depends on what was chosen, so choosing does not feed back into the
-prediction, as a measured latency would.  What noise is left meets hysteresis: a size is left for
-a smaller one once it is predicted to take more than `STAY` of the objective; a larger one is taken
-only after it was predicted to take less than `ENTER` for `RISE_SECONDS`, and for twice as long each
-time that the last rise had to be taken back.
+The level falls once a request that begins now is predicted to take more than `STAY` of the
+objective, to a size that leaves room once those that run now have ended, should none of a burst be
+chance.  It rises only after a larger size was predicted to take less than `ENTER`, at the slow rate
+of arrivals, for `RISE_SECONDS`, and for twice as long each time that the last rise had to be taken
+back.  So a fall, which cannot wait, is judged by what is nearly certain, the requests in flight and
+a few more, and a rise, which can, by what lasts.
 """
 
 import math
@@ -23,69 +17,17 @@ from dataclasses import dataclass
 
 from boomerang_core.sizes import SizeRow, SizeTable
 from server.load.costs import StepCosts
+from server.load.prediction import Objective, predict
 from server.load.tracker import Demand, Load
 from server.sizing import Reason
 
 STAY = 0.9
 ENTER = 0.7
-LIKELY = 0.5
-"""The doubt of a burst that says how far to fall: less than whether it is one, since who falls too
-little falls again a moment later, and requests are late meanwhile."""
 RISE_SECONDS = 20.0
+_ENDED, _LASTING = 1, 8
+"""Answers' times until those that run now have ended, and until a load has shown where it leads."""
 _MOST_PATIENCE = 8
 """How many times `RISE_SECONDS` a rise waits at most; forgotten after as long without a fall."""
-_RARE = 0.02
-"""Requests a second below which other sizes' requests do not count as present in every step."""
-
-
-@dataclass(frozen=True)
-class Objective:
-    """Seconds that a request may take: until its first token, and for each one after it."""
-
-    first_token_seconds: float
-    token_seconds: float
-
-    def __post_init__(self) -> None:
-        assert self.first_token_seconds > 0
-        assert self.token_seconds > 0
-
-    def used_by(self, latency: "Objective") -> float:
-        """The larger share of the objective that a latency takes; above 1 it misses."""
-        return max(
-            latency.first_token_seconds / self.first_token_seconds,
-            latency.token_seconds / self.token_seconds,
-        )
-
-
-LATE = Objective(math.inf, math.inf)
-
-
-def predict(
-    costs: StepCosts, demand: Demand, size: int, slots: int, prompt_tokens: float
-) -> Objective:
-    """The latency at a size, were every choosable request to run at it.
-
-    `slots` is how many requests run at the same time, `prompt_tokens` the length of the prompt
-    whose first token is asked for.
-    """
-    cost = costs.at(size)
-    rates = {other: rate for other, rate in demand.fixed_rates.items() if rate > _RARE}
-    weights = max(cost.weights, *(costs.at(other).weights for other in rates), 0.0)
-    rates[size] = rates.get(size, 0.0) + demand.auto_rate
-    prompts = sum(rate * demand.prompt_tokens * costs.at(k).prompt for k, rate in rates.items())
-    rows = sum(rate * demand.output_tokens * costs.at(k).row for k, rate in rates.items())
-    free = 1 - prompts - rows
-    if free <= 0:
-        return LATE
-    steady = weights / free
-    if sum(rates.values()) * demand.output_tokens * steady > slots:
-        return LATE
-    crowded = (weights + cost.row * min(demand.crowd, slots)) / (1 - prompts)
-    token = max(steady, crowded)
-    beyond = max(demand.crowd - slots, 0.0)
-    queue = beyond * demand.output_tokens * token / slots
-    ahead = (demand.waiting * demand.prompt_tokens + prompt_tokens) * cost.prompt
-    return Objective(queue + token + ahead, token)
 
 
 @dataclass
@@ -151,22 +93,27 @@ class Chooser:
         assert available
         if not self.costs.is_measured:
             return allowed[-1], Reason.AUTO_UNMEASURED
-        demand = self.load.demand(now)
-        used = {row.size: self._used(demand, row.size, prompt_tokens) for row in allowed}
-        level = self._within(available, self._level)
-        in_time = [row for row in allowed if row.size <= level and used[row.size] <= 1]
-        if not in_time:
-            late = used[allowed[0].size] > 1
+        demand, level = self.load.demand(now), self._within(available, self._level)
+
+        def within(limit: float, row: SizeRow) -> bool:
+            return self._used(demand, row.size, prompt_tokens) <= limit
+
+        below = [row for row in allowed if row.size <= level]
+        chosen = next((row for row in reversed(below) if within(1, row)), None)
+        if chosen is None:
+            late = not within(1, allowed[0])
             return allowed[0], Reason.AUTO_OVERLOAD if late else Reason.AUTO_HELD
-        chosen = in_time[-1]
         if chosen is allowed[-1]:
             return chosen, Reason.AUTO_LARGEST
-        held = any(row.size > chosen.size and used[row.size] <= STAY for row in allowed)
-        return chosen, Reason.AUTO_HELD if held else Reason.AUTO_OBJECTIVE
+        larger = next(row for row in allowed if row.size > chosen.size)
+        return chosen, Reason.AUTO_HELD if within(STAY, larger) else Reason.AUTO_OBJECTIVE
 
-    def _used(self, demand: Demand, size: int, prompt_tokens: float | None = None) -> float:
+    def _used(
+        self, demand: Demand, size: int, prompt_tokens: float | None = None, later: int = 0
+    ) -> float:
         prompt = demand.prompt_tokens if prompt_tokens is None else prompt_tokens
-        latency = predict(self.costs, demand, size, self._slots_at(size, demand), prompt)
+        slots = self._slots_at(size, demand)
+        latency = predict(self.costs, demand, size, slots, prompt, later)
         return self.objective.used_by(latency)
 
     def _slots_at(self, size: int, demand: Demand) -> int:
@@ -180,14 +127,13 @@ class Chooser:
         """Move the level: down at once, up once there was room for long enough."""
         idle, self._updated = now - self._updated, now
         level = self._within(available, self._level)
-        used = {row.size: self._used(demand, row.size) for row in available}
-        if used[level] > STAY:
-            likely = self.load.demand(now, LIKELY)
-            used = {row.size: self._used(likely, row.size) for row in available}
-            self._fall(_largest_below(used, level), now)
+        if self._used(demand, level) > STAY:
+            # Who falls too little falls again a moment later, and requests are late meanwhile.
+            whole = self.load.demand(now, doubt=0.0)
+            self._fall(self._below(available, level, whole), now)
             return
-        roomy = max((size for size in used if size > level and used[size] <= ENTER), default=None)
-        if roomy is None:
+        roomy = self._roomy(available, level, demand)
+        if roomy == level:
             self._rising = None
             return
         since, target = self._rising or (now, roomy)
@@ -208,11 +154,21 @@ class Chooser:
         sizes = [row.size for row in available]
         return max((size for size in sizes if size <= level), default=sizes[0])
 
+    def _below(self, available: Sequence[SizeRow], level: int, demand: Demand) -> int:
+        """Where to go from a level that is late: with room if that can be, else as in time."""
+        sizes = [row.size for row in available if row.size < level] or [level]
+        used = {size: self._used(demand, size, later=_ENDED) for size in sizes}
+        for limit in (ENTER, STAY):
+            fits = [size for size, share in used.items() if share <= limit]
+            if fits:
+                return max(fits)
+        return min(sizes)
 
-def _largest_below(used: dict[int, float], level: int) -> int:
-    """Where to go from a level that is late: with room if that can be, else in time, else least."""
-    for limit in (ENTER, STAY):
-        fits = [size for size, share in used.items() if size < level and share <= limit]
-        if fits:
-            return max(fits)
-    return min(used)
+    def _roomy(self, available: Sequence[SizeRow], level: int, demand: Demand) -> int:
+        """The largest size with room; the level where no larger one has."""
+        for row in available:
+            if row.size > level:
+                if self._used(demand, row.size, later=_LASTING) > ENTER:
+                    break
+                level = row.size
+        return level

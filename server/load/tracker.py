@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 
 RATE_SECONDS = 30.0
 """Time constant of the arrival rates: slow enough that chance moves them little."""
-CROWD_SECONDS = 1.0
-"""Time constant of the number of requests in flight: quick enough for a burst."""
-_BURSTS = {8: 2.25, 16: 2.0, 32: 1.5, 64: 1.0}
-"""The last so many requests are looked at for a burst: a strong one shows in few of them.  With
-each the standard deviations that may be chance: few requests give chance more occasions."""
+_BURSTS = (6, 12, 24, 48)
+"""The last so many requests are looked at for a burst: a strong one shows in few of them."""
+_DEVIATIONS = 1.5
+"""The standard deviations of a number of arrivals that may be chance."""
+_SHORTEST = 2.0
+"""Seconds; what came in less counts as having come in so long: more often it is only a clump."""
 _LENGTH_WEIGHT = 0.05
 _PROMPT_TOKENS = 128.0
 _OUTPUT_TOKENS = 64.0
@@ -41,7 +42,8 @@ class Arrivals:
 
     The slow rate forgets with `RATE_SECONDS`.  Next to it stand the last requests: `count` of them
     in `seconds` are at least a rate of `(count - deviations x root of count) / seconds`, since the
-    number of random arrivals in a time varies by its root.
+    number of random arrivals in a time varies by its root.  A `doubt` multiplies the deviations:
+    with 0 nothing is taken for chance, with infinity every burst.
     """
 
     _slow: Fading = field(default_factory=lambda: Fading(RATE_SECONDS))
@@ -56,15 +58,15 @@ class Arrivals:
         self._answers += choices
 
     def rate(self, now: float, doubt: float = 1.0) -> float:
-        """Answers a second; with a smaller `doubt` less of a burst is taken for chance."""
+        """Answers a second; the smaller the `doubt`, the less of a burst is taken for chance."""
         rates = [self._slow.at(now) / RATE_SECONDS]
-        for count, deviations in _BURSTS.items():
+        for count in _BURSTS:
             if count > len(self._last):
                 break
             since, before = self._last[-count]
             if 0 < now - since <= RATE_SECONDS:  # an older one is known to the slow rate
-                sure = 1 - doubt * deviations / math.sqrt(count)
-                rates.append((self._answers - before) * sure / (now - since))
+                sure = 1 - doubt * _DEVIATIONS / math.sqrt(count)
+                rates.append((self._answers - before) * sure / max(now - since, _SHORTEST))
         return max(rates)
 
 
@@ -73,13 +75,13 @@ class Demand:
     """The load as the chooser needs it.
 
     `auto_rate` is the requests a second whose size is ours to choose, `fixed_rates` those of
-    requests that name a size; `crowd` is how many are in flight, smoothed, and `waiting` how many
-    the engine has not begun; lengths are means in tokens.
+    requests that name a size; `in_flight` counts those that run or wait, by size, and `waiting`
+    is how many the engine has not begun; lengths are means in tokens.
     """
 
     auto_rate: float
     fixed_rates: Mapping[int, float]
-    crowd: float
+    in_flight: Mapping[int, int]
     waiting: int
     prompt_tokens: float
     output_tokens: float
@@ -93,15 +95,12 @@ class Load:
     waiting: int = 0
     _auto: Arrivals = field(default_factory=Arrivals)
     _fixed: dict[int, Arrivals] = field(default_factory=dict)
-    _crowd: float = 0.0
-    _crowd_at: float = 0.0
     _prompt_tokens: float = _PROMPT_TOKENS
     _output_tokens: float = _OUTPUT_TOKENS
     _finished: int = 0
 
     def arrived(self, size: int, auto: bool, now: float, choices: int = 1) -> None:
         """A request for so many answers begins; `auto` where its size was ours to choose."""
-        self._settle(now)
         self.in_flight[size] += choices
         self.waiting += choices  # until the engine counts
         arrivals = self._auto if auto else self._fixed.setdefault(size, Arrivals())
@@ -122,7 +121,6 @@ class Load:
 
         `lengths` are the tokens of the prompt and of an answer, None where it was broken off.
         """
-        self._settle(now)
         self.in_flight[size] -= choices
         if lengths is None:
             return
@@ -132,19 +130,12 @@ class Load:
         self._output_tokens += weight * (lengths[1] - self._output_tokens)
 
     def demand(self, now: float, doubt: float = 1.0) -> Demand:
-        """The load at this moment; with a smaller `doubt` less of a burst is taken for chance."""
-        self._settle(now)
+        """The load at this moment; the smaller the `doubt`, the less of a burst is chance."""
         return Demand(
             auto_rate=self._auto.rate(now, doubt),
             fixed_rates={size: seen.rate(now, doubt) for size, seen in self._fixed.items()},
-            crowd=self._crowd,
+            in_flight={k: n for k, n in self.in_flight.items() if n > 0},
             waiting=self.waiting,
             prompt_tokens=self._prompt_tokens,
             output_tokens=self._output_tokens,
         )
-
-    def _settle(self, now: float) -> None:
-        """Let the smoothed crowd follow the count that held since the last event."""
-        weight = 1 - math.exp(-max(now - self._crowd_at, 0.0) / CROWD_SECONDS)
-        self._crowd += weight * (self.in_flight.total() - self._crowd)
-        self._crowd_at = now

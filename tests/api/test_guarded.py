@@ -22,7 +22,8 @@ from boomerang_core.family import Family, load_family
 from server.app import create_app
 from server.cli import http_config, listen
 from server.guard.middleware import Guarding
-from server.load.chooser import Chooser, Objective
+from server.load.chooser import Chooser
+from server.load.prediction import Objective
 from server.residency import Residency
 from server.settings import read_settings
 

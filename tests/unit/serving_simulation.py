@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from boomerang_core.sizes import SizeRow, SizeTable
-from server.load.chooser import Chooser, Objective
-from server.load.costs import Step
+from server.load.chooser import Chooser
+from server.load.costs import Step, StepCosts
+from server.load.prediction import Objective
 
 MB = 10**6
 SLOTS = 32
@@ -24,6 +25,10 @@ def ladder(*millions: int) -> SizeTable:
         for k, count in enumerate(millions)
     )
     return SizeTable("smol", tuple(rows))
+
+
+SIX = ladder(60, 75, 90, 105, 120, 135)
+SHARES = [row.params / (135 * MB) for row in SIX.rows]
 
 
 @dataclass
@@ -41,7 +46,10 @@ class Request:
 
 @dataclass
 class Truth:
-    """What a step really takes: overhead, weights, rows and prompt tokens, with noise."""
+    """What a step really takes: overhead, weights, rows and prompt tokens, with noise.
+
+    Steps of several sizes take `mixed` times as long (docs/benchmarks/engine.md: up to 1.14).
+    """
 
     shares: list[float]
     overhead: float = 0.004
@@ -49,6 +57,7 @@ class Truth:
     row: float = 0.002
     prompt: float = 0.0004
     noise: float = 0.1
+    mixed: float = 1.14
 
     def seconds(
         self, running: list[Request], admitted: list[Request], draw: random.Random
@@ -57,7 +66,21 @@ class Truth:
         whole = self.overhead + self.weights * max(self.shares[r.size] for r in both)
         whole += sum(self.row * self.shares[r.size] for r in running)
         whole += sum(self.prompt * r.prompt * self.shares[r.size] for r in admitted)
+        whole *= self.mixed if len({r.size for r in both}) > 1 else 1.0
         return whole * draw.lognormvariate(0.0, self.noise)
+
+
+def observed(sizes: tuple[int, ...], steps: int = 400, seed: int = 0) -> StepCosts:
+    """Costs learned from decode steps of some sizes, each with a prompt now and then."""
+    costs, truth, draw = StepCosts(SHARES), Truth(SHARES, noise=0.05), random.Random(seed)
+    for _ in range(steps):
+        size, rows = draw.choice(sizes), draw.randrange(1, 32)
+        prompt = draw.choice((0, 0, 0, 60))
+        took = truth.overhead + SHARES[size] * (
+            truth.weights + truth.row * rows + truth.prompt * prompt
+        )
+        costs.observe(Step({size: rows}, {size: prompt}, took * draw.lognormvariate(0, 0.05)))
+    return costs
 
 
 @dataclass
@@ -183,3 +206,8 @@ def auto(simulation: Simulation, now: float) -> SizeRow:
 def always(size: int) -> Callable[[Simulation, float], SizeRow]:
     """One size for everyone."""
     return lambda simulation, now: simulation.table.rows[size]
+
+
+def constant(rate: float) -> Callable[[float], float]:
+    """The same rate at every moment."""
+    return lambda now: rate

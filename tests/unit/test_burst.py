@@ -6,7 +6,7 @@ import pytest
 
 from bench.burst import Load
 from bench.burst_report import Outcome, markdown, summary
-from server.load.chooser import Objective
+from server.load.prediction import Objective
 from tests.unit.serving_simulation import ladder
 
 TABLE = ladder(60, 135)

@@ -1,138 +1,30 @@
 """Choosing by load, on a simulated server: it settles, moves once for a step of load, and helps."""
 
 import math
-import random
+from collections import deque
 from collections.abc import Callable
 
 import pytest
 
 from boomerang_core.sizes import SizeTable
-from server.load.chooser import RISE_SECONDS, Chooser, Objective, predict
-from server.load.costs import ENOUGH_STEPS, Step, StepCosts
-from server.load.tracker import Arrivals, Demand, Load
+from server.load.chooser import RISE_SECONDS, Chooser
+from server.load.prediction import Objective
+from server.load.tracker import Arrivals, Load
 from server.sizing import Reason
-from tests.unit.serving_simulation import MB, SLOTS, Simulation, Truth, always, auto, ladder
+from tests.unit.serving_simulation import (
+    SIX,
+    SLOTS,
+    Simulation,
+    always,
+    auto,
+    constant,
+    ladder,
+    observed,
+)
 
 TWO = ladder(60, 135)
-SIX = ladder(60, 75, 90, 105, 120, 135)
-SHARES = [row.params / (135 * MB) for row in SIX.rows]
 WARM = 60.0
 """Seconds until the arrival rate is known."""
-
-
-def constant(rate: float) -> Callable[[float], float]:
-    return lambda now: rate
-
-
-# ---- costs ----------------------------------------------------------------------------------
-
-
-def observed(sizes: tuple[int, ...], steps: int = 400, seed: int = 0) -> StepCosts:
-    """Costs learned from decode steps of some sizes, each with a prompt now and then."""
-    costs, truth, draw = StepCosts(SHARES), Truth(SHARES, noise=0.05), random.Random(seed)
-    for _ in range(steps):
-        size, rows = draw.choice(sizes), draw.randrange(1, 32)
-        prompt = draw.choice((0, 0, 0, 60))
-        took = truth.overhead + SHARES[size] * (
-            truth.weights + truth.row * rows + truth.prompt * prompt
-        )
-        costs.observe(Step({size: rows}, {size: prompt}, took * draw.lognormvariate(0, 0.05)))
-    return costs
-
-
-def test_costs_of_measured_sizes_are_learned() -> None:
-    costs, truth = observed((0, 3, 5)), Truth(SHARES)
-    for size in (0, 3, 5):
-        for rows in (4, 30):
-            true = truth.overhead + SHARES[size] * (truth.weights + truth.row * rows)
-            learned = costs.at(size).weights + rows * costs.at(size).row
-            assert learned == pytest.approx(true, rel=0.15)
-
-
-def test_costs_of_a_size_that_was_never_run_follow_from_its_share() -> None:
-    costs, truth = observed((5,)), Truth(SHARES)
-    for size in range(6):
-        true = truth.overhead + SHARES[size] * (truth.weights + truth.row * 16)
-        assert costs.at(size).weights + 16 * costs.at(size).row == pytest.approx(true, rel=0.25)
-
-
-def test_larger_sizes_cost_more_before_anything_is_known() -> None:
-    costs = StepCosts(SHARES)
-    assert not costs.is_measured
-    for _ in range(ENOUGH_STEPS):
-        costs.observe(Step({5: 4}, {}, 0.1))
-    weights = [costs.at(size).weights for size in range(6)]
-    assert costs.is_measured
-    assert weights == sorted(weights)
-    assert 0 < weights[0] < weights[-1] < 0.1
-
-
-def test_a_step_that_took_forever_moves_little() -> None:
-    costs = observed((5,))
-    before = costs.at(5).row
-    costs.observe(Step({5: 16}, {}, 1000.0))
-    assert costs.at(5).row < 2 * before
-
-
-def test_costs_stay_learned_over_many_steps() -> None:
-    """Rounding does not add up: a fit that loses its symmetry ends in nonsense."""
-    costs, truth = observed((0,), steps=30_000), Truth(SHARES)
-    true = truth.overhead + SHARES[0] * (truth.weights + truth.row * 16)
-    assert costs.at(0).weights + 16 * costs.at(0).row == pytest.approx(true, rel=0.1)
-
-
-@pytest.mark.parametrize("step", [Step({}, {}, 1.0), Step({5: 0}, {}, 1.0), Step({5: 1}, {}, 0.0)])
-def test_a_step_that_says_nothing_teaches_nothing(step: Step) -> None:
-    costs = observed((5,))
-    before = (costs.measured, costs.at(5))
-    costs.observe(step)
-    assert (costs.measured, costs.at(5)) == before
-
-
-# ---- the prediction ---------------------------------------------------------------------------
-
-
-def demand(rate: float, crowd: float = 0.0, waiting: int = 0) -> Demand:
-    return Demand(rate, {}, crowd, waiting, prompt_tokens=60, output_tokens=40)
-
-
-@pytest.mark.parametrize("rate", [1.0, 4.0])
-@pytest.mark.parametrize("size", [0, 5])
-def test_the_steady_state_is_the_simulated_one(size: int, rate: float) -> None:
-    """Tokens of the last minutes took what the formula says, from costs learned on the way."""
-    simulation = Simulation(SIX, constant(rate)).run(300, always(size))
-    latency = predict(simulation.chooser.costs, demand(rate), size, SLOTS, 60)
-    assert latency.token_seconds == pytest.approx(simulation.mean_token_seconds(WARM), rel=0.2)
-
-
-def test_latency_grows_with_load_and_with_size() -> None:
-    costs = observed((0, 3, 5))
-    by_rate = [predict(costs, demand(rate), 5, SLOTS, 60).token_seconds for rate in (0, 2, 5, 50)]
-    assert by_rate == sorted(by_rate)
-    assert by_rate[-1] == math.inf
-    by_size = [predict(costs, demand(3), size, SLOTS, 60).token_seconds for size in range(6)]
-    assert by_size == sorted(by_size)
-
-
-def test_a_longer_prompt_and_a_queue_delay_the_first_token_only() -> None:
-    costs = observed((5,))
-    plain = predict(costs, demand(1), 5, SLOTS, 60)
-    for other in (
-        predict(costs, demand(1), 5, SLOTS, 600),
-        predict(costs, demand(1, waiting=9), 5, SLOTS, 60),
-    ):
-        assert other.first_token_seconds > plain.first_token_seconds
-        assert other.token_seconds == plain.token_seconds
-
-
-def test_requests_that_name_a_size_count_as_they_are() -> None:
-    costs = observed((0, 5))
-    alone = predict(costs, demand(1), 0, SLOTS, 60)
-    beside = Demand(1, {5: 2.0}, 0, 0, 60, 40)
-    assert predict(costs, beside, 0, SLOTS, 60).token_seconds > 1.5 * alone.token_seconds
-
-
-# ---- choosing ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -191,20 +83,35 @@ def burst(load: float, seconds: float) -> Callable[[float], float]:
     return rate
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(10))
 @pytest.mark.parametrize("seconds", [12, 30])
 def test_a_burst_after_a_rest_is_seen_in_time(seconds: float, seed: int) -> None:
-    """At twice the load of which the teacher serves nearly nobody in time."""
+    """At twice the load of which the teacher serves nearly nobody in time.
+
+    Those that came before it is seen run at the teacher, and delay the others until they end.
+    """
     rate = burst(2.0, seconds)
     run = Simulation(SIX, rate, seed=seed).run(85 + seconds, auto)
     teacher = Simulation(SIX, rate, seed=seed).run(85 + seconds, always(5))
     assert teacher.attained(85) < 0.3
-    assert run.attained(85) > 0.75
+    assert run.attained(85) > (0.8 if seconds == 30 else 0.5)
     first = next(at for at, (_, size) in run.changes(85) if size < 5)
     assert first < 85 + 4
+    assert len(run.moves(85)) <= 5
 
 
-@pytest.mark.parametrize("seed", range(3))
+def test_what_the_teacher_just_sustains_it_mostly_gets() -> None:
+    """Falls for chance cost no request its time, and the teacher few requests."""
+    rate, seeds = burst(1.0, 30), range(10)
+    runs = [Simulation(SIX, rate, seed=seed).run(115, auto) for seed in seeds]
+    teachers = [Simulation(SIX, rate, seed=seed).run(115, always(5)) for seed in seeds]
+    for run, teacher in zip(runs, teachers, strict=True):
+        assert run.attained(85) >= teacher.attained(85) - 0.02
+        assert len(run.moves(85)) <= 2
+    assert sum(run.mean_size(85) for run in runs) / len(runs) > 0.9 * 5
+
+
+@pytest.mark.parametrize("seed", range(10))
 def test_half_the_load_after_a_rest_is_no_burst(seed: int) -> None:
     run = Simulation(SIX, burst(0.5, 60), seed=seed).run(145, auto)
     assert run.moves() == []
@@ -218,8 +125,9 @@ def test_many_answers_at_once_are_one_arrival() -> None:
         one.add(1, number / 8)
         eight.add(8, number / 8)
     assert eight.rate(1.0) == pytest.approx(8 * one.rate(1.0))
-    assert one.rate(1.0) == pytest.approx(8 * (1 - 2.25 / math.sqrt(8)))
-    assert one.rate(1.0, 0.0) == pytest.approx(8)
+    assert one.rate(1.0) == pytest.approx(6 / 2 * (1 - 1.5 / math.sqrt(6)))
+    assert one.rate(1.0, 0.0) == pytest.approx(6 / 2)
+    assert one.rate(1.0, math.inf) == pytest.approx(8 / 30, rel=0.05)
 
 
 def test_a_burst_that_is_over_is_forgotten() -> None:
@@ -232,15 +140,30 @@ def test_a_burst_that_is_over_is_forgotten() -> None:
     assert rates[-1] == pytest.approx(64 / 30 * math.exp(-90 / 30), rel=0.1)
 
 
+def busy(chooser: Chooser, rate: float, since: float, until: float) -> None:
+    """Requests arrive evenly, and each is in flight for three seconds."""
+    flights = deque[tuple[float, int]]()
+    for step in range(int((until - since) * rate)):
+        now = since + step / rate
+        while flights and flights[0][0] <= now:
+            chooser.load.ended(flights.popleft()[1], now, (60, 40))
+        size = chooser.choose(SIX.rows, SIX.rows, now)[0].size
+        chooser.load.arrived(size, True, now)
+        chooser.load.queued(0)
+        flights.append((now + 3.0, size))
+
+
+def rest(chooser: Chooser, now: float) -> None:
+    """All requests end."""
+    for size, count in list(chooser.load.in_flight.items()):
+        for _ in range(count):
+            chooser.load.ended(size, now, (60, 40))
+
+
 def settled(rate: float, now: float = 100.0) -> Chooser:
     """A chooser that has measured steps and seen requests arrive at `rate` until `now`."""
     chooser = Chooser(SIX, Objective(1.0, 0.1), Load(), observed((0, 3, 5)), SLOTS)
-    gap = 1 / rate
-    for step in range(int(now * rate)):
-        chooser.load.arrived(5, True, step * gap)
-        chooser.load.queued(0)
-        chooser.load.ended(5, step * gap, (60, 40))
-        chooser.choose(SIX.rows, SIX.rows, step * gap)
+    busy(chooser, rate, 0.0, now)
     return chooser
 
 
@@ -251,15 +174,16 @@ def test_reasons() -> None:
     assert settled(1.0).choose(rows, rows, 100.0) == (rows[5], Reason.AUTO_LARGEST)
     middle, reason = settled(8.0).choose(rows, rows, 100.0)
     assert 0 < middle.size < 5
-    assert reason is Reason.AUTO_OBJECTIVE
+    assert reason in {Reason.AUTO_OBJECTIVE, Reason.AUTO_HELD}
     assert settled(8.0).choose(rows, rows[:1], 100.0) == (rows[0], Reason.AUTO_LARGEST)
-    assert settled(8.0).choose(rows, rows[5:], 100.0) == (rows[5], Reason.AUTO_OVERLOAD)
+    assert settled(14.0).choose(rows, rows[5:], 100.0) == (rows[5], Reason.AUTO_OVERLOAD)
     assert settled(200.0).choose(rows, rows, 100.0) == (rows[0], Reason.AUTO_OVERLOAD)
 
 
 def test_a_rise_is_held_until_there_was_room_for_long_enough() -> None:
     chooser, rows = settled(8.0), SIX.rows
     low = chooser.choose(rows, rows, 100.0)[0].size
+    rest(chooser, 100.0)
     seen = []
     for second in range(1, 150):  # a request in three seconds from now on
         now = 100.0 + second
@@ -278,14 +202,14 @@ def test_rises_that_are_taken_back_wait_longer_and_longer() -> None:
     chooser, rows = settled(8.0), SIX.rows
     waits, now = [], 100.0
     for _ in range(7):
+        rest(chooser, now)
         since = now
         while chooser.choose(rows, rows, now)[0].size < 5:  # nothing more arrives: there is room
             now += 1.0
         waits.append(now - since)
-        for _ in range(400):  # a burst takes the rise back
+        for _ in range(60):  # a burst takes the rise back
             chooser.load.arrived(5, True, now)
             chooser.load.queued(0)
-            chooser.load.ended(5, now, (60, 40))
         assert chooser.choose(rows, rows, now)[0].size < 5
     assert waits[1:] == sorted(waits[1:])
     assert waits[-1] >= 8 * RISE_SECONDS
@@ -333,6 +257,7 @@ def test_a_request_that_the_engine_never_saw_does_not_wait() -> None:
 def test_after_a_pause_it_rises_at_once() -> None:
     chooser, rows = settled(8.0), SIX.rows
     assert chooser.choose(rows, rows, 100.0)[0].size < 5
+    rest(chooser, 100.0)
     assert chooser.choose(rows, rows, 400.0)[0].size == 5
 
 
