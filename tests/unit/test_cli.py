@@ -118,7 +118,7 @@ def test_make_refuses(options: list[str], reason: str, tmp_path: Path) -> None:
 def test_options_go_on_top_of_a_preset(tmp_path: Path) -> None:
     changes = [{"seed": 7}, cli.make.assignment("end_to_end.objective.kl=0.5")]
     recipe = cli.make.recipe_of("smollm2-135m", None, tmp_path, changes)
-    assert (recipe.seed, recipe.rank, recipe.name) == (7, 32, "smollm2-135m")
+    assert (recipe.seed, recipe.rank, recipe.name) == (7, 64, "smollm2-135m")
     assert recipe.end_to_end.objective.kl == 0.5
     assert recipe.end_to_end.objective.alignment == 2.0  # what lies beside it stays
 
