@@ -264,6 +264,9 @@ def listen(settings: Settings) -> socket.socket:
     except OSError as error:
         where = f"{settings.host}:{settings.port}"
         raise SettingsError(f"cannot listen on {where}: {error.strerror or error}") from error
+    # Connections inherit it.  asyncio sets it only on sockets that name their protocol, and without
+    # it a reply's body waits 40 ms for the client to acknowledge its headers.
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     bound_unread(listening, settings.send_timeout_seconds)
     return listening
 

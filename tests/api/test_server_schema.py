@@ -104,7 +104,7 @@ def run_operations(url: str, examples: int) -> Counter[tuple[str, int]]:
 @pytest.mark.parametrize(
     ("examples", "least"),
     [
-        pytest.param(30, 150, id="short"),
+        pytest.param(20, 150, id="short"),
         pytest.param(400, 2000, id="long", marks=(pytest.mark.slow, pytest.mark.timeout(1800))),
     ],
 )
