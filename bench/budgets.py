@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ def measure(run: Run, folder: Path, eval_text: Path, fitted: dict[Path, float]) 
     seconds = family.provenance["seconds"]
     charged = fitted.setdefault(work, seconds["blocks"]) + seconds["end_to_end"]
     return {
-        "seconds": round(charged, 1),
+        "seconds": round(charged, 3),
         "tokens": run.recipe.end_to_end.tokens,
         "steps": run.recipe.steps if blockwise else 0,
         "kl": quality.kl,
@@ -102,7 +103,8 @@ def main() -> None:
         print(run.way, point, flush=True)
     origin = provenance(recipe.seed, threads=torch.get_num_threads(), recipe=recipe.to_json())
     record = [
-        {"name": name, "points": points, "provenance": origin} for name, points in curves.items()
+        {"name": name, "points": sorted(points, key=itemgetter("seconds")), "provenance": origin}
+        for name, points in curves.items()
     ]
     save_json(record, options.out)
 

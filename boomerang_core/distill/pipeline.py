@@ -142,7 +142,7 @@ class _Clock:
     def stage(self, name: str) -> Iterator[None]:
         start = time.monotonic()
         yield
-        self.seconds[name] = round(time.monotonic() - start, 1)
+        self.seconds[name] = round(time.monotonic() - start, 3)
 
 
 def _processes(device: str | None) -> PartialState:

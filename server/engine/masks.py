@@ -1,4 +1,4 @@
-"""Whose rows are whose, where the sizes of a step are data: what a CUDA graph is captured with.
+"""Whose rows are whose in a step: by its plan, or by data, as a CUDA graph is captured.
 
 Legend: T rows.
 """
@@ -9,7 +9,7 @@ import torch
 
 from boomerang_core.residency import Span
 from server.engine.blocks import Cut
-from server.engine.plan import Ranks
+from server.engine.plan import Ranks, StepPlan
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,17 @@ class Cuts:
     embedding: Cut
     blocks: tuple[Cut, ...]
     head: Cut
+
+    @classmethod
+    def of(cls, plan: StepPlan, total: int) -> "Cuts":
+        """A plan's cuts, of a step of `total` rows, padding included."""
+
+        def first(tokens: int) -> int:
+            """The student's first row; padding joins the teacher where all rows are his."""
+            return total if tokens == plan.num_tokens else tokens
+
+        blocks = tuple(first(split.tokens) for split in plan.blocks)
+        return cls(first(plan.embedding), blocks, first(plan.head_tokens))
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ has its own.  The runner sets `plan` before a forward pass; without one (vLLM's 
 row runs the largest size that is held.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,13 @@ from torch import nn
 from boomerang_core.errors import CheckpointError
 from boomerang_core.residency import Span, parts_of
 from boomerang_core.route import Owner, StudentKind
-from server.engine.blocks import BlockRun, Cut, LayerCall, Run, State, build_block, copied, pick
+from server.engine.blocks import BlockRun, LayerCall, Run, State, build_block
 from server.engine.compat import AutoWeightsLoader, LogitsComputer
 from server.engine.compat import process_weights_after_loading as process_weights
 from server.engine.loader import carried, design_of, student_shapes
 from server.engine.lowrank import LowRankLayer, within_layer
 from server.engine.masks import Cuts, Graphed
-from server.engine.party import Party, student_config
+from server.engine.party import Party, Sides, student_config
 from server.engine.plan import Ranks, Side, StepPlan, build_plan
 from server.engine.residency import ENDS, Place, Residency, place_of, places_of, read_tensors
 from server.engine.rows import row_of
@@ -62,6 +62,7 @@ class BoomerangForCausalLM(nn.Module):
             self.student = self._full_student(vllm_config)
         else:
             self.student = self._lowrank_student(shapes)
+        self.sides = Sides(self.teacher, self.student)
         self.logits_processor = LogitsComputer(
             self.config.vocab_size, scale=getattr(self.config, "logit_scale", 1.0)
         )
@@ -186,28 +187,21 @@ class BoomerangForCausalLM(nn.Module):
         assert intermediate_tensors is None, "pipeline parallel is refused at start"
         assert inputs_embeds is None, "prompt embeddings are not enabled"
         cuts = self._cuts(positions.shape[0])
-        hidden: torch.Tensor = self._on_sides(
+        hidden: torch.Tensor = self.sides.run(
             cuts.embedding, (input_ids, positions), lambda party, parts: party.embed(*parts)
         )
         state: State = (hidden,)
         masked = self.graph is not None and self.graph.mixed  # no segment is compiled for a mask
         for block, run in (self._eager if masked else self.runs).items():
             state = run.run(positions, state, cuts.blocks[block])
-        normed: torch.Tensor = self._on_sides(cuts.head, state, Party.final_norm)
+        normed: torch.Tensor = self.sides.run(cuts.head, state, Party.final_norm)
         return normed
 
     def _cuts(self, total: int) -> Cuts:
         """Whose rows are whose, of a step of so many rows: by the graph, or by the plan."""
         if self.graph is not None:
             return self.graph.cuts(self.ranks, total)
-        plan = self.plan or build_plan(self.ranks, [self._span.largest], [total])
-
-        def first(tokens: int) -> int:
-            """The student's first row; padding joins the teacher where all rows are his."""
-            return total if tokens == plan.num_tokens else tokens
-
-        blocks = tuple(first(split.tokens) for split in plan.blocks)
-        return Cuts(first(plan.embedding), blocks, first(plan.head_tokens))
+        return Cuts.of(self.plan or build_plan(self.ranks, [self._span.largest], [total]), total)
 
     def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor | None:
         """Rows of hidden states, one per request → logits (rows, vocabulary)."""
@@ -218,29 +212,8 @@ class BoomerangForCausalLM(nn.Module):
         def logits(party: Party, parts: tuple[torch.Tensor, ...]) -> Any:
             return self.logits_processor(party.head, *parts)
 
-        rows: torch.Tensor | None = self._on_sides(first, (hidden_states,), logits)
+        rows: torch.Tensor | None = self.sides.run(first, (hidden_states,), logits)
         return rows
-
-    def _on_sides(
-        self,
-        cut: Cut,
-        parts: tuple[torch.Tensor, ...],
-        apply: Callable[[Party, tuple[torch.Tensor, ...]], Any],
-    ) -> Any:
-        """Apply to the teacher's rows and to the student's, and put the results together.
-
-        None stays None: vLLM returns no logits on tensor-parallel ranks that do not sample.
-        """
-        if isinstance(cut, torch.Tensor):
-            ours, theirs = apply(self.teacher, copied(parts)), apply(self.student, parts)
-            return pick(cut, (ours,), (theirs,))[0]
-        if cut >= parts[0].shape[0]:
-            return apply(self.teacher, parts)
-        if cut == 0:
-            return apply(self.student, parts)
-        upper = apply(self.teacher, tuple(part[:cut] for part in parts))
-        lower = apply(self.student, tuple(part[cut:] for part in parts))
-        return None if upper is None else torch.cat([upper, lower])
 
     # ---- weights ----------------------------------------------------------------------------
 

@@ -1,13 +1,15 @@
 """The two parties of a routed model, teacher and student: layers and ends that may be missing."""
 
 import copy
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
 from boomerang_core.route import FamilyDesign
-from server.engine.blocks import State
+from server.engine.blocks import Cut, State, copied, pick
 from server.engine.compat import ParallelLMHead, VocabParallelEmbedding
 from server.engine.rows import EngineRow
 
@@ -53,3 +55,27 @@ def student_config(config: Any, design: FamilyDesign) -> Any:
     extended = copy.copy(config)
     extended.layer_types = [*types, *(types[block.kept] for block in design.block_map)]
     return extended
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Both parties, for what each does to its own rows."""
+
+    teacher: Party
+    student: Party
+
+    def run(self, cut: Cut, parts: State, apply: Callable[[Party, State], Any]) -> Any:
+        """Apply to the teacher's rows and to the student's, and put the results together.
+
+        None stays None: vLLM returns no logits on tensor-parallel ranks that do not sample.
+        """
+        if isinstance(cut, torch.Tensor):
+            ours, theirs = apply(self.teacher, copied(parts)), apply(self.student, parts)
+            return pick(cut, (ours,), (theirs,))[0]
+        if cut >= parts[0].shape[0]:
+            return apply(self.teacher, parts)
+        if cut == 0:
+            return apply(self.student, parts)
+        upper = apply(self.teacher, tuple(part[:cut] for part in parts))
+        lower = apply(self.student, tuple(part[cut:] for part in parts))
+        return None if upper is None else torch.cat([upper, lower])

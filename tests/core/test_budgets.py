@@ -21,6 +21,7 @@ def curves(tmp_path_factory: pytest.TempPathFactory) -> Path:
     keep = (
         "teacher",
         "shared",
+        "ladder",
         "rank",
         "row_length",
         "heldout_every",
