@@ -102,9 +102,10 @@ def main() -> None:
         curves.setdefault(run.way, []).append(point)
         print(run.way, point, flush=True)
     origin = provenance(recipe.seed, threads=torch.get_num_threads(), recipe=recipe.to_json())
+    for points in curves.values():
+        points.sort(key=itemgetter("seconds"))
     record = [
-        {"name": name, "points": sorted(points, key=itemgetter("seconds")), "provenance": origin}
-        for name, points in curves.items()
+        {"name": name, "points": points, "provenance": origin} for name, points in curves.items()
     ]
     save_json(record, options.out)
 
