@@ -6,7 +6,7 @@ every row, and the student's beside them, and each row takes what its own size r
 a step is data of the graph, not a graph of its own.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from boomerang_core.residency import Span
 
@@ -22,9 +22,9 @@ def spans_to_capture(offered: Iterable[int], held: Span) -> tuple[Span, ...]:
     return tuple(alone + mixed)
 
 
-def span_for(captured: Iterable[Span], sizes: Sequence[int]) -> Span | None:
-    """The span that serves a step of those sizes and runs the least; None where there is none."""
-    fitting = [span for span in captured if min(sizes) in span and max(sizes) in span]
+def span_for(captured: Iterable[Span], smallest: int, largest: int) -> Span | None:
+    """The span that serves a step of sizes from one to the other and runs the least, if any."""
+    fitting = [span for span in captured if smallest in span and largest in span]
     return min(fitting, key=lambda span: (span.largest, -span.smallest), default=None)
 
 

@@ -11,12 +11,17 @@ Legend: T rows, A attention layers that only one side runs.
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from typing import Any
 
 import torch
 
 from boomerang_core.residency import Span
-from server.engine.compat import BatchDescriptor, CUDAGraphMode
+from server.engine.compat import (
+    BatchDescriptor,
+    CUDAGraphMode,
+    set_cudagraph_capturing_enabled,
+)
 from server.engine.graph_spans import span_for, spans_to_capture
 from server.engine.loader import carried
 from server.engine.masks import Graphed
@@ -76,6 +81,10 @@ class GraphedRunner(RoutedRunner):
     _graph: Graphed | None = None
     """What the graph of this step, or the one being captured, serves."""
     _capturing = False
+    _spans: tuple[Span, ...] = ()
+    """Those that are captured."""
+    _missing: tuple[Span, ...] = ()
+    """Those to capture next."""
 
     def __init__(self, vllm_config: Any, device: Any) -> None:
         super().__init__(vllm_config, device)
@@ -95,13 +104,20 @@ class GraphedRunner(RoutedRunner):
         shape = (len(sides), self.max_num_tokens)
         slots_AT = torch.empty(shape, dtype=torch.int64, device=self.device)
         self._one_sided = OneSided.of(sides, slots_AT)
-        self._spans = spans_to_capture(self._offered, model.held)
+        self._missing = spans_to_capture(self._offered, model.held)
+        self._running_in = cache(lambda span: frozenset(self._running(span)))
 
     # ---- capture ----------------------------------------------------------------------------
 
+    def capture_model(self) -> Any:
+        """As vLLM's: the spans that are missing."""
+        taken = super().capture_model()
+        self._spans, self._missing = self._spans + self._missing, ()
+        return taken
+
     def _warmup_and_capture(self, desc: Any, *args: Any, **kwargs: Any) -> None:
         """As vLLM's, once for each span."""
-        for span in self._spans:
+        for span in self._missing:
             with self._captures(span):
                 super()._warmup_and_capture(desc, *args, **kwargs)
 
@@ -116,41 +132,62 @@ class GraphedRunner(RoutedRunner):
             self._graph = self._routed.graph = None
 
     def sizes_changed(self) -> None:
-        """Capture again: a graph holds the addresses of weights."""
-        self._spans = spans_to_capture(self._offered, self._routed.held)
-        if self.compilation_config.cudagraph_mode != CUDAGraphMode.NONE:
-            self.model.clear_graphs()
+        """Drop the graphs of what is gone, and capture what is new: the rest keeps its addresses.
+
+        Where that fails, the steps that those graphs would serve run as plans.
+        """
+        if self.compilation_config.cudagraph_mode == CUDAGraphMode.NONE:
+            return
+        wanted = spans_to_capture(self._offered, self._routed.held)
+        self._spans = tuple(span for span in self._spans if span in wanted)
+        self._missing = tuple(span for span in wanted if span not in self._spans)
+        self._drop_others()
+        if not self._missing:
+            return
+        try:
             self.capture_model()
+        except BaseException:
+            set_cudagraph_capturing_enabled(False)  # vLLM's own: it leaves capturing on
+            self._drop_others()
+            raise
+
+    def _drop_others(self) -> None:
+        """Drop the graphs of spans that do not count as captured."""
+        graphs = self.model.concrete_cudagraph_entries
+        for batch in [batch for batch in graphs if batch.span not in self._spans]:
+            del graphs[batch]
 
     # ---- a step -----------------------------------------------------------------------------
 
     def _determine_batch_execution_and_padding(self, *args: Any, **kwargs: Any) -> Any:
         """As vLLM's, with the span in the graph's key; no graph where no span fits."""
         decide = super()._determine_batch_execution_and_padding
-        mode, batch, *rest = decide(*args, **kwargs)
-        if not self._replays(mode):
+        if self._capturing:
+            mode, batch, *rest = decide(*args, **kwargs)
+        else:
+            span = span_for(self._spans, self._sizes[-1], self._sizes[0]) if self._sizes else None
+            if span is None:
+                return decide(*args, **{**kwargs, "force_eager": True})
+            mode, batch, *rest = decide(*args, **kwargs)
+            if not self._replays(mode):
+                return mode, batch, *rest
+            self._take(span, batch.num_tokens)
+        if self._graph is None or not self._replays(mode):
             return mode, batch, *rest
-        if not self._capturing and not self._choose(batch.num_tokens):
-            return decide(*args, **{**kwargs, "force_eager": True})
-        assert self._graph is not None
         return mode, RoutedBatch(**asdict(batch), span=self._graph.span), *rest
 
     def _replays(self, mode: Any) -> bool:
         return bool(mode == CUDAGraphMode.FULL)
 
-    def _choose(self, rows: int) -> bool:
-        """Take the graph that serves the sizes of this step, padded to `rows`, if there is one."""
-        span = span_for(self._spans, self._sizes) if self._sizes else None
-        if span is None:
-            return False
+    def _take(self, span: Span, rows: int) -> None:
+        """Take the graph of that span for this step, padded to `rows`."""
         self._graph = Graphed(span, self._row_sizes.gpu)
         self._cut = {}
-        self._whole = frozenset(self._running(span))
+        self._whole = self._running_in(span)
         if self._graph.mixed:
             self._row_sizes.np[: len(self._sizes)] = self._sizes
             self._row_sizes.np[len(self._sizes) : rows] = span.largest
             self._row_sizes.copy_to_gpu(rows)
-        return True
 
     def _running(self, span: Span) -> Iterator[str]:
         """The attention layers that some size of the span runs."""
@@ -162,7 +199,7 @@ class GraphedRunner(RoutedRunner):
                 yield name
 
     def _kept_apart(self, metadata: Any) -> Any:
-        """With the schedule copied: for graphs, FlashAttention writes each into one buffer."""
+        """With its schedule copied: for graphs, FlashAttention writes each into one buffer."""
         schedule = getattr(metadata, "scheduler_metadata", None)
         if schedule is None or self.compilation_config.cudagraph_mode == CUDAGraphMode.NONE:
             return metadata

@@ -139,11 +139,10 @@ class RoutedRunner(GPUModelRunner):
         Each part is built by a call of its own: within one call, vLLM's FlashAttention builder
         would reuse the first micro-batch's metadata for the next.
         """
-        with self._groups_of(self._whole):
-            metadata, common = super()._build_attention_metadata(*args, **kwargs)
         names_of: dict[Rows, set[str]] = {}
         for name, rows in self._cut.items():
             names_of.setdefault(rows, set()).add(name)
+        parts: dict[str, Any] = {}
         for rows, names in names_of.items():
             cut = [
                 UBatchSlice(
@@ -155,8 +154,11 @@ class RoutedRunner(GPUModelRunner):
                 per_slice, _ = super()._build_attention_metadata(
                     *args, **{**kwargs, "ubatch_slices": cut}
                 )
-            metadata |= {name: self._kept_apart(per_slice[0][name]) for name in names}
-        return metadata, common
+            apart = {id(built): self._kept_apart(built) for built in per_slice[0].values()}
+            parts |= {name: apart[id(per_slice[0][name])] for name in names}
+        with self._groups_of(self._whole):  # last: what a builder keeps in place is then its own
+            metadata, common = super()._build_attention_metadata(*args, **kwargs)
+        return metadata | parts, common
 
     def _kept_apart(self, metadata: Any) -> Any:
         """Metadata of a slice; a builder may keep all that it builds in the same tensors."""

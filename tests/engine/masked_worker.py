@@ -13,6 +13,10 @@ class MaskedRunner(GraphedRunner, CPUModelRunner):
 
     masked_steps = 0
 
+    def load_model(self, *args: Any, **kwargs: Any) -> None:
+        super().load_model(*args, **kwargs)
+        self._spans = self._missing  # as if they had been captured
+
     def _replays(self, mode: Any) -> bool:
         plan = self._plan
         return plan is not None and plan.num_tokens == plan.num_requests

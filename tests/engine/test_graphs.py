@@ -6,32 +6,22 @@ from typing import Any
 import pytest
 
 from server.engine.loader import engine_arguments
+from tests.engine import test_equality as equality
 from tests.engine.conftest import LIMITS
 from tests.engine.families import TinyFamily
 from tests.engine.masked_worker import MaskedWorker
-
-# The same tests once more, on this module's engine.
-from tests.engine.test_equality import (
-    test_a_batch_of_one_size,
-    test_a_mixed_batch,
-    test_no_size_means_the_teacher,
-    test_one_at_a_time,
-    test_prefix_cache_never_crosses_sizes,
-    test_seeded_prompts_that_do_not_fit_a_step_together,
-    test_staggered_arrivals_mix_prefill_and_decode,
-)
+from tests.engine.test_equality import BATCH, expected, greedy
 
 pytestmark = pytest.mark.engine
 
-__all__ = [
-    "test_a_batch_of_one_size",
-    "test_a_mixed_batch",
-    "test_no_size_means_the_teacher",
-    "test_one_at_a_time",
-    "test_prefix_cache_never_crosses_sizes",
-    "test_seeded_prompts_that_do_not_fit_a_step_together",
-    "test_staggered_arrivals_mix_prefill_and_decode",
-]
+# The same tests once more, on this module's engines.
+test_one_at_a_time = equality.test_one_at_a_time
+test_a_batch_of_one_size = equality.test_a_batch_of_one_size
+test_a_mixed_batch = equality.test_a_mixed_batch
+test_no_size_means_the_teacher = equality.test_no_size_means_the_teacher
+test_prefix_cache_never_crosses_sizes = equality.test_prefix_cache_never_crosses_sizes
+test_seeded_prompts = equality.test_seeded_prompts_that_do_not_fit_a_step_together
+test_staggered_arrivals = equality.test_staggered_arrivals_mix_prefill_and_decode
 
 _ENGINES: dict[str, Any] = {}
 
@@ -49,5 +39,9 @@ def engine(tiny: TinyFamily, keep: Callable[[Any], Any]) -> Any:
     return _ENGINES[name]
 
 
-def test_the_tests_above_did_take_steps_by_masks(engine: Any) -> None:
-    assert engine.collective_rpc("masked_steps")[0] > 0
+def test_it_is_masks_that_answer(tiny: TinyFamily, engine: Any) -> None:
+    (before,) = engine.collective_rpc("masked_steps")
+    sizes = [index % len(tiny.sizes) for index in range(len(BATCH))]
+    assert greedy(engine, BATCH, sizes) == [expected(tiny, s)[i] for i, s in enumerate(sizes)]
+    (after,) = engine.collective_rpc("masked_steps")
+    assert after > before

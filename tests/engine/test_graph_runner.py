@@ -1,0 +1,118 @@
+"""The runner's bookkeeping of CUDA graphs, with vLLM's own capture and builders replaced."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from boomerang_core.residency import Span
+from server.engine.compat import CUDAGraphMode, GPUModelRunner
+from server.engine.graph_spans import spans_to_capture
+from server.engine.graphs import GraphedRunner, RoutedBatch
+from server.engine.plan import Rows
+
+pytestmark = pytest.mark.engine
+
+OFFERED = [0, 1, 3]
+
+
+class Runner(GraphedRunner):
+    """One that was never built, around a model of which only the held sizes count."""
+
+    def __init__(self, held: Span) -> None:
+        self.compilation_config = SimpleNamespace(cudagraph_mode=CUDAGraphMode.FULL_DECODE_ONLY)
+        self.model = SimpleNamespace(held=held, concrete_cudagraph_entries={})
+        self._offered = OFFERED
+        self._missing = spans_to_capture(OFFERED, held)
+
+    @property
+    def _routed(self) -> Any:
+        return self.model
+
+    @contextmanager
+    def _groups_of(self, names: Any) -> Iterator[None]:
+        yield
+
+    def graphs(self) -> set[Span]:
+        return {batch.span for batch in self.model.concrete_cudagraph_entries}
+
+    def hold(self, smallest: int, largest: int) -> None:
+        self.model.held = Span(smallest, largest)
+        self.sizes_changed()
+
+
+@pytest.fixture
+def captures(monkeypatch: pytest.MonkeyPatch) -> list[Span]:
+    """Every span that was captured, in order."""
+    done: list[Span] = []
+
+    def capture(runner: Any) -> int:
+        for span in runner._missing:
+            done.append(span)
+            batch = RoutedBatch(num_tokens=1, span=span)
+            runner.model.concrete_cudagraph_entries[batch] = object()
+            if span == Span(3, 3) and runner.model.held.smallest == 1:
+                raise torch.OutOfMemoryError
+        return 0
+
+    monkeypatch.setattr(GPUModelRunner, "capture_model", capture)
+    return done
+
+
+def test_only_what_is_new_is_captured(captures: list[Span]) -> None:
+    runner = Runner(Span(0, 3))
+    runner.capture_model()
+    assert runner.graphs() == set(runner._spans) == set(captures)
+    captures.clear()
+    runner.hold(0, 3)
+    runner.hold(0, 1)
+    assert captures == []
+    assert runner.graphs() == set(runner._spans) == {Span(0, 0), Span(1, 1), Span(0, 1)}
+    runner.hold(0, 3)
+    assert captures == [Span(3, 3), Span(0, 3)]
+    assert runner.graphs() == set(runner._spans) == set(spans_to_capture(OFFERED, Span(0, 3)))
+
+
+def test_after_a_capture_that_failed_no_graph_is_promised(captures: list[Span]) -> None:
+    runner = Runner(Span(1, 1))
+    runner.capture_model()
+    with pytest.raises(torch.OutOfMemoryError):
+        runner.hold(1, 3)
+    assert runner.graphs() == set(runner._spans) == {Span(1, 1)}
+    runner.hold(0, 3)  # the next change tries again
+    assert runner.graphs() == set(runner._spans) == set(spans_to_capture(OFFERED, Span(0, 3)))
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """As FlashAttention's, in the one thing that counts here."""
+
+    scheduler_metadata: torch.Tensor
+
+
+def test_a_builder_that_keeps_its_schedule_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each part of a step has its own schedule, and the whole step has it in the builder's."""
+    kept = torch.zeros(1)
+
+    def build(runner: Any, ubatch_slices: Any = None) -> Any:
+        kept.fill_(ubatch_slices[0].token_slice.start if ubatch_slices else 99)
+        names = ("a", "b", "whole")
+        metadata = dict.fromkeys(names, Metadata(kept))
+        return ([metadata] if ubatch_slices else metadata), None
+
+    monkeypatch.setattr(GPUModelRunner, "_build_attention_metadata", build)
+    runner = Runner(Span(0, 3))
+    runner._whole = frozenset({"whole"})
+    runner._cut = {"a": Rows(0, 1, 0, 5), "b": Rows(1, 2, 5, 8)}
+    metadata, _ = runner._build_attention_metadata()
+    schedules = {name: each.scheduler_metadata for name, each in metadata.items()}
+    assert {name: int(schedule) for name, schedule in schedules.items()} == {
+        "a": 0,
+        "b": 5,
+        "whole": 99,
+    }
+    assert schedules["whole"] is kept
