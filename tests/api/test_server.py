@@ -255,14 +255,14 @@ def test_a_client_that_goes_frees_the_engine(http: httpx.Client) -> None:
     def generated() -> float:
         return metric(http, "vllm:generation_tokens_total")
 
-    before = generated()
-    body = {"prompt": "x", "stream": True, "ignore_eos": True, "max_tokens": 240}
+    before, gone = generated(), -1.0
+    # many answers, so that they cannot all end before the client has gone
+    body = {"prompt": "x", "stream": True, "ignore_eos": True, "max_tokens": 240, "n": 24}
     with http.stream("POST", "/v1/completions", json=body) as reply:
         next(reply.iter_lines())
-    time.sleep(0.5)
-    gone = generated()
-    assert gone - before < 240
-    time.sleep(0.5)
+    while gone != (gone := generated()):
+        time.sleep(0.5)
+    assert gone - before < 24 * 240
     http.post("/v1/completions", json={"prompt": "x", "ignore_eos": True, **GREEDY})
     assert generated() - gone == GREEDY["max_tokens"]
 
