@@ -162,19 +162,22 @@ class GraphedRunner(RoutedRunner):
     def _determine_batch_execution_and_padding(self, *args: Any, **kwargs: Any) -> Any:
         """As vLLM's, with the span in the graph's key; no graph where no span fits."""
         decide = super()._determine_batch_execution_and_padding
-        if self._capturing:
-            mode, batch, *rest = decide(*args, **kwargs)
-        else:
-            span = span_for(self._spans, self._sizes[-1], self._sizes[0]) if self._sizes else None
-            if span is None:
-                return decide(*args, **{**kwargs, "force_eager": True})
-            mode, batch, *rest = decide(*args, **kwargs)
-            if not self._replays(mode):
-                return mode, batch, *rest
-            self._take(span, batch.num_tokens)
-        if self._graph is None or not self._replays(mode):
+        span = self._fitting()
+        if span is None and not self._capturing:
+            return decide(*args, **{**kwargs, "force_eager": True})
+        mode, batch, *rest = decide(*args, **kwargs)
+        if not self._replays(mode):
             return mode, batch, *rest
+        if span is not None:
+            self._take(span, batch.num_tokens)
+        assert self._graph is not None
         return mode, RoutedBatch(**asdict(batch), span=self._graph.span), *rest
+
+    def _fitting(self) -> Span | None:
+        """The captured span of this step's sizes, if there is one; none in vLLM's dummy runs."""
+        if not self._sizes:
+            return None
+        return span_for(self._spans, self._sizes[-1], self._sizes[0])
 
     def _replays(self, mode: Any) -> bool:
         return bool(mode == CUDAGraphMode.FULL)
