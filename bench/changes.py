@@ -1,6 +1,6 @@
 """What it costs that requests differ in size.
 
-    python -m bench.changes FAMILY [--pairs 7] [--out FILE]
+    python -m bench.changes FAMILY [--pairs 7] [--dtype float32] [--out FILE]
 
 * `change`: requests one after another, student and teacher in turn, against the same requests
   with all students first.  Milliseconds added by each change of size, and the bytes of weights
@@ -8,7 +8,7 @@
 * `live`: the same number of requests at once, spread over 3, over 7 and over all sizes.  Seconds
   over those with 3, pair by pair, each divided by the parameters that its tokens ran through.
 
-In float32; prints JSON.
+Prints JSON.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 
 from bench.engines import Engine, Request, routed_engine
 from bench.pairs import Ratio, time_in_turn
-from bench.run import add_common, finish, spread
+from bench.run import add_common, add_dtype, finish, spread
 from bench.traffic import LIMITS, Batch
 from boomerang_core.cli import family_folder
 from boomerang_core.family import Family, load_family
@@ -76,7 +76,7 @@ def live(engine: Engine, family: Family, options: argparse.Namespace) -> dict[st
 
 def run(family: Family, options: argparse.Namespace) -> dict[str, Any]:
     """Both."""
-    engine = routed_engine(family, **LIMITS)
+    engine = routed_engine(family, **LIMITS, dtype=options.dtype)
     return {
         "family": family.name,
         "kind": family.design.kind.value,
@@ -89,6 +89,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("family", type=Path)
     add_common(parser)
+    add_dtype(parser)
     options = parser.parse_args()
     finish(run(load_family(family_folder(options.family)), options), options)
 

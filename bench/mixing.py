@@ -1,6 +1,6 @@
 """Requests of several sizes in one engine: mixed steps against every other way to serve them.
 
-    python -m bench.mixing FAMILY [--sizes 3] [--pairs 7] [--out FILE]
+    python -m bench.mixing FAMILY [--sizes 3] [--pairs 7] [--dtype float32] [--out FILE]
 
 The same requests, their sizes dealt out in turn, are sent at once.  Ways:
 
@@ -10,7 +10,7 @@ The same requests, their sizes dealt out in turn, are sent at once.  Ways:
 * `all_at_largest`: everyone is given the largest size present, which is not what they asked for.
 
 A ratio is the other way's seconds over those of `mixed`, pair by pair: above 1, mixed is faster.
-In float32; prints JSON.
+Prints JSON.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 
 from bench.engines import Engine, Request, routed_engine
 from bench.pairs import Ratio, time_in_turn
-from bench.run import add_common, finish, spread
+from bench.run import add_common, add_dtype, finish, spread
 from bench.traffic import BATCHES, LIMITS, Batch
 from boomerang_core.cli import family_folder
 from boomerang_core.family import Family, load_family
@@ -62,9 +62,9 @@ def compare(
     return {name: asdict(Ratio.of(values, base)) for name, values in seconds.items()}
 
 
-def run(family: Family, count: int, pairs: int, vocabulary: int) -> dict[str, Any]:
+def run(family: Family, count: int, pairs: int, vocabulary: int, dtype: str) -> dict[str, Any]:
     """Every batch, requests of `count` sizes spread over the ladder."""
-    engine = routed_engine(family, **LIMITS)
+    engine = routed_engine(family, **LIMITS, dtype=dtype)
     sizes = spread(len(family.rows), count)
     return {
         "family": family.name,
@@ -83,11 +83,13 @@ def main() -> None:
     parser.add_argument("family", type=Path)
     parser.add_argument("--sizes", type=int, default=3, help="how many, from 2: default 3")
     add_common(parser)
+    add_dtype(parser)
     options = parser.parse_args()
     if options.sizes < 2:
         parser.error("--sizes must be at least 2")
     family = load_family(family_folder(options.family))
-    finish(run(family, options.sizes, options.pairs, options.vocabulary), options)
+    report = run(family, options.sizes, options.pairs, options.vocabulary, options.dtype)
+    finish(report, options)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """All requests at one size: the engine of the whole family against plain vLLM on that size alone.
 
-    python -m bench.one_size FAMILY [--sizes 5] [--pairs 7] [--out FILE]
+    python -m bench.one_size FAMILY [--sizes 5] [--pairs 7] [--dtype float32] [--out FILE]
 
 Each size is exported (low-rank students merged into dense weights) and served by plain vLLM in the
 same process and mode.  A ratio is plain vLLM's seconds over ours, pair by pair: 1 where serving
-every size costs nothing, below 1 where it costs something.  In float32; prints JSON.
+every size costs nothing, below 1 where it costs something.  Prints JSON.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 
 from bench.engines import Engine, plain_engine, routed_engine
 from bench.pairs import Ratio, time_in_turn
-from bench.run import add_common, finish, spread
+from bench.run import add_common, add_dtype, finish, spread
 from bench.traffic import BATCHES, LIMITS, Batch
 from boomerang_core.assemble import export
 from boomerang_core.cli import family_folder
@@ -44,16 +44,21 @@ def compare(
 
 
 def run(
-    family: Family, count: int, pairs: int, vocabulary: int, batches: Mapping[str, Batch]
+    family: Family,
+    count: int,
+    pairs: int,
+    vocabulary: int,
+    batches: Mapping[str, Batch],
+    dtype: str,
 ) -> dict[str, Any]:
     """`count` sizes spread over the ladder, each on every batch."""
-    ours = routed_engine(family, **LIMITS)
+    ours = routed_engine(family, **LIMITS, dtype=dtype)
     report: dict[str, Any] = {}
     kept = []  # to the end: an engine that goes takes vLLM's process groups with it
     for size in spread(len(family.rows), count):
         with tempfile.TemporaryDirectory() as folder:
-            export(family, size, Path(folder) / "size", torch.float32)
-            plain = plain_engine(Path(folder) / "size", **LIMITS)
+            export(family, size, Path(folder) / "size", getattr(torch, dtype))
+            plain = plain_engine(Path(folder) / "size", **LIMITS, dtype=dtype)
         kept.append(plain)
         report[family.rows[size].id] = {
             name: compare(ours, plain, size, batch, vocabulary, pairs)
@@ -74,12 +79,16 @@ def main() -> None:
         "--batch", nargs="+", choices=BATCHES, default=["decode 1", "decode 16", "prefill 16 x 192"]
     )
     add_common(parser)
+    add_dtype(parser)
     options = parser.parse_args()
     if options.sizes < 2:
         parser.error("--sizes must be at least 2")
     family = load_family(family_folder(options.family))
     batches = {name: BATCHES[name] for name in options.batch}
-    finish(run(family, options.sizes, options.pairs, options.vocabulary, batches), options)
+    finish(
+        run(family, options.sizes, options.pairs, options.vocabulary, batches, options.dtype),
+        options,
+    )
 
 
 if __name__ == "__main__":

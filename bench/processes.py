@@ -34,7 +34,7 @@ import torch
 from bench.burst import Load, ask
 from bench.burst_report import Outcome, percentile_95
 from bench.pairs import Ratio
-from bench.run import add_pairs, finish, spread
+from bench.run import add_dtype, add_pairs, finish, spread
 from bench.servers import Server, serving, serving_plain
 from boomerang_core.assemble import export
 from boomerang_core.cli import family_folder
@@ -42,7 +42,7 @@ from boomerang_core.family import Family, load_family
 
 CLIENTS = 16
 LENGTHS = {"prompt_tokens": 32, "answer_tokens": 32}
-OPTIONS = ("--dtype", "float32", "--max-model-len", "256")
+MODEL_LEN = ("--max-model-len", "256")
 
 
 @dataclass(frozen=True)
@@ -67,21 +67,25 @@ class Run:
 
 
 @contextmanager
-def one_engine(family: Family, sizes: Sequence[int], kv_bytes: int) -> Iterator[Side]:
+def one_engine(family: Family, sizes: Sequence[int], kv_bytes: int, dtype: str) -> Iterator[Side]:
     """Our server with every size."""
-    with serving(family, [*OPTIONS, "--kv-cache-bytes", str(kv_bytes)]) as server:
+    with serving(
+        family, [*MODEL_LEN, "--dtype", dtype, "--kv-cache-bytes", str(kv_bytes)]
+    ) as server:
         names = {size: family.table.model_id(family.rows[size]) for size in sizes}
         yield Side((server,), {size: (server.url, name) for size, name in names.items()})
 
 
 @contextmanager
 def process_each(
-    family: Family, sizes: Sequence[int], kv_bytes: int, compiled: bool
+    family: Family, sizes: Sequence[int], kv_bytes: int, dtype: str, compiled: bool
 ) -> Iterator[Side]:
     """Plain vLLM for each size; together they have so many bytes of KV cache."""
     share = str(kv_bytes // len(sizes))
     options = [
-        *OPTIONS,
+        *MODEL_LEN,
+        "--dtype",
+        dtype,
         "--kv-cache-memory-bytes",
         share,
         *(() if compiled else ["--enforce-eager"]),
@@ -90,7 +94,7 @@ def process_each(
         servers = {}
         for size in sizes:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory())) / str(size)
-            export(family, size, folder, torch.float32)
+            export(family, size, folder, getattr(torch, dtype))
             named = [*options, "--served-model-name", str(size)]
             servers[size] = stack.enter_context(serving_plain(folder, named))
         yield Side(
@@ -192,8 +196,8 @@ def run(family: Family, options: argparse.Namespace) -> dict[str, Any]:
     sizes = spread(len(family.rows), options.sizes)
     kv_bytes = options.kv_mib << 20
     with (
-        one_engine(family, sizes, kv_bytes) as ours,
-        process_each(family, sizes, kv_bytes, options.compiled) as theirs,
+        one_engine(family, sizes, kv_bytes, options.dtype) as ours,
+        process_each(family, sizes, kv_bytes, options.dtype, options.compiled) as theirs,
     ):
         result = asyncio.run(measure(ours, theirs, options))
     return {
@@ -216,6 +220,7 @@ def main() -> None:
     parser.add_argument("--kv-mib", type=int, default=192, help="of a side: default 192 MiB")
     parser.add_argument("--compiled", action="store_true", help="the processes compile")
     add_pairs(parser)
+    add_dtype(parser)
     options = parser.parse_args()
     finish(run(load_family(family_folder(options.family)), options), options)
 

@@ -59,13 +59,13 @@ def write_report(found: Json, out: Path) -> None:
 def _groups(found: Json) -> Iterator[Group]:
     for name, report in found.items():
         kind = {"full": "full student", "lowrank": "low-rank student"}.get(report.get("kind", ""))
+        what = f"{kind}, {report.get('dtype')}"
         if name.startswith("one-size"):
-            title = f"One size: plain vLLM's time over ours, {kind}"
+            title = f"One size: plain vLLM's time over ours, {what}"
             yield Group(title, tuple(_rows(report["plain_over_ours"])), report)
         if name.startswith("mixing"):
-            title = (
-                f"Mixed sizes {', '.join(report['sizes'])}: the other way's time over ours, {kind}"
-            )
+            sizes = ", ".join(report["sizes"])
+            title = f"Mixed sizes {sizes}: the other way's time over ours, {what}"
             yield Group(title, tuple(_rows(report["others_over_mixed"])), report)
 
 
@@ -79,7 +79,7 @@ def _lines(groups: Sequence[Group], speeds: Json) -> Iterator[str]:
     yield "# Benchmarks of the engine"
     yield ""
     yield (
-        "Ratios of times of the same work, pair by pair in one run, in float32: above 1 ours is "
+        "Ratios of times of the same work, pair by pair in one run: above 1 ours is "
         "faster.  Median, least and greatest, number of pairs."
     )
     for group in groups:
@@ -117,7 +117,7 @@ def _changes(report: Json) -> Iterator[str]:
     change = report["change"]
     low, high = change["range_ms"]
     held = change["resident_bytes"]
-    yield "\n## Sizes that differ\n"
+    yield f"\n## Sizes that differ, {report['dtype']}\n"
     yield (
         f"A change of size from one request to the next adds {change['added_ms']:.2f} ms "
         f"({low:.2f} to {high:.2f}, n = {change['ratio']['n']}); weights held before and after: "
@@ -131,7 +131,7 @@ def _changes(report: Json) -> Iterator[str]:
 
 
 def _processes(report: Json) -> Iterator[str]:
-    mode = "compiled" if report["compiled"] else "eager"
+    mode = f"{'compiled' if report['compiled'] else 'eager'}, {report['dtype']}"
     yield f"\n## One engine against a process for each of {', '.join(report['sizes'])}, {mode}\n"
     yield from ("| ours over theirs | median | range | n |", "| --- | --- | --- | --- |")
     for load, ratios in report["ours_over_theirs"].items():

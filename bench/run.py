@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from boomerang_core.provenance import provenance, save_json
 
 
@@ -24,6 +26,21 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_dtype(parser: argparse.ArgumentParser) -> None:
+    """`--dtype`, what both sides compute in."""
+    parser.add_argument(
+        "--dtype",
+        choices=("bfloat16", "float32"),
+        default="bfloat16" if _multiplies_bfloat16() else "float32",
+        help="what both sides compute in: default bfloat16 where the CPU multiplies it",
+    )
+
+
+def _multiplies_bfloat16() -> bool:
+    known = torch.cpu.get_capabilities()
+    return any(known.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))
+
+
 def spread(count: int, chosen: int) -> list[int]:
     """`chosen` of the sizes 0 … count - 1, evenly spread, the least and the greatest included."""
     top = count - 1
@@ -32,7 +49,8 @@ def spread(count: int, chosen: int) -> list[int]:
 
 def finish(report: dict[str, Any], options: argparse.Namespace) -> None:
     """Print the report with its provenance, and write it where asked."""
-    whole = {**report, **provenance(0)}
+    dtype = {"dtype": options.dtype} if hasattr(options, "dtype") else {}
+    whole = {**report, **dtype, **provenance(0)}
     print(json.dumps(whole, indent=1))
     if options.out is not None:
         save_json(whole, options.out)

@@ -2,7 +2,7 @@
 
     python -m bench.speed FAMILY [--batch "decode 16"] [--pairs 7] [--out speed.json]
 
-All sizes are timed in turn in one engine, in float32.  The floor of a decode step is the bytes of
+All sizes are timed in turn in one engine.  The floor of a decode step is the bytes of
 the size's weights and of the KV cache that it reads, over the memory bandwidth that this run
 measured (`torch.sum` over a tensor far larger than the caches).  `boomerang report --speed` draws
 the file.  Prints JSON.
@@ -20,20 +20,19 @@ import torch
 
 from bench.engines import Engine, routed_engine
 from bench.pairs import time_in_turn
-from bench.run import add_common, finish
+from bench.run import add_common, add_dtype, finish
 from bench.traffic import BATCHES, LIMITS, Batch
 from boomerang_core.cli import family_folder
 from boomerang_core.family import Family, load_family
 from boomerang_core.provenance import provenance
 from boomerang_core.sizes import SizeRow
 
-FLOAT32 = 4
 _READ_BYTES = 1 << 30
 
 
 def read_bandwidth(repeats: int = 5) -> float:
     """Bytes per second of one read of a gibibyte, the median of `repeats`."""
-    data = torch.ones(_READ_BYTES // FLOAT32)
+    data = torch.ones(_READ_BYTES // torch.float32.itemsize)
     seconds = []
     for _ in range(repeats):
         start = time.perf_counter()
@@ -60,10 +59,10 @@ def time_sizes(
     return time_in_turn({row.id: way(row.size) for row in family.table.offered}, rounds)
 
 
-def run(family: Family, name: str, rounds: int, vocabulary: int) -> dict[str, Any]:
+def run(family: Family, name: str, rounds: int, vocabulary: int, dtype: str) -> dict[str, Any]:
     """The report of one batch."""
-    served, batch = family.served_in(FLOAT32), BATCHES[name]
-    engine = routed_engine(family, **LIMITS)
+    served, batch = family.served_in(getattr(torch, dtype).itemsize), BATCHES[name]
+    engine = routed_engine(family, **LIMITS, dtype=dtype)
     seconds = time_sizes(engine, served, batch, vocabulary, rounds)
     medians = {size: statistics.median(values) for size, values in seconds.items()}
     bandwidth = read_bandwidth()
@@ -71,7 +70,7 @@ def run(family: Family, name: str, rounds: int, vocabulary: int) -> dict[str, An
     floors = {row.id: bytes_of_answers(row, batch) / bandwidth for row in served.table.offered}
     return {
         "family": family.name,
-        "load": f"{batch.crowd}, {batch.tokens} tokens each, float32",
+        "load": f"{batch.crowd}, {batch.tokens} tokens each, {dtype}",
         "n": rounds,
         "tokens_per_second": {size: round(answered / took, 2) for size, took in medians.items()},
         "read_bytes_per_second": round(bandwidth),
@@ -85,9 +84,10 @@ def main() -> None:
     parser.add_argument("family", type=Path)
     parser.add_argument("--batch", choices=BATCHES, default="decode 16")
     add_common(parser)
+    add_dtype(parser)
     options = parser.parse_args()
     family = load_family(family_folder(options.family))
-    finish(run(family, options.batch, options.pairs, options.vocabulary), options)
+    finish(run(family, options.batch, options.pairs, options.vocabulary, options.dtype), options)
 
 
 if __name__ == "__main__":

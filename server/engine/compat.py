@@ -39,6 +39,9 @@ NAMES: Mapping[str, str] = {
     "create_error_response": "vllm.entrypoints.serve:create_error_response",
     "CUDAGraphMode": "vllm.config:CUDAGraphMode",
     "current_platform": "vllm.platforms:current_platform",
+    "dispatch_cpu_unquantized_gemm": (
+        "vllm.model_executor.layers.utils:dispatch_cpu_unquantized_gemm"
+    ),
     "EngineClient": "vllm.engine.protocol:EngineClient",
     "EngineDeadError": "vllm.v1.engine.exceptions:EngineDeadError",
     "extract_layer_index": "vllm.model_executor.models.utils:extract_layer_index",
@@ -177,6 +180,7 @@ MEMBERS: Mapping[str, tuple[str, ...]] = {
     f"{_LINEAR}:ColumnParallelLinear.weight_loader": ("param", "loaded_weight"),
     f"{_LINEAR}:RowParallelLinear.weight_loader": ("param", "loaded_weight"),
     f"{_LINEAR}:LinearMethodBase.apply": ("layer", "x", "bias"),
+    "vllm.model_executor.layers.utils:dispatch_cpu_unquantized_gemm": ("layer", "remove_weight"),
     "vllm.model_executor.model_loader.utils:process_weights_after_loading": (
         "model",
         "model_config",

@@ -3,31 +3,26 @@
 A kept layer runs once for all rows.  What differs between teacher and student rows is put *inside*
 its linear maps and norms, so vLLM's layer code stays as it is, whatever the architecture:
 
-* a linear map's `quant_method` adds B·A·x to the rows of the student.  That is before a
-  row-parallel map sums over ranks, so the sum of the ranks' parts is right under tensor parallel;
+* a linear map's `quant_method` adds B·A·x to the rows of the student (`deltas.py`).  That is before
+  a row-parallel map sums over ranks, so the sum of the ranks' parts is right under tensor parallel;
 * a norm is replaced by a pair of norms, one for each side's rows.
 
-Legend: T token rows, I inputs and O outputs of a linear map on this rank, R rank.
+Legend: T token rows, I inputs and O outputs of a linear map on this rank.
 """
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from boomerang_core.errors import CheckpointError
-from server.engine.compat import LinearMethodBase, RowParallelLinear
+from server.engine.compat import LinearMethodBase
+from server.engine.deltas import LowRankDelta, Shard
 
-_SHARD_PLACES = {"q": 0, "k": 1, "v": 2}
 _MATRICES = ("lora_A", "lora_B")
-
-Shard = str | int | None
-"""Which part of a fused linear map a checkpoint's map is; None: all of it."""
 
 
 @dataclass
@@ -35,90 +30,6 @@ class RowSplit:
     """The block's cut (`blocks.Cut`) in this step; set before each layer call."""
 
     cut: int | torch.Tensor = 0
-
-
-class LowRankDelta(nn.Module):
-    """The low-rank change of one (possibly fused) linear map: y += B A x on some rows."""
-
-    def __init__(self, linear: Any, shards: Sequence[Shard], rank: int) -> None:
-        super().__init__()
-        self.rank = rank
-        self.shards = tuple(shards)
-        self.linear = (linear,)  # in a tuple: the layer owns it, not this module
-        ends = [0, *accumulate(linear.output_partition_sizes)]
-        # Zeros: a shard of a lower rank than its neighbours is padded.
-        self.a = nn.Parameter(
-            torch.zeros(len(shards) * rank, linear.input_size_per_partition), requires_grad=False
-        )
-        self.b = nn.Parameter(torch.zeros(ends[-1], rank), requires_grad=False)
-        self.b.output_dim = 0  # type: ignore[attr-defined]  # read by vLLM's weight loaders
-        self.ranges = [self._range(shard, ends) for shard in shards]
-
-    @staticmethod
-    def _range(shard: Shard, ends: Sequence[int]) -> tuple[int, int]:
-        if shard is None:
-            return 0, ends[-1]
-        place = _SHARD_PLACES[shard] if isinstance(shard, str) else shard
-        return ends[place], ends[place + 1]
-
-    def load(self, matrix: str, shard: Shard, value: torch.Tensor) -> None:
-        """Take one of the checkpoint's matrices: `lora_A` (r, in) or `lora_B` (out, r)."""
-        (linear,) = self.linear
-        sums_over_ranks = isinstance(linear, RowParallelLinear)
-        if matrix == "lora_A":
-            if sums_over_ranks:
-                width = self.a.shape[1]
-                value = value.narrow(1, linear.tp_rank * width, width)
-            start = self.shards.index(shard) * self.rank
-            self.a.data[start : start + value.shape[0]].copy_(value)
-            return
-        padded = functional.pad(value, (0, self.rank - value.shape[1]))
-        if sums_over_ranks:
-            self.b.data.copy_(padded)
-        else:
-            linear.weight_loader(self.b, padded, *([] if shard is None else [shard]))
-
-    def add_to(self, y_TO: torch.Tensor, x_TI: torch.Tensor, cut: int | torch.Tensor) -> None:
-        """Add B A x to the outputs of the student's rows, in place."""
-        ends = [end for limits in self.ranges for end in limits]
-        if isinstance(cut, torch.Tensor):
-            hidden_TR = functional.linear(x_TI, self.a).masked_fill_(cut, 0)
-            _spread(y_TO, hidden_TR, self.b, ends)
-            return
-        # Inside a compiled function one opaque call: taken apart, each slice would be copied.
-        add = torch.ops.boomerang.add_delta if torch.compiler.is_compiling() else _add_delta
-        add(y_TO, x_TI, self.a, self.b, ends, cut)
-
-
-def _add_delta(
-    y_TO: torch.Tensor,
-    x_TI: torch.Tensor,
-    a_RI: torch.Tensor,
-    b_OR: torch.Tensor,
-    ends: Sequence[int],
-    first: int,
-) -> None:
-    """y[first:] += B A x[first:]; `ends`: start and stop of the outputs of each of A's parts."""
-    _spread(y_TO[first:], functional.linear(x_TI[first:], a_RI), b_OR, ends)
-
-
-def _spread(
-    y_TO: torch.Tensor, hidden_TR: torch.Tensor, b_OR: torch.Tensor, ends: Sequence[int]
-) -> None:
-    """y += B h, where each part of h goes to its own outputs."""
-    rank = b_OR.shape[1]
-    for index in range(len(ends) // 2):
-        start, stop = ends[2 * index : 2 * index + 2]
-        part_TR = hidden_TR[:, index * rank : (index + 1) * rank]
-        y_TO[:, start:stop].addmm_(part_TR, b_OR[start:stop].t())
-
-
-torch.library.define(
-    "boomerang::add_delta",
-    "(Tensor(a!) y, Tensor x, Tensor a, Tensor b, int[] ends, SymInt first) -> ()",
-)
-torch.library.impl("boomerang::add_delta", "default", _add_delta)
-torch.library.register_fake("boomerang::add_delta", lambda *arguments: None)
 
 
 class DeltaLinearMethod(LinearMethodBase):
@@ -241,6 +152,13 @@ class LowRankLayer(nn.Module):
             if f".{path}".endswith(theirs):
                 return f".{path}".replace(theirs, ours)[1:], shard
         return path, None
+
+    def pack(self) -> None:
+        """All tensors are loaded: on a CPU, lay the deltas out for it."""
+        for delta in self.deltas.values():
+            assert isinstance(delta, LowRankDelta)
+            if delta.a.device.type == "cpu":
+                delta.pack()
 
     def load(self, name: str, value: torch.Tensor) -> None:
         """Take one tensor of this block by its name within the layer."""

@@ -262,7 +262,16 @@ class BoomerangForCausalLM(nn.Module):
             loaded |= AutoWeightsLoader(self).load_weights(plain, mapper=self.mapper)
         if self.design.kind is StudentKind.LOWRANK:
             loaded |= {name for name, _ in self.student.named_parameters(Owner.STUDENT.value)}
+            self._pack(places)
         return loaded
+
+    def _pack(self, places: frozenset[Place]) -> None:
+        """Pack the low-rank student's layers; compiled functions want them as they are."""
+        for owner, name in places:
+            if owner is Owner.STUDENT and not self.compiled:
+                layer = self.student.get_submodule(name)
+                assert isinstance(layer, LowRankLayer)
+                layer.pack()
 
     def _plain_weights(self, owner: Owner, places: frozenset[Place]) -> Iterator[Any]:
         """The tensors of whole layers and ends, renamed; low-rank tensors are taken in at once."""

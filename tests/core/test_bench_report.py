@@ -10,7 +10,13 @@ from bench.speed import bytes_of_answers, read_bandwidth
 from bench.traffic import Batch
 from boomerang_core.sizes import SizeRow
 
-WHERE = {"command": "python -m bench", "hardware": "x", "date": "2026-01-01", "git": "abc"}
+WHERE = {
+    "command": "python -m bench",
+    "hardware": "x",
+    "date": "2026-01-01",
+    "git": "abc",
+    "dtype": "bfloat16",
+}
 
 
 def ratio(median: float) -> dict[str, Any]:
@@ -67,6 +73,7 @@ def test_the_report_has_every_ratio_and_speed(tmp_path: Path) -> None:
     assert "| decode 4, in turn | 1.50 | 1.40-1.60 | 7 |" in text
     assert "| `88m` | 40.0 | 1.25 |" in text
     assert "10.0 GB/s" in text
+    assert "low-rank student, bfloat16" in text
     assert "| groups | 4,440 | 2,640 | 1.68 |" in text
     assert "| throughput, load 1.5 | 1.40 | 1.30-1.50 | 7 |" in text
     assert "ours over theirs: 0.40" in text
