@@ -115,6 +115,7 @@ MEMBERS: Mapping[str, tuple[str, ...]] = {
     f"{_RUNNER}.execute_model": ("scheduler_output",),
     f"{_RUNNER}.get_kv_cache_spec": (),
     f"{_RUNNER}.get_model": (),
+    f"{_RUNNER}.initialize_kv_cache": ("kv_cache_config",),
     "vllm.compilation.cuda_graph:CUDAGraphEntry": ("batch_descriptor",),
     "vllm.v1.worker.gpu_worker:Worker._make_model_runner": (),
     "vllm.v1.worker.gpu_worker:Worker.compile_or_warm_up_model": (),

@@ -33,6 +33,10 @@ class DepthSpec(FullAttentionSpec):
         assert len(set(specs)) == 1, "layers of one group have one spec"
         return replace(specs[0])
 
+    def plain(self) -> FullAttentionSpec:
+        """Without group and rank: the same for all groups of a model."""
+        return FullAttentionSpec(**_values(self, FullAttentionSpec))
+
     def is_uniform_with_collection(self, kv_cache_specs: dict[str, Any]) -> bool:
         """Whether all are of one group: or vLLM would put every layer into one."""
         return all(spec == self for spec in kv_cache_specs.values())
@@ -137,5 +141,9 @@ def by_depth(
 
 
 def _marked(spec: Any, group: int, rank: int) -> DepthSpec:
-    values = {field.name: getattr(spec, field.name) for field in fields(spec) if field.init}
-    return DepthSpec(**values, group=group, rank=rank)
+    return DepthSpec(**_values(spec, FullAttentionSpec), group=group, rank=rank)
+
+
+def _values(spec: Any, kind: Any) -> dict[str, Any]:
+    """What a spec of that kind is made from."""
+    return {field.name: getattr(spec, field.name) for field in fields(kind) if field.init}

@@ -16,7 +16,7 @@ from server.engine.compat import (
     UBatchSlice,
     extract_layer_index,
 )
-from server.engine.kv import by_depth
+from server.engine.kv import DepthSpec, by_depth
 from server.engine.kv_groups import layer_ranks
 from server.engine.model import BoomerangForCausalLM
 from server.engine.plan import Rows, StepPlan, build_plan, largest_first, swaps
@@ -79,6 +79,17 @@ class RoutedRunner(GPUModelRunner):
             return spec
         names = sorted(spec, key=extract_layer_index)  # also of layers that are not held now
         return by_depth(spec, names, layer_ranks(self._routed.design))
+
+    def initialize_kv_cache(self, *args: Any, **kwargs: Any) -> None:
+        """As vLLM's; then the groups have one spec.
+
+        FlashAttention's builder makes a step's metadata once for groups of equal specs, and changes
+        the block table alone; here nothing else in the groups' specs counts.
+        """
+        super().initialize_kv_cache(*args, **kwargs)
+        for group in self.kv_cache_config.kv_cache_groups:
+            if isinstance(group.kv_cache_spec, DepthSpec):
+                group.kv_cache_spec = group.kv_cache_spec.plain()
 
     def calculate_reorder_batch_threshold(self) -> None:
         """Refuse attention backends that need decodes first: our order is by size."""

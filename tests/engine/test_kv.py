@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,7 @@ from server.engine import kv
 from server.engine.kv_groups import KVGroups, choose_groups, layer_ranks
 from tests.engine.conftest import LIMITS, token_prompts
 from tests.engine.families import LAYERS, VOCABULARY, TinyFamily
-from tests.engine.test_equality import BATCH, expected, greedy, parameters, prompts
+from tests.engine.test_equality import BATCH, TOKENS, expected, greedy, parameters, prompts
 
 pytestmark = pytest.mark.engine
 
@@ -61,6 +62,33 @@ def test_the_engine_has_the_groups_that_were_chosen(groups: KVGroups, engine: An
     assert tuple(group.kv_cache_spec.rank for group in found) == groups.ranks
     layers = [int(group.layer_names[0].split(".")[2]) for group in found]
     assert [(layer,) for layer in layers] == list(groups.layers)
+
+
+def test_metadata_of_all_groups_is_built_once_where_a_builder_can_copy_it(
+    tiny: TinyFamily, engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FlashAttention's builder can, and this CPU's is made to: only block tables differ."""
+    runner = engine.llm_engine.model_executor.driver_worker.worker.model_runner
+    builder = type(runner.attn_groups[0][0].get_metadata_builder())
+    build, built = builder.build, []
+
+    def spy(self: Any, *args: Any, **kwargs: Any) -> Any:
+        built.append(self)
+        return build(self, *args, **kwargs)
+
+    def copied(self: Any, metadata: Any, blk_table: Any, slot_mapping: Any) -> Any:
+        return replace(metadata, block_table=blk_table, slot_mapping=slot_mapping)
+
+    monkeypatch.setattr(builder, "build", spy)
+    monkeypatch.setattr(builder, "supports_update_block_table", True)
+    monkeypatch.setattr(builder, "update_block_table", copied)
+    teacher = tiny.sizes[-1]
+    assert greedy(engine, BATCH[:1], [teacher]) == [expected(tiny, teacher)[0]]
+    assert len(built) == TOKENS
+    sizes = [index % len(tiny.sizes) for index in range(len(BATCH))]
+    assert greedy(engine, BATCH, sizes) == [
+        expected(tiny, size)[place] for place, size in enumerate(sizes)
+    ]
 
 
 def test_each_request_holds_what_its_size_runs(
