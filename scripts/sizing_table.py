@@ -18,7 +18,7 @@ from boomerang_core.sizes import SizeRow, format_bytes
 CPU_RESERVE, GPU_RESERVE = int(2.5 * 2**30), int(1.5 * 2**30)
 REQUEST_TOKENS = 4096
 LEAST_REQUESTS = 4
-RANK = 32
+RANK = 64
 SHIPPED = Path(__file__).parents[1] / "boomerang_core" / "families" / "smollm2-135m"
 
 
@@ -112,10 +112,12 @@ FAMILIES = (
 )
 
 
-def main() -> None:
-    """One row for each family and memory."""
-    print("| memory | family | student → teacher | largest size | resident | KV cache, tokens |")
-    print("| --- | --- | --- | --- | --- | --- |")
+def table() -> str:
+    """One row for each family and memory, in Markdown."""
+    lines = [
+        "| memory | family | student → teacher | largest size | resident | KV cache, tokens |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
     for family, memories in FAMILIES:
         span = f"{family.rows[0].id} → {family.rows[-1].id}"
         for memory in memories:
@@ -124,8 +126,9 @@ def main() -> None:
             if found is not None:
                 row, resident, tokens = found
                 cells = [f"`{row.id}` ({row.layers} layers)", format_bytes(resident), f"{tokens:,}"]
-            print("| " + " | ".join([f"{memory:g} GiB", family.name, span, *cells]) + " |")
+            lines.append("| " + " | ".join([f"{memory:g} GiB", family.name, span, *cells]) + " |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
-    main()
+    print(table())

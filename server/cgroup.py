@@ -12,8 +12,9 @@ from boomerang_core.sizes import format_bytes
 _ROOT = Path("/sys/fs/cgroup")
 _FILES = ("memory.max", "memory/memory.limit_in_bytes")  # version 2, version 1
 
-PROCESS_BYTES = 2 << 30
-"""What the server's processes take on a CPU beside weights and KV cache (docs/operations.md)."""
+PROCESS_BYTES = 2560 << 20
+"""Left to the server's processes on a CPU, which took 2.1 GiB beside weights and KV cache
+(docs/operations.md)."""
 
 
 def default_budget(limit: int | None) -> int | None:

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from boomerang_core.family import load_family
 from boomerang_core.sizes import format_bytes
+from scripts.sizing_table import table as sizing_table
 from server.cli import app
 
 ROOT = Path(__file__).parents[2]
@@ -41,6 +42,10 @@ def test_the_table_says_how_many_tokens_were_scored() -> None:
     quality = load_family(FAMILY).rows[0].quality
     assert quality is not None
     assert f"n = {quality.n:,} tokens" in README
+
+
+def test_the_sizing_table_is_what_its_script_computes() -> None:
+    assert sizing_table() in (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
 
 
 def test_every_command_of_the_readme_exists() -> None:
