@@ -166,7 +166,7 @@ def test_the_containers_limit(tmp_path: Path, name: str, text: str, limit: int |
 def test_the_process_takes_its_part_of_the_containers_limit() -> None:
     assert default_budget(None) is None
     assert default_budget(PROCESS_BYTES + 1) == 1
-    with pytest.raises(SettingsError, match=r"may use 2\.0GiB.*allow it more"):
+    with pytest.raises(SettingsError, match=r"may use 2\.5GiB.*allow it more"):
         default_budget(PROCESS_BYTES)
 
 
