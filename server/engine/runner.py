@@ -6,6 +6,7 @@ attention layer the metadata and KV slots of its own rows, and hands the plan to
 
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 from boomerang_core.errors import SettingsError
@@ -53,6 +54,7 @@ class RoutedRunner(GPUModelRunner):
             raise SettingsError("vLLM's own compilation and CUDA graphs would bake one size in")
         if self.speculative_config is not None:
             raise SettingsError("speculative decoding is not supported with a family of sizes")
+        self._planned = lru_cache(maxsize=1)(self._make_plan)  # most steps decode as the last did
 
     @property
     def _routed(self) -> BoomerangForCausalLM:
@@ -122,19 +124,22 @@ class RoutedRunner(GPUModelRunner):
         for first, second in swaps(largest_first(sizes) or ()):
             batch.swap_states(first, second)
         tokens = scheduler_output.num_scheduled_tokens
-        self._sizes = sorted(sizes, reverse=True)
-        plan = self._plan = build_plan(
-            self._routed.ranks,
-            self._sizes,
-            [tokens[request_id] for request_id in batch.req_ids],
-        )
+        self._sizes = tuple(sorted(sizes, reverse=True))
+        counts = tuple(tokens[request_id] for request_id in batch.req_ids)
+        self._plan, self._whole, self._cut = self._planned(self._sizes, counts)
+
+    def _make_plan(
+        self, sizes: Sequence[int], tokens: Sequence[int]
+    ) -> tuple[StepPlan, frozenset[str], Mapping[str, Rows]]:
+        """The plan of a step, the attention layers that run on all of its rows, and on a part."""
+        plan = build_plan(self._routed.ranks, sizes, tokens)
         rows = {
             name: plan.rows(block, side)
             for name, block, side in self._routed.attention_sides
             if plan.runs(block, side)
         }
-        self._whole = frozenset(name for name, part in rows.items() if part is None)
-        self._cut = {name: part for name, part in rows.items() if part is not None}
+        whole = frozenset(name for name, part in rows.items() if part is None)
+        return plan, whole, {name: part for name, part in rows.items() if part is not None}
 
     def _get_slot_mappings(self, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         """KV slots per layer, cut to the layer's rows; the last part keeps its padding."""
