@@ -1,13 +1,13 @@
-"""Compiled segments against eager layers, in one engine that holds both.
+"""Compiled segments against eager layers, each in an engine of its own.
 
-    python -m bench.compiled FAMILY [--sizes 3] [--plain] [--pairs 7] [--out FILE]
+    python -m bench.compiled FAMILY [--sizes 3] [--plain] [--pairs 7] [--dtype float32] [--out FILE]
 
-Each batch runs eagerly and compiled in turn, at each of some sizes and at all of them mixed.  A
+Each batch runs eagerly and compiled in turn, at each of some sizes and at all of them mixed; in
+float32 both must answer the same.  Two engines, since an eager one packs low-rank deltas.  A
 ratio is eager's seconds over compiled's, pair by pair: above 1 compiled is faster; once by the
 clock, once by the CPU seconds of the process, which other processes disturb less.  `--plain`
-compares, in two engines, plain vLLM on the largest size instead.  The report also says how long
-compiling took, and how many functions came from inductor's cache of an earlier run.  In float32;
-prints JSON.
+compares plain vLLM on the largest size instead.  The report also says how long compiling took, and
+how many functions came from inductor's cache of an earlier run.  Prints JSON.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from typing import Any
 import torch
 from torch._dynamo.utils import counters
 
-from bench.engines import Engine, plain_engine, routed_engine
+from bench.engines import Engine, Request, plain_engine, routed_engine
 from bench.pairs import Ratio, time_in_turn
-from bench.run import add_common, finish, spread
+from bench.run import add_common, add_dtype, finish, spread
 from bench.traffic import BATCHES, LIMITS, Batch
 from boomerang_core.assemble import export
 from boomerang_core.cli import family_folder
@@ -54,39 +54,48 @@ def compare(ways: Ways, pairs: int) -> dict[str, Any]:
     }
 
 
-def sized(engine: Engine, batch: Batch, sizes: list[int], vocabulary: int) -> Ways:
-    """Both ways of one batch in the family's engine; their answers are the same."""
-    requests = batch.at(sizes, vocabulary, seed=0)
+def ways_of(engines: Mapping[str, Engine], requests: list[Request], tokens: int) -> Ways:
+    """The same requests in each engine."""
+    return {name: partial(each.generate, requests, tokens) for name, each in engines.items()}
 
-    def eager() -> list[list[int]]:
-        with engine.eagerly():
-            return engine.generate(requests, batch.tokens)
 
-    def compiled() -> list[list[int]]:
-        return engine.generate(requests, batch.tokens)
-
-    if eager() != compiled():
+def sized(
+    engines: Mapping[str, Engine], batch: Batch, sizes: list[int], vocabulary: int, same: bool
+) -> Ways:
+    """Both ways of one batch; `same`: their answers must be."""
+    ways = ways_of(engines, batch.at(sizes, vocabulary, seed=0), batch.tokens)
+    if same and ways["eager"]() != ways["compiled"]():
         raise AssertionError("compiled segments answer something else")
-    return {"eager": eager, "compiled": compiled}
+    return ways
 
 
 def run(
-    family: Family, count: int, batches: Mapping[str, Batch], vocabulary: int, pairs: int
+    family: Family,
+    count: int,
+    batches: Mapping[str, Batch],
+    vocabulary: int,
+    pairs: int,
+    dtype: str,
 ) -> dict[str, Any]:
     """`count` sizes spread over the ladder, each alone and all of them mixed."""
-    engine = routed_engine(family, compiled=True, **LIMITS)
+    limits = {**LIMITS, "dtype": dtype}
+    engines = {
+        "eager": routed_engine(family, **limits),
+        "compiled": routed_engine(family, compiled=True, **limits),
+    }
     sizes = spread(len(family.rows), count)
     mixes = {family.rows[size].id: [size] for size in sizes} | {"mixed": sizes}
+    same = dtype == "float32"
     return {
         "family": family.name,
         "kind": family.design.kind.value,
-        "compile_seconds": engine.compile_seconds,
+        "compile_seconds": engines["compiled"].compile_seconds,
         "inductor": {
             name: counters["inductor"][f"fxgraph_cache_{name}"] for name in ("hit", "miss")
         },
         "eager_over_compiled": {
             mix: {
-                name: compare(sized(engine, batch, chosen, vocabulary), pairs)
+                name: compare(sized(engines, batch, chosen, vocabulary, same), pairs)
                 for name, batch in batches.items()
                 if batch.requests >= len(chosen)
             }
@@ -96,23 +105,19 @@ def run(
 
 
 def run_plain(
-    family: Family, batches: Mapping[str, Batch], vocabulary: int, pairs: int
+    family: Family, batches: Mapping[str, Batch], vocabulary: int, pairs: int, dtype: str
 ) -> dict[str, Any]:
     """Plain vLLM on the largest size: what its own compilation gives here."""
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch) / "size"
-        export(family, len(family.rows) - 1, folder, torch.float32)
-        engines = {"eager": plain_engine(folder, **LIMITS)}
+        folder, limits = Path(scratch) / "size", {**LIMITS, "dtype": dtype}
+        export(family, len(family.rows) - 1, folder, getattr(torch, dtype))
+        engines = {"eager": plain_engine(folder, **limits)}
         begun = time.perf_counter()
-        engines["compiled"] = plain_engine(folder, enforce_eager=False, **LIMITS)
+        engines["compiled"] = plain_engine(folder, enforce_eager=False, **limits)
         took = round(time.perf_counter() - begun, 1)
 
     def ways(batch: Batch) -> Ways:
-        requests = batch.at([None], vocabulary, seed=0)
-        return {
-            name: partial(engine.generate, requests, batch.tokens)
-            for name, engine in engines.items()
-        }
+        return ways_of(engines, batch.at([None], vocabulary, seed=0), batch.tokens)
 
     return {
         "family": family.name,
@@ -132,13 +137,14 @@ def main() -> None:
         "--batch", nargs="+", choices=BATCHES, default=["decode 1", "decode 4", "decode 16"]
     )
     add_common(parser)
+    add_dtype(parser)
     options = parser.parse_args()
     family = load_family(family_folder(options.family))
     batches = {name: BATCHES[name] for name in options.batch}
-    if options.plain:
-        report = run_plain(family, batches, options.vocabulary, options.pairs)
-    else:
-        report = run(family, options.sizes, batches, options.vocabulary, options.pairs)
+    measured = (batches, options.vocabulary, options.pairs, options.dtype)
+    report = (
+        run_plain(family, *measured) if options.plain else run(family, options.sizes, *measured)
+    )
     finish(report, options)
 
 

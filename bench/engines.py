@@ -74,23 +74,9 @@ class Engine:
         return time.perf_counter() - start
 
     @property
-    def _model(self) -> Any:
-        return self._llm.llm_engine.model_executor.driver_worker.worker.model_runner.get_model()
-
-    @property
     def compile_seconds(self) -> float:
         """Seconds in which the routed model's segments were traced and compiled."""
-        return float(self._model.compile_seconds)
-
-    @contextmanager
-    def eagerly(self) -> Iterator[None]:
-        """Meanwhile, an engine with compiled segments runs its layers eagerly."""
-        model = self._model
-        compiled, model.runs = model.runs, dict(enumerate(model.blocks))
-        try:
-            yield
-        finally:
-            model.runs = compiled
+        return float(self._llm.collective_rpc("compile_seconds")[0])
 
     @contextmanager
     def in_turn(self) -> Iterator[None]:

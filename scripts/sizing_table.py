@@ -14,8 +14,9 @@ from boomerang_core.footprint import ModelShape
 from boomerang_core.ladder import Ladder
 from boomerang_core.route import FamilyDesign, StudentKind
 from boomerang_core.sizes import SizeRow, format_bytes
+from server.cgroup import PROCESS_BYTES
 
-CPU_RESERVE, GPU_RESERVE = int(2.5 * 2**30), int(1.5 * 2**30)
+GPU_RESERVE = int(1.5 * 2**30)
 REQUEST_TOKENS = 4096
 LEAST_REQUESTS = 4
 RANK = 64
@@ -93,7 +94,7 @@ def shipped() -> Sizes:
         replace(family.shape, bytes_per_param=4),
         offered=frozenset(row.size for row in family.table.offered),
     )
-    return Sizes(f"{family.name}, float32", rows, family.student_params, 4, CPU_RESERVE)
+    return Sizes(f"{family.name}, float32", rows, family.student_params, 4, PROCESS_BYTES)
 
 
 def lowrank(dense: Dense) -> Sizes:

@@ -93,17 +93,20 @@ def test_what_is_released_is_not_kept_alive_by_what_was_compiled(
     assert gone
 
 
-def test_the_bench_times_eager_layers_against_compiled_ones(tiny: TinyFamily, engine: Any) -> None:
-    bench, seen = Engine(engine), []
-    ways = sized(bench, Batch(requests=6, prompt=5, tokens=3), list(tiny.sizes), VOCABULARY)
-    with bench.eagerly():
-        seen += engine.collective_rpc(runs)
-    seen += engine.collective_rpc(runs)
-    assert seen == [[False] * 4, [True] * 4]
+def test_the_bench_times_eager_layers_against_compiled_ones(
+    tiny: TinyFamily, engine: Any, keep: Callable[[Any], Any]
+) -> None:
+    from vllm import LLM
+
+    eager = keep(LLM(**engine_arguments(tiny.family, tiny.teacher_dir, **LIMITS)))
+    assert [*eager.collective_rpc(runs), *engine.collective_rpc(runs)] == [[False] * 4, [True] * 4]
+    engines = {"eager": Engine(eager), "compiled": Engine(engine)}
+    batch = Batch(requests=6, prompt=5, tokens=3)
+    ways = sized(engines, batch, list(tiny.sizes), VOCABULARY, same=True)
     for ratio in compare(ways, pairs=2).values():
         assert 0 < ratio["low"] <= ratio["median"] <= ratio["high"]
         assert ratio["n"] == 2
-    assert bench.compile_seconds > 0
+    assert engines["compiled"].compile_seconds > 0
 
 
 def test_without_a_compiler_it_is_refused_before_anything_is_loaded(
