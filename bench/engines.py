@@ -40,6 +40,8 @@ LIMITS: dict[str, Any] = {
     "seed": 0,
 }
 
+_FEW_LOGITS = 64  # so that choosing among them takes no time
+
 Request = tuple[int | None, list[int]]
 """A size, None in a plain engine, and the prompt's tokens."""
 
@@ -72,6 +74,20 @@ class Engine:
         start = time.perf_counter()
         self.generate(requests, tokens)
         return time.perf_counter() - start
+
+    def skip_model(self) -> None:
+        """From now on the model does nothing, and a step is what is done around it."""
+        runner = self._llm.llm_engine.model_executor.driver_worker.worker.model_runner
+        model, width = runner.get_model(), runner.model_config.get_hidden_size()
+        like = {"dtype": runner.dtype, "device": runner.device}
+
+        def forward(input_ids: Any, positions: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            return torch.zeros(positions.shape[0], width, **like)
+
+        def logits(hidden_states: torch.Tensor) -> torch.Tensor:
+            return torch.zeros(hidden_states.shape[0], _FEW_LOGITS, **like)
+
+        model.forward, model.compute_logits = forward, logits
 
     @property
     def compile_seconds(self) -> float:
@@ -127,8 +143,10 @@ class TurnTakingScheduler(BoomerangScheduler):
 
     def schedule(self, *args: Any, **kwargs: Any) -> Any:
         """As vLLM's, on the requests whose turn it is."""
+        if not self.in_turn:
+            return super().schedule(*args, **kwargs)
         sizes = {self.size_of(request) for request in (*self.running, *self.waiting)}
-        if not self.in_turn or len(sizes) < 2:
+        if len(sizes) < 2:
             return super().schedule(*args, **kwargs)
         self._turn = min((size for size in sizes if size > self._turn), default=min(sizes))
         running, waiting = self._held(self.running), self._held(self.waiting)

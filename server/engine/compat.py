@@ -131,6 +131,7 @@ MEMBERS: Mapping[str, tuple[str, ...]] = {
         "model_runner_output",
     ),
     "vllm.v1.core.sched.scheduler:KVCacheManager": (),  # the scheduler builds it by this name
+    f"{_KV}.allocate_slots": ("request", "num_new_tokens", "num_lookahead_tokens"),
     f"{_KV}.get_computed_blocks": ("request",),
     f"{_KV}.estimate_cached_tokens": ("request",),
     f"{_KV}.get_blocks": ("request_id",),

@@ -81,11 +81,27 @@ class DepthKVCacheManager(KVCacheManager):
         for manager in coordinator.single_type_managers:
             if isinstance(manager, DepthManager):
                 manager.size_of = size_of
+        self._block_size = _common_block_size(coordinator.single_type_managers)
         self._lookups = (
             tuple(coordinator.attention_groups)
             if isinstance(coordinator, HybridKVCacheCoordinator)
             else ()
         )
+
+    def allocate_slots(
+        self, request: Any, num_new_tokens: int, num_lookahead_tokens: int = 0, **kwargs: Any
+    ) -> Any:
+        """As vLLM's; at once where the tokens stay inside the last block that the request holds.
+
+        No group then hands out, caches or frees a block: so it is in most steps of a request that
+        decodes, and vLLM would ask every group.
+        """
+        if not kwargs and not num_lookahead_tokens:
+            place = request.num_computed_tokens % self._block_size
+            if 0 < place < self._block_size - num_new_tokens:
+                return self.empty_kv_cache_blocks
+        kwargs["num_lookahead_tokens"] = num_lookahead_tokens
+        return super().allocate_slots(request, num_new_tokens, **kwargs)
 
     def get_computed_blocks(self, request: Any) -> Any:
         """As vLLM's; only the groups that the request runs must agree on the hit."""
@@ -107,6 +123,13 @@ class DepthKVCacheManager(KVCacheManager):
             return int(super().estimate_cached_tokens(request))
         first = self.get_blocks(request.request_id).blocks[0]
         return max((block.block_hash_num_tokens or 0 for block in first), default=0)
+
+
+def _common_block_size(managers: Sequence[Any]) -> int:
+    """Tokens of a block, where all groups keep whatever a request has; else 1: nothing is left."""
+    sizes = {manager.block_size for manager in managers}
+    keep_all = {type(manager) for manager in managers} <= {DepthManager, FullAttentionManager}
+    return sizes.pop() if keep_all and len(sizes) == 1 else 1
 
 
 KVCacheSpecRegistry.check_kv_cache_spec_registry({})  # registers vLLM's own, if nothing is yet

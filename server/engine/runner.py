@@ -119,8 +119,8 @@ class RoutedRunner(GPUModelRunner):
     def _may_reorder_batch(self, scheduler_output: Any) -> None:
         """Order the requests by size, largest first, and plan the step."""
         super()._may_reorder_batch(scheduler_output)
-        batch = self.input_batch
-        sizes = [self._size(request_id) for request_id in batch.req_ids]
+        batch, teacher_size = self.input_batch, self._routed.ranks.teacher_size
+        sizes = [remembered_size(self.requests[name], teacher_size) for name in batch.req_ids]
         for first, second in swaps(largest_first(sizes) or ()):
             batch.swap_states(first, second)
         tokens = scheduler_output.num_scheduled_tokens

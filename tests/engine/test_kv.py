@@ -110,6 +110,29 @@ def test_each_request_holds_what_its_size_runs(
     assert_all_free(engine)
 
 
+def test_blocks_are_thought_about_only_where_one_begins_or_ends(
+    tiny: TinyFamily, engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what a decoding request filled is found by the next one."""
+    asked: list[int] = []
+    whole = kv.KVCacheManager.allocate_slots
+
+    def spy(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
+        asked.append(request.num_computed_tokens)
+        return whole(self, request, *args, **kwargs)
+
+    monkeypatch.setattr(kv.KVCacheManager, "allocate_slots", spy)
+    assert scheduler_of(engine).kv_cache_manager.reset_prefix_cache()
+    prompt, size = prompts(1, seed=13, shortest=40, longest=40)[0], tiny.sizes[-1]
+    many = parameters(size)
+    many.max_tokens = 2 * BLOCK
+    (result,) = engine.generate(token_prompts([prompt]), many, use_tqdm=False)
+    assert asked == [0, 2 * BLOCK - 1, 2 * BLOCK, 3 * BLOCK - 1, 3 * BLOCK]
+    longer = prompt + list(result.outputs[0].token_ids)
+    assert cached_tokens(engine, longer, size)[0] == 3 * BLOCK
+    assert_all_free(engine)
+
+
 def test_preempted_requests_answer_as_if_alone(
     tiny: TinyFamily, engine: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
