@@ -4,8 +4,9 @@ Legend: T token rows, I inputs and O outputs of a linear map on this rank, R ran
 """
 
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, count
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from torch import nn
@@ -39,6 +40,8 @@ class LowRankDelta(nn.Module):
         self.b = nn.Parameter(torch.zeros(ends[-1], rank), requires_grad=False)
         self.b.output_dim = 0  # type: ignore[attr-defined]  # read by vLLM's weight loaders
         self.ranges = [self._range(shard, ends) for shard in shards]
+        self.handle = torch.tensor(next(_HANDLES), device="cpu")
+        _DELTAS[int(self.handle)] = self
 
     @staticmethod
     def _range(shard: Shard, ends: Sequence[int]) -> tuple[int, int]:
@@ -83,8 +86,7 @@ class LowRankDelta(nn.Module):
             self._spread(y_TO, self._narrow(x_TI).masked_fill_(cut, 0))
         elif torch.compiler.is_compiling():
             # One opaque call: taken apart, each slice would be copied.
-            ends = [end for limits in self.ranges for end in limits]
-            torch.ops.boomerang.add_delta(y_TO, x_TI, self.a, self.b, ends, cut)
+            torch.ops.boomerang.add_delta(y_TO, x_TI, self.handle, cut)
         else:
             self._spread(y_TO[cut:], self._narrow(x_TI[cut:]))
 
@@ -93,13 +95,14 @@ class LowRankDelta(nn.Module):
         return functional.linear(x_TI, self.a) if self.packed_a is None else self.packed_a(x_TI)
 
     def _spread(self, y_TO: torch.Tensor, hidden_TR: torch.Tensor) -> None:
-        """y += B h."""
-        if not self.packed_b:
-            _spread(y_TO, hidden_TR, self.b, self.ranges)
-            return
-        parts = hidden_TR.chunk(len(self.ranges), dim=1)
-        for (start, stop), part_TR, spread in zip(self.ranges, parts, self.packed_b, strict=True):
-            y_TO[:, start:stop] += spread(part_TR)
+        """y += B h, where each part of h goes to its own outputs."""
+        parts = zip(self.ranges, hidden_TR.chunk(len(self.ranges), dim=1), strict=True)
+        for index, ((start, stop), part_TR) in enumerate(parts):
+            outputs = y_TO[:, start:stop]  # by name: `y[...] += z` would copy the slice once more
+            if self.packed_b:
+                outputs.add_(self.packed_b[index](part_TR))
+            else:
+                outputs.addmm_(part_TR, self.b[start:stop].t())
 
 
 class PackedMap:
@@ -118,35 +121,19 @@ class PackedMap:
         return y_TO
 
 
-def _spread(
-    y_TO: torch.Tensor,
-    hidden_TR: torch.Tensor,
-    b_OR: torch.Tensor,
-    ranges: Sequence[tuple[int, int]],
-) -> None:
-    """y += B h, where each part of h goes to its own outputs."""
-    rank = b_OR.shape[1]
-    for index, (start, stop) in enumerate(ranges):
-        part_TR = hidden_TR[:, index * rank : (index + 1) * rank]
-        y_TO[:, start:stop].addmm_(part_TR, b_OR[start:stop].t())
+_HANDLES = count()
+_DELTAS: WeakValueDictionary[int, LowRankDelta] = WeakValueDictionary()
+"""Handle → delta.  A handle is a tensor, as a number would be baked into what is compiled: layers
+that are alike have the same graph, and inductor compiles it once."""
 
 
-def _add_delta(
-    y_TO: torch.Tensor,
-    x_TI: torch.Tensor,
-    a_RI: torch.Tensor,
-    b_OR: torch.Tensor,
-    ends: Sequence[int],
-    first: int,
-) -> None:
-    """y[first:] += B A x[first:]; `ends`: start and stop of the outputs of each of A's parts."""
-    ranges = list(zip(ends[::2], ends[1::2], strict=True))
-    _spread(y_TO[first:], functional.linear(x_TI[first:], a_RI), b_OR, ranges)
+def _add_delta(y_TO: torch.Tensor, x_TI: torch.Tensor, handle: torch.Tensor, first: int) -> None:
+    """y[first:] += B A x[first:], with the delta of that handle."""
+    _DELTAS[int(handle)].add_to(y_TO, x_TI, first)
 
 
 torch.library.define(
-    "boomerang::add_delta",
-    "(Tensor(a!) y, Tensor x, Tensor a, Tensor b, int[] ends, SymInt first) -> ()",
+    "boomerang::add_delta", "(Tensor(a!) y, Tensor x, Tensor handle, SymInt first) -> ()"
 )
 torch.library.impl("boomerang::add_delta", "default", _add_delta)
 torch.library.register_fake("boomerang::add_delta", lambda *arguments: None)

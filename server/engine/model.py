@@ -266,9 +266,9 @@ class BoomerangForCausalLM(nn.Module):
         return loaded
 
     def _pack(self, places: frozenset[Place]) -> None:
-        """Pack the low-rank student's layers; compiled functions want them as they are."""
+        """Pack the low-rank student's layers."""
         for owner, name in places:
-            if owner is Owner.STUDENT and not self.compiled:
+            if owner is Owner.STUDENT:
                 layer = self.student.get_submodule(name)
                 assert isinstance(layer, LowRankLayer)
                 layer.pack()
