@@ -17,6 +17,8 @@ from boomerang_core.headers import tensor_shapes
 from boomerang_core.route import FamilyDesign, LayerRef, Owner, StudentKind, build_route
 from boomerang_core.sizes import format_bytes
 
+DEFAULT_KV_CACHE_BYTES = 256 << 20
+"""Of a server that is not told."""
 VOCABULARY_MULTIPLE = 64
 """vLLM pads the rows of vocabulary matrices to a multiple of this."""
 

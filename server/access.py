@@ -70,7 +70,7 @@ class AccessLog:
 
 def _log(scope: Scope, status: int, headers: Headers, spent: Usage, seconds: float) -> None:
     fields: dict[str, Any] = {
-        "request_id": headers.get("x-request-id"),
+        "request_id": Headers(scope=scope).get("x-request-id"),  # `Gate` has put it there
         "method": scope["method"],
         "path": quote(scope["path"][:200]),  # decoded by uvicorn: it may hold line ends
         "status": int(status),

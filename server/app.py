@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from boomerang_core.family import Family, naive_quality
 from server.access import AccessLog
+from server.drain import Drain
 from server.errors import error_response, install_handlers
 from server.guard.middleware import Guard, Guarding
 from server.guard.sending import BoundedSend
@@ -60,7 +61,12 @@ def create_app(
     """
     metrics = Metrics(family, registry)
     lifecycle = Lifecycle(on_ready=metrics.set_ready)
-    app = FastAPI(title="Boomerang", description=f"Every size of {family.name}.")
+    app = FastAPI(
+        title="Boomerang",
+        description=f"Every size of {family.name}.",
+        docs_url=None,  # FastAPI's pages load scripts from other hosts
+        redoc_url=None,
+    )
     app.state.metrics = metrics
     install_handlers(app)
     app.include_router(health_router(lifecycle, metrics))
@@ -72,6 +78,7 @@ def create_app(
         app.include_router(admin_router(residency, lifecycle, metrics))
     app.add_middleware(Guard, guarding=guarding, metrics=metrics)
     app.add_middleware(BoundedSend, seconds=send_timeout_seconds, metrics=metrics)
+    app.add_middleware(Drain, lifecycle=lifecycle)
     app.add_middleware(Gate, lifecycle=lifecycle)
     if cors_origins:
         app.add_middleware(CORSMiddleware, allow_origins=cors_origins, **_CORS)

@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-import psutil
 import typer
 import uvicorn
 from fastapi import FastAPI
@@ -17,9 +16,10 @@ from fastapi import FastAPI
 from boomerang_core.cli import app, family_folder
 from boomerang_core.errors import BoomerangError, SettingsError
 from boomerang_core.family import Family, load_family
+from boomerang_core.precision import Precision, built_for_cpu, served_precision
 from server.app import create_app
 from server.cgroup import default_budget, memory_left, memory_limit
-from server.engine.compat import built_for_cpu
+from server.device import device_budget
 from server.guard.middleware import Guarding
 from server.guard.room import kv_tokens, require_kv_cache, require_memory
 from server.guard.sending import bound_unread
@@ -35,7 +35,6 @@ from server.load.chooser import Chooser
 from server.load.prediction import Objective
 from server.logs import LIFE, configure_logging, write_logging_config
 from server.metrics import Metrics
-from server.precision import Precision, served_precision
 from server.residency import Residency
 from server.sample import sample
 from server.settings import Settings, read_settings
@@ -163,10 +162,12 @@ async def _serve(settings: Settings, family: Family, precision: Precision) -> Li
 
 
 def _budget(settings: Settings) -> int | None:
-    """The memory budget: as told; on a CPU, else, what the container's limit leaves."""
-    if settings.memory_budget is not None or not built_for_cpu():
+    """The memory budget: as told, else what the GPUs have or the container's limit leaves."""
+    if settings.memory_budget is not None:
         return settings.memory_budget
-    return default_budget(memory_limit())
+    if built_for_cpu():
+        return default_budget(memory_limit())
+    return device_budget(settings.tensor_parallel_size)
 
 
 def _count_sizes(residency: Residency) -> str:
@@ -233,11 +234,10 @@ def _start(
 
     teacher_dir = teacher_folder(family)  # before vLLM is imported: a lost teacher shows at once
     check_weights(teacher_dir)
+    if built_for_cpu():
+        require_memory(residency.plan, settings, memory_left())
     from server.engine.client import start_engine
     from server.engine.watch import Watch
-
-    if built_for_cpu():
-        require_memory(residency.plan, settings, psutil.virtual_memory().available)
 
     return start_engine(
         family,
@@ -249,7 +249,7 @@ def _start(
         graphs=settings.cuda_graphs,
         max_model_len=settings.max_model_len,
         max_num_seqs=settings.max_num_seqs,
-        kv_cache_memory_bytes=settings.kv_cache_bytes,
+        kv_cache_memory_bytes=settings.kv_cache_bytes // settings.tensor_parallel_size,  # of each
         tensor_parallel_size=settings.tensor_parallel_size,
         otlp_traces_endpoint=settings.otlp_traces_endpoint,
     )

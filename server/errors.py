@@ -109,8 +109,10 @@ def install_handlers(app: FastAPI) -> None:
         return error_response(error.status_code, str(error.detail), None, headers)
 
     async def on_bug(request: Request, error: Exception) -> JSONResponse:
-        # Starlette logs the traceback after this reply; the client is told no internals.
-        return error_response(HTTPStatus.INTERNAL_SERVER_ERROR, "internal error")
+        # Starlette logs the traceback after this reply; the client is told no internals.  The reply
+        # comes from outside of `Gate`, which has put its id into the request.
+        headers = {name: value for name, value in request.headers.items() if name == "x-request-id"}
+        return error_response(HTTPStatus.INTERNAL_SERVER_ERROR, "internal error", headers=headers)
 
     app.add_exception_handler(SizeError, on_size)
     app.add_exception_handler(RequestValidationError, on_validation)

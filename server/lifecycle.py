@@ -265,15 +265,20 @@ class DrainingServer(uvicorn.Server):
         self.should_exit = True
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Called by uvicorn in the main thread.
+        """Called by uvicorn in the main thread, in the middle of whatever runs there.
 
-        The parent's version is not used: it raises the signal again at the end, and the exit
-        status would not be 0.
+        So it only leaves word: what a signal interrupts may hold a lock that a metric needs.  The
+        parent's version is not used: it raises the signal again at the end, and the exit status
+        would not be 0.
         """
+        assert self._loop is not None, "uvicorn listens to signals while it serves"
+        self._loop.call_soon_threadsafe(self._asked_to_end, sig)
+
+    def _asked_to_end(self, sig: int) -> None:
         was = self._lifecycle.state
         self._lifecycle.drain()
-        if sig == signal.SIGTERM and was is State.READY and self._loop is not None:
-            self._loop.call_soon_threadsafe(self._loop.call_later, self._linger_seconds, self._quit)
+        if sig == signal.SIGTERM and was is State.READY:
+            asyncio.get_running_loop().call_later(self._linger_seconds, self._quit)
         else:
             self.force_exit = was is State.DRAINING
             self.should_exit = True

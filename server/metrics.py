@@ -82,7 +82,7 @@ class Metrics:
         )
         footprint = Gauge(
             "boomerang_size_footprint_bytes",
-            "Bytes that an offered size would take standing alone.",
+            "Bytes that a size would take standing alone, offered at present or not.",
             ("size",),
             registry=registry,
         )

@@ -149,7 +149,10 @@ class Residency:
         yield target
 
     def _offer(self, target: Plan, span: Span) -> None:
-        """Offer the sizes of `span` only, on the way to a plan."""
+        """Offer the sizes of `span` only, on the way to a plan.
+
+        Its budget counts from here on: should the engine fail to follow, it stops in between.
+        """
         unread = "its weights are not loaded at present"
         missing = {
             row.size: target.missing.get(row.size, unread)
@@ -157,4 +160,4 @@ class Residency:
             if row.size not in span
         }
         weights = self._residents.weight_bytes(span)
-        self.plan = replace(self.plan, span=span, weight_bytes=weights, missing=missing)
+        self.plan = replace(target, span=span, weight_bytes=weights, missing=missing)

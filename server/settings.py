@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, mo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from boomerang_core.errors import SettingsError, SizeError
+from boomerang_core.residency import DEFAULT_KV_CACHE_BYTES
 from boomerang_core.sizes import parse_bytes
 
 PREFIX = "BOOMERANG_"
@@ -57,7 +58,8 @@ class Settings(BaseSettings):
     max_model_len: int = Field(2048, ge=16, description="Longest prompt plus reply, in tokens.")
     max_num_seqs: int = Field(32, ge=1, description="Requests that run at the same time.")
     kv_cache_bytes: Bytes = Field(
-        256 << 20, description="Memory for the KV cache of all requests: 256MiB or bytes."
+        DEFAULT_KV_CACHE_BYTES,
+        description="Memory for the KV cache of all requests, on all GPUs together: 256MiB.",
     )
     tensor_parallel_size: int = Field(
         1, ge=1, description="GPUs (on a CPU: processes) that share every layer."
@@ -75,7 +77,8 @@ class Settings(BaseSettings):
     memory_budget: Bytes | None = Field(
         None,
         description="Memory for weights and KV cache: as many offered sizes, from the smallest up, "
-        "as fit; by default, on a CPU, the container's limit less 2.5 GiB, where it has one.",
+        "as fit; by default nine tenths of the GPUs' memory, or, on a CPU, the container's limit "
+        "less 2.5 GiB, where it has one.",
     )
     api_keys_file: Path | None = Field(
         None, description="API keys, one a line; without it everyone may ask."

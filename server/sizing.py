@@ -11,7 +11,12 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from fractions import Fraction
 
-from boomerang_core.errors import BudgetError, SizeError, UnknownSizeError
+from boomerang_core.errors import (
+    BudgetError,
+    SizeError,
+    UnavailableSizeError,
+    UnknownSizeError,
+)
 from boomerang_core.family import Family
 from boomerang_core.sizes import SizeRow, SizeTable, format_bytes, parse_bytes, shorten
 
@@ -175,17 +180,24 @@ def _allowed(table: SizeTable, ask: Ask) -> tuple[SizeRow, ...]:
         None if value is None else _bound(table, value, field)
         for field, value in (("min_size", ask.min_size), ("max_size", ask.max_size))
     )
-    rows = tuple(
+    within = [
         row
-        for row in table.offered
+        for row in table.rows
         if (floor is None or row.params >= floor) and (ceiling is None or row.params <= ceiling)
-    )
-    if rows:
+    ]
+    if rows := tuple(row for row in within if row in table.offered):
         return rows
     field = "max_size" if floor is None else "min_size"
     between = " and ".join(f"{name}={shorten(getattr(ask, name))}" for name in _given(ask, _BOUNDS))
     offered = ", ".join(row.id for row in table.offered)
-    raise UnknownSizeError(f"no offered size is within {between}; offered: {offered}", field)
+    left_out = next((row for row in within if row.offered), None)
+    if left_out is None:
+        raise UnknownSizeError(f"no offered size is within {between}; offered: {offered}", field)
+    raise UnavailableSizeError(
+        f"no size within {between} is available: {left_out.id} is left out "
+        f"({table.missing[left_out.size]}); offered: {offered}",
+        field,
+    )
 
 
 def _bound(table: SizeTable, text: object, field: str) -> Fraction:

@@ -89,7 +89,10 @@ def print_sizes(family: Family) -> None:
     typer.echo(f"{'size':>8} {'layers':>6} {'footprint':>10} {'KL':>8} {'top-1':>6} {'ppl':>9}")
     for row in family.rows:
         typer.echo(_line(row, family.footprint_tokens))
-    typer.echo(f"footprint: weights and KV cache of {family.footprint_tokens} tokens")
+    typer.echo(
+        f"footprint: weights and KV cache of {family.footprint_tokens} tokens, "
+        f"{family.shape.bytes_per_param} bytes a number"
+    )
     print_resident(family)
 
 
@@ -100,17 +103,18 @@ def print_resident(family: Family) -> None:
     typer.echo(f"resident for all sizes: {resident:,} parameters, {ratio:.3f} of the teacher")
 
 
-def print_holding(family: Family, budget: int, tokens: int) -> None:
+def print_holding(family: Family, budget: int, kv_bytes: int) -> None:
     """A line an offered size: what a server holds up to it, beside the KV cache, and if that fits.
 
-    Every token has KV pages in all of the teacher's layers.  Raises `BudgetError` where no size
-    fits.
+    Raises `BudgetError` where no size fits.
     """
     residents = Residents.of(family)
-    kv_bytes = tokens * family.table.teacher.kv_bytes_per_token
     held = plan(family, residents, budget, kv_bytes)
-    typer.echo(f"a server with {format_bytes(budget)}, {format_bytes(kv_bytes)} of it for {tokens}")
-    typer.echo("tokens of KV cache, would hold up to each size:")
+    tokens = kv_bytes // family.table.teacher.kv_bytes_per_token
+    typer.echo(
+        f"a server with {format_bytes(budget)}, {format_bytes(kv_bytes)} of it KV cache "
+        f"({tokens} tokens), would hold up to each size:"
+    )
     for row in family.table.offered:
         span = Span(held.span.smallest, row.size)
         need = residents.weight_bytes(span) + kv_bytes

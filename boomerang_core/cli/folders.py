@@ -18,7 +18,9 @@ from boomerang_core.cli.common import (
     print_sizes,
 )
 from boomerang_core.errors import SettingsError
-from boomerang_core.family import load_family, verify_family
+from boomerang_core.family import Family, load_family, verify_family
+from boomerang_core.precision import AUTO, served_precision
+from boomerang_core.residency import DEFAULT_KV_CACHE_BYTES
 from boomerang_core.sizes import parse_bytes
 
 
@@ -31,23 +33,49 @@ def sizes(
     context: Annotated[
         int | None, typer.Option(min=1, help="Tokens of a request; default: the family's.")
     ] = None,
-    concurrency: Annotated[int, typer.Option(min=1, help="Requests at the same time.")] = 1,
+    concurrency: Annotated[
+        int | None, typer.Option(min=1, help="Requests at the same time; default: 1.")
+    ] = None,
+    kv_cache_bytes: Annotated[
+        str | None, typer.Option(help="Of a server, instead of these two: 256MiB, its default.")
+    ] = None,
     dtype: Annotated[
-        str, typer.Option(help="Served in: bfloat16, float16 or float32.")
-    ] = "bfloat16",
+        str, typer.Option(help="Served in: bfloat16, float16, float32; auto, as `serve` here.")
+    ] = AUTO,
 ) -> None:
     """Print the sizes of a family: parameters, footprint, quality.
 
-    With --memory-budget also what a server would hold: weights up to each size, and KV cache for
-    --context times --concurrency tokens.
+    With --memory-budget also what a server would hold: weights up to each size, and its KV cache,
+    of --kv-cache-bytes or for --context times --concurrency tokens.
     """
     with plain_errors():
-        loaded = load_family(family_folder(family)).served_in(_bytes_of(dtype))
+        precision = served_precision(dtype)
+        loaded = load_family(family_folder(family)).served_in(precision.bytes_per_param)
+        kv_bytes = _kv_bytes(loaded, kv_cache_bytes, context, concurrency)
         loaded = replace(loaded, footprint_tokens=context or loaded.footprint_tokens)
         print_sizes(loaded)
         if memory_budget is not None:
             budget = parse_bytes(memory_budget)
-            print_holding(loaded, budget, loaded.footprint_tokens * concurrency)
+            print_holding(loaded, budget, kv_bytes)
+            typer.echo(
+                f"so with: boomerang serve {family} --memory-budget {budget} "
+                f"--kv-cache-bytes {kv_bytes} --dtype {precision.dtype}"
+            )
+
+
+def _kv_bytes(
+    family: Family, stated: str | None, context: int | None, concurrency: int | None
+) -> int:
+    """The KV cache of a server: as stated, for so many tokens, or a server's default.
+
+    Every token has pages in all of the teacher's layers.  Raises `SettingsError` for both.
+    """
+    if context is None and concurrency is None:
+        return DEFAULT_KV_CACHE_BYTES if stated is None else parse_bytes(stated)
+    if stated is not None:
+        raise SettingsError("give either --kv-cache-bytes or --context and --concurrency")
+    tokens = (context or family.footprint_tokens) * (concurrency or 1)
+    return tokens * family.table.teacher.kv_bytes_per_token
 
 
 @app.command()
@@ -104,17 +132,9 @@ def export(
         typer.echo(f"{loaded.table.model_id(row)} → {out}")
 
 
-_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
-
-
-def _bytes_of(dtype: str) -> int:
-    if dtype not in _BYTES:
-        raise SettingsError(f"dtype must be bfloat16, float16 or float32, got {dtype!r}")
-    return _BYTES[dtype]
-
-
 def _dtype(name: str) -> Any:
-    _bytes_of(name)
+    if name not in ("bfloat16", "float16", "float32"):
+        raise SettingsError(f"dtype must be bfloat16, float16 or float32, got {name!r}")
     import torch
 
     return getattr(torch, name)

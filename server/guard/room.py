@@ -13,7 +13,7 @@ from server.settings import Settings
 
 def kv_tokens(family: Family, settings: Settings) -> tuple[int, ...]:
     """Tokens that the KV cache holds, by size; `family` as for `require_kv_cache`."""
-    return tuple(settings.kv_cache_bytes // per_token for per_token in _kv_bytes(family))
+    return tuple(settings.kv_cache_bytes // each for each in _kv_bytes(family, settings))
 
 
 def require_kv_cache(family: Family, settings: Settings) -> None:
@@ -21,7 +21,7 @@ def require_kv_cache(family: Family, settings: Settings) -> None:
 
     `family`: with the footprints of the served format.
     """
-    needed = _kv_bytes(family)[-1] * settings.max_model_len
+    needed = _kv_bytes(family, settings)[-1] * settings.max_model_len
     if needed > settings.kv_cache_bytes:
         raise SettingsError(
             f"kv_cache_bytes: {format_bytes(settings.kv_cache_bytes)} cannot hold one request of "
@@ -29,13 +29,15 @@ def require_kv_cache(family: Family, settings: Settings) -> None:
         )
 
 
-def _kv_bytes(family: Family) -> list[int]:
-    """Bytes of the KV cache that a token takes, by size.
+def _kv_bytes(family: Family, settings: Settings) -> list[int]:
+    """Bytes of the KV cache that a token takes, by size, on all tensor-parallel ranks together.
 
-    The engine keeps layers in groups, the last of which may have places left over.
+    The engine keeps layers in groups, the last of which may have places left over, and where there
+    are more ranks than heads, several ranks keep the same one.
     """
     ranks = layer_ranks(family.design)
-    groups, teacher = choose_groups(ranks), family.table.teacher.kv_bytes_per_token
+    copies = max(1, settings.tensor_parallel_size // family.shape.num_kv_heads)
+    groups, teacher = choose_groups(ranks), copies * family.table.teacher.kv_bytes_per_token
     return [teacher * groups.held(row.size) // len(ranks) for row in family.rows]
 
 

@@ -35,6 +35,7 @@ def admin_router(residency: Residency, lifecycle: Lifecycle, metrics: Metrics) -
         except BusyError as error:
             raise HTTPException(HTTPStatus.CONFLICT, str(error)) from error
         except EngineError as error:
+            metrics.set_resident(residency.plan.weight_bytes)  # of the last step that it followed
             raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, str(error)) from error
         return schemas.BudgetBody.of(residency)
 

@@ -6,7 +6,17 @@ from pathlib import Path
 
 from tests.imports import ROOT, heavy_after
 
-PURE = ("errors", "blocks", "ladder", "route", "footprint", "sizes", "family", "residency")
+PURE = (
+    "errors",
+    "blocks",
+    "ladder",
+    "route",
+    "footprint",
+    "sizes",
+    "family",
+    "residency",
+    "precision",
+)
 
 
 def imports(path: Path) -> Iterator[str]:

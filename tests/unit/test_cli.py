@@ -6,15 +6,18 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from boomerang_core import cli
+from boomerang_core import cli, precision
 from boomerang_core.blocks import BlockMap
 from boomerang_core.errors import SettingsError
 from boomerang_core.family import load_family
 from boomerang_core.footprint import ModelShape
 from boomerang_core.ladder import Ladder
+from boomerang_core.precision import served_precision
 from boomerang_core.residency import Residents, Span
 from boomerang_core.route import FamilyDesign, StudentKind
 from boomerang_core.sizes import Quality, format_bytes
+from server.residency import Residency
+from server.settings import read_settings
 from tests.folders import write_tiny
 from tests.imports import heavy_after
 
@@ -71,12 +74,45 @@ def test_sizes_tells_what_a_server_would_hold() -> None:
     command = ["sizes", "smollm2-135m", *options, "--memory-budget"]
     result = runner.invoke(cli.app, [*command, str(need)])
     assert result.exit_code == 0
-    verdicts = [line.partition("MiB  ")[2] for line in result.output.splitlines()[-14:]]
-    assert verdicts == ["offered"] * 6 + ["does not fit"] * 8
-    assert f"{format_bytes(kv)} of it for 3000" in result.output
+    assert verdicts(result.output) == ["offered"] * 6 + ["does not fit"] * 8
+    assert f"{format_bytes(kv)} of it KV cache (3000 tokens)" in result.output
     result = runner.invoke(cli.app, [*command, "1MiB"])
     assert result.exit_code == 2
     assert "error: a memory budget of 1,048,576 bytes fits no size" in result.output
+
+
+def verdicts(output: str) -> list[str]:
+    """Of each size of the shipped family, smallest first."""
+    told = output.partition("would hold up to each size:")[2]
+    return [line.partition("MiB  ")[2] for line in told.splitlines() if "MiB  " in line]
+
+
+def test_the_server_that_sizes_names_offers_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "built_for_cpu", lambda: True)
+    result = runner.invoke(cli.app, ["sizes", "smollm2-135m", "--memory-budget", "750MiB"])
+    assert result.exit_code == 0
+    command = result.output.splitlines()[-1].partition("boomerang serve ")[2].split()
+    options = {
+        name.strip("-").replace("-", "_"): value
+        for name, value in zip(command[1::2], command[2::2], strict=True)
+    }
+    settings = read_settings(family=command[0], **options)
+    default = read_settings(memory_budget="750MiB")
+    assert settings.kv_cache_bytes == default.kv_cache_bytes
+    held = served_precision(default.dtype)
+    assert settings.dtype == held.dtype
+    family = load_family(cli.family_folder(Path(settings.family))).served_in(held.bytes_per_param)
+    residency = Residency(family, settings.kv_cache_bytes, settings.memory_budget)
+    offered = len(residency.policy.table.offered)
+    assert verdicts(result.output) == ["offered"] * offered + ["does not fit"] * (14 - offered)
+    assert 0 < offered < 14
+
+
+def test_sizes_takes_the_kv_cache_in_one_way() -> None:
+    both = ["--memory-budget", "1GiB", "--kv-cache-bytes", "1MiB", "--context", "10"]
+    result = runner.invoke(cli.app, ["sizes", "smollm2-135m", *both])
+    assert result.exit_code == 2
+    assert "give either --kv-cache-bytes or --context and --concurrency" in result.output
 
 
 def test_verify_accepts_a_whole_folder(family_dir: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from boomerang_core.errors import BudgetError, SettingsError, UnavailableSizeError
+from boomerang_core.errors import BudgetError, EngineError, SettingsError, UnavailableSizeError
 from boomerang_core.family import load_family
 from boomerang_core.residency import Residents, Span
 from boomerang_core.sizes import SizeRow
@@ -107,6 +107,32 @@ def largest(allowed: tuple[SizeRow, ...]) -> tuple[SizeRow, Reason]:
 LEFT = Residency(SHIPPED, KV, budget(5)).policy
 
 
+def test_an_engine_that_cannot_follow_leaves_what_is_true() -> None:
+    """It fails at the third size that it should read: the first two are there, and offered."""
+
+    class Failing(Engine):
+        async def hold_sizes(self, span: Span) -> int:
+            if len(self.spans) == 3:
+                raise EngineError("no memory")
+            return await super().hold_sizes(span)
+
+    async def scene() -> None:
+        residency = Residency(SHIPPED, KV, budget(2))
+        with pytest.raises(EngineError):
+            await residency.change(budget(9), Failing(residency))
+        now = residency.plan
+        assert (now.span, now.budget) == (Span(0, 4), budget(9))
+        assert now.weight_bytes == RESIDENTS.weight_bytes(Span(0, 4))
+        assert residency.policy.table.offered[-1].size == 4
+        assert now.missing[5] == "its weights are not loaded at present"
+        assert "the server's memory budget is" in now.missing[10]
+        assert not residency.changing
+        assert await residency.change(budget(9), Engine(residency))
+        assert residency.plan.span == Span(0, 9)
+
+    asyncio.run(scene())
+
+
 @pytest.mark.parametrize(
     ("fields", "param", "status"),
     [
@@ -116,6 +142,8 @@ LEFT = Residency(SHIPPED, KV, budget(5)).policy
         ({"size": "teacher"}, "size", 400),
         ({"size": "110m"}, "size", 400),
         ({"size": "30L"}, "size", 400),
+        ({"min_size": "teacher"}, "min_size", 400),
+        ({"size": "auto", "min_size": "110m", "max_size": "120m"}, "min_size", 400),
     ],
 )
 def test_a_size_that_is_left_out_is_refused(
@@ -196,3 +224,12 @@ def test_the_kv_cache_holds_more_tokens_of_small_sizes() -> None:
     assert held[-1] == KV // SHIPPED.table.teacher.kv_bytes_per_token
     assert held[0] == KV * 30 // (SHIPPED.table.teacher.kv_bytes_per_token * 18)  # 3 groups of 6
     assert list(held) == sorted(held, reverse=True)
+
+
+@pytest.mark.parametrize(("ranks", "copies"), [(1, 1), (3, 1), (6, 2)])
+def test_ranks_beyond_the_heads_keep_them_twice(ranks: int, copies: int) -> None:
+    """The shipped teacher has three heads of keys and values."""
+    held = kv_tokens(SHIPPED, read_settings(kv_cache_bytes=str(KV)))
+    settings = read_settings(kv_cache_bytes=str(KV), tensor_parallel_size=ranks)
+    for one, of_ranks in zip(held, kv_tokens(SHIPPED, settings), strict=True):
+        assert of_ranks == pytest.approx(one / copies, abs=1)

@@ -2,9 +2,10 @@
 
 import pytest
 
+from boomerang_core import precision
+from boomerang_core.errors import SettingsError
 from boomerang_core.family import load_family
-from server import precision
-from server.precision import Precision, served_precision
+from boomerang_core.precision import Precision, served_precision
 from tests.docs.test_readme import FAMILY
 
 
@@ -15,6 +16,8 @@ def test_auto_is_float32_on_a_cpu_only(
     monkeypatch.setattr(precision, "built_for_cpu", lambda: cpu)
     assert served_precision("auto") == Precision(*expected)
     assert served_precision("bfloat16") == Precision("bfloat16", 2)
+    with pytest.raises(SettingsError, match="dtype must be auto, bfloat16, float16, float32"):
+        served_precision("int8")
 
 
 def test_footprints_follow_the_format() -> None:

