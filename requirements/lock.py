@@ -51,7 +51,10 @@ OTHER_TASKS = {
     "typepy",
     "word2number",
 }
-LEFT_OUT = VISION_AND_AUDIO | LLM_COMMAND | OTHER_TASKS
+# 1.3 GB that vLLM asks for and does without on a CPU: compilers for GPU kernels and for n-gram
+# drafts, and the decoding of images
+NOT_ON_A_CPU = {"llvmlite", "numba", "opencv-python-headless", "triton"}
+LEFT_OUT = VISION_AND_AUDIO | LLM_COMMAND | OTHER_TASKS | NOT_ON_A_CPU
 
 
 def resolve(inputs: list[Path], pins: dict[str, str]) -> dict[str, str]:

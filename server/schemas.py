@@ -161,7 +161,7 @@ class BudgetBody(BaseModel):
 
 
 class ModelCard(BaseModel):
-    """An offered size, as `GET /v1/models` lists it."""
+    """The family or an offered size, as `GET /v1/models` lists it; `parent` is the family."""
 
     id: str
     object: str = "model"

@@ -21,22 +21,35 @@ const footprint = (row, tokens) => row.weight_bytes + row.kv_bytes_per_token * t
 const key = () => $("#key").value;
 
 async function start() {
-  const status = $("#status");
   try {
-    family = await (await call("v1/sizes", null, key())).json();
+    adopt(await offers());
   } catch (error) {
-    status.className = "wrong";
-    status.textContent = error.message;
+    $("#status").className = "wrong";
+    $("#status").textContent = error.message;
     if (error.status === 401) $("#access").open = true;
     else setTimeout(start, error.retryAfter * 1000);
-    return;
   }
+}
+
+const offers = async () => (await call("v1/sizes", null, key())).json();
+
+// A change of the server's memory budget brings sizes and takes them away.
+async function refresh() {
+  if (!family || running) return;
+  const now = await offers().catch(() => null); // what is wrong, the next request says
+  if (now && JSON.stringify(now) !== JSON.stringify(family)) adopt(now);
+}
+
+function adopt(offered) {
+  const before = family && SIDES.map((side) => sizes[$(`#${side}`).valueAsNumber].id);
+  family = offered;
   sizes = family.data.filter((row) => row.offered);
-  status.className = "ready";
-  status.textContent = `ready, ${sizes.length} sizes`;
+  $("#status").className = "ready";
+  $("#status").textContent = `ready, ${sizes.length} sizes`;
   $("#family").textContent = family.family;
   document.title = `${family.family} · Boomerang`;
-  fillControls();
+  fillControls(before ?? []);
+  if (byBudget()) resolveSoon();
   show();
 }
 
@@ -52,12 +65,16 @@ function chosen(side) {
   return sizes[$("#first").valueAsNumber];
 }
 
-function fillControls() {
+// `chosen` are the names of the sizes that the sliders were at, as far as they are still there.
+function fillControls(chosen) {
   const middle = sizes[Math.floor((sizes.length - 1) / 2)];
-  for (const side of SIDES) $(`#${side}`).max = sizes.length - 1;
-  const preset = sizes.findIndex((row) => row.id === family.default); // none where that is auto
-  $("#first").value = preset < 0 ? sizes.length - 1 : preset;
-  $("#second").value = sizes.indexOf(middle);
+  const first = [chosen[0], family.default, sizes.at(-1).id]; // the default may be auto
+  const second = [chosen[1], middle.id];
+  [first, second].forEach((wanted, i) => {
+    const places = wanted.map((id) => sizes.findIndex((row) => row.id === id));
+    $(`#${SIDES[i]}`).max = sizes.length - 1;
+    $(`#${SIDES[i]}`).value = places.find((place) => place >= 0);
+  });
   for (const end of document.querySelectorAll(".smallest")) end.textContent = sizes[0].size;
   for (const end of document.querySelectorAll(".largest")) end.textContent = sizes.at(-1).size;
   $("#budget").value ||= bytes(footprint(middle, family.footprint_tokens));
@@ -222,6 +239,7 @@ async function send() {
     $("#send").disabled = false;
     $("#stop").disabled = true;
   }
+  if ([...document.querySelectorAll("article .error")].some((place) => place.textContent)) refresh();
 }
 
 async function answerBoth(signal) {
@@ -245,6 +263,7 @@ $("#prompt").addEventListener("keydown", (event) => {
 });
 document.addEventListener("keydown", (event) => event.key === "Escape" && running?.abort());
 $("#stop").addEventListener("click", () => running?.abort());
+document.addEventListener("visibilitychange", () => document.hidden || refresh());
 $("#access-form").addEventListener("submit", (event) => {
   event.preventDefault();
   start();

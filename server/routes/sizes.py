@@ -77,11 +77,15 @@ def sizes_router(
 
     @router.get("/models")
     async def list_models() -> schemas.ModelsBody:
-        """A card per offered size, smallest first; `parent` is the family."""
+        """The family, which runs the default size, then its offered sizes, smallest first.
+
+        As vLLM lists a model and its adapters: clients that take the first get the default.
+        """
         policy = current()
         table = policy.table
+        default = card(policy, table.rows[policy.default_size], table.family)
         cards = [card(policy, row, table.model_id(row)) for row in table.offered]
-        return schemas.ModelsBody(data=cards)
+        return schemas.ModelsBody(data=[default, *cards])
 
     @router.get("/models/{name}")
     async def one_model(name: str) -> schemas.ModelCard:

@@ -55,7 +55,9 @@ def test_probes_of_a_loaded_server(http: httpx.Client) -> None:
 
 
 def test_models_and_sizes_list_what_is_offered(http: httpx.Client, family: Family) -> None:
-    cards = http.get("/v1/models").json()["data"]
+    first, *cards = http.get("/v1/models").json()["data"]
+    assert (first["id"], first["parent"]) == (family.name, None)
+    assert first["size"]["id"] == family.table.model_id(family.table.rows[family.default_size])
     assert [card["id"] for card in cards] == offered_ids(family)
     assert {card["parent"] for card in cards} == {family.name}
     sizes = http.get("/v1/sizes").json()
@@ -207,7 +209,7 @@ def test_request_ids_are_echoed(http: httpx.Client) -> None:
 
 def test_the_openai_client(server: Running, family: Family) -> None:
     client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
-    assert [card.id for card in client.models.list()] == offered_ids(family)
+    assert [card.id for card in client.models.list()] == [family.name, *offered_ids(family)]
     name = family.table.model_id(family.table.student)
     assert client.models.retrieve(name).id == name
     messages: list[Any] = [{"role": "user", "content": "hi"}]

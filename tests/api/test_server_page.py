@@ -220,6 +220,27 @@ def test_refusals_are_shown_as_the_server_words_them(page: Page, http: httpx.Cli
 
 
 @browser_tier
+def test_sizes_that_have_gone_leave_the_sliders(
+    page: Page, http: httpx.Client, family: Family
+) -> None:
+    """A budget was lowered meanwhile: the refused request is what shows it."""
+    sizes = http.get("/v1/sizes").json()
+    ends = family.table.student, family.table.teacher
+    student, teacher = (family.table.model_id(row) for row in ends)
+    kept = [{**row, "offered": row["id"] == student} for row in sizes["data"]]
+    said = {"error": {"message": f"size {teacher} is not available", "code": 404}}
+    slide(page, "Size", 0)
+    page.get_by_label("Compare").check()
+    page.route("**/v1/sizes", lambda route: route.fulfill(json={**sizes, "data": kept}))
+    page.route("**/v1/chat/completions", lambda route: route.fulfill(status=404, json=said))
+    send(page)
+    expect(page.locator("#status")).to_have_text("ready, 1 sizes")
+    assert page.locator("#first").get_attribute("max") == "0"
+    expect(page.locator("#first-name")).to_have_text(student.partition("@")[2])
+    expect(page.locator("article.first .error")).to_have_text(said["error"]["message"])
+
+
+@browser_tier
 @pytest.mark.parametrize(
     ("body", "says"),
     [

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from boomerang_core.errors import BudgetError, SizeError, UnknownSizeError
 from boomerang_core.sizes import SizeRow, SizeTable
 from server.errors import status_of
-from server.sizing import MOST_UNKNOWN, Ask, Policy, Reason, decide, refuse_misspelt
+from server.sizing import MOST_UNKNOWN, SIZE_FIELDS, Ask, Policy, Reason, decide, refuse_misspelt
 from tests.api.malformed import (
     LEGITIMATE,
     MALFORMED,
@@ -199,7 +199,7 @@ def test_any_field_name_is_judged(name: str) -> None:
 
 def refusal(fields: dict[str, Any]) -> tuple[dict[str, Any], SizeError] | None:
     """The fields with their refusal, or None where they choose a size."""
-    ask = Ask(*(fields.get(name) for name in ("model", "size", "memory_budget")))
+    ask = Ask(*(fields.get(name) for name in ("model", *SIZE_FIELDS)))
     try:
         refuse_misspelt(fields)
         assert decide(POLICY, ask, largest).row in ROWS
