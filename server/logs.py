@@ -28,7 +28,7 @@ _TEXT = {"format": "%(levelname)s:%(name)s:%(message)s"}
 def logging_config(settings: Settings) -> dict[str, Any]:
     """The `logging.config.dictConfig` of a process.
 
-    In JSON, requests are logged at any level: whoever collects lines wants them.
+    Requests are logged at any level: a line each says what ran and why.
     """
     level = settings.log_level.upper()
     is_json = settings.log_format == "json"
@@ -40,7 +40,7 @@ def logging_config(settings: Settings) -> dict[str, Any]:
         "root": {"handlers": ["line"], "level": level},
         "loggers": {
             "vllm": {"handlers": ["line"], "level": level, "propagate": False},
-            "boomerang": {"level": "INFO" if is_json else level},
+            "boomerang": {"level": "INFO"},
             **{name: {"level": "WARNING"} for name in ("httpx", "httpx2")},
         },
     }

@@ -111,6 +111,11 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
         description="How long a client may leave its answer unread; then it is broken off.",
     )
+    keep_alive_seconds: int = Field(
+        75,
+        ge=1,
+        description="How long an idle connection is kept; longer than a proxy in front keeps it.",
+    )
     hang_seconds: float = Field(
         300.0,
         gt=0,
@@ -126,12 +131,13 @@ class Settings(BaseSettings):
         30, ge=1, description="On SIGTERM: how long running requests may take to finish."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "warning", description="Log level of the HTTP server and of vLLM."
+        "warning",
+        description="Log level of the HTTP server and of vLLM; requests are logged at any.",
     )
     log_format: Literal["text", "json"] = Field(
         "text",
-        description="json: an object a line, ours and vLLM's, and one for each request. "
-        "While loading, libraries print lines of their own.",
+        description="json: an object a line, ours and vLLM's. While loading, libraries print lines "
+        "of their own. In both, there is a line for each request.",
     )
     otlp_traces_endpoint: str | None = Field(
         None, description="Where vLLM sends OpenTelemetry traces; none are made without it."
