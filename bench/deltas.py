@@ -3,7 +3,8 @@
     python -m bench.deltas FAMILY --text FILE [--tokens 2044] [--ranks 8 16 32] [--rows 1 16]
                            [--threads 1] [--dtype float32] [--out FILE]
 
-* `without`: KL of the student's size with the deltas of one linear map left out in every block;
+* `without`: KL of the student's size with the deltas of a linear map, or of all those of a module,
+  left out in every block;
 * `rank`: the same with every delta cut down to its best approximation of that rank;
 * beside them the share of the student's parameters that the deltas of a map are, and what they add
   to the time of that map, as the engine runs both on a CPU (medians).
@@ -41,12 +42,12 @@ from server.engine.deltas import LowRankDelta, PackedMap
 ROW_LENGTH, REPEATS = 512, 200
 
 
-def without(student: Student, linear: str) -> Student:
-    """The student with the deltas of a linear map (`mlp.up_proj`) at zero in every block."""
+def without(student: Student, name: str) -> Student:
+    """The student with the deltas of a map (`mlp.up_proj`) or a module (`mlp`) at zero."""
     zero = {
-        name: torch.zeros_like(tensor)
-        for name, tensor in student.tensors.items()
-        if name.endswith(linear + B)
+        full: torch.zeros_like(tensor)
+        for full, tensor in student.tensors.items()
+        if full.endswith(B) and f".{name}." in full
     }
     return student.with_tensors(zero)
 
@@ -65,8 +66,10 @@ def cut_down(student: Student, rank: int) -> Student:
 def variants(student: Student, ranks: list[int]) -> Iterator[tuple[str, Student]]:
     """The student as it is, without each map's deltas, and at each rank."""
     yield "as it is", student
-    for linear in student.row.linear_maps:
-        yield f"without {linear}", without(student, linear)
+    maps = student.row.linear_maps
+    modules = sorted({linear.rpartition(".")[0] for linear in maps} - {""})
+    for name in (*maps, *modules):
+        yield f"without {name}", without(student, name)
     for rank in ranks:
         yield f"rank {rank}", cut_down(student, rank)
 
