@@ -5,7 +5,8 @@ PORT ?= 8000
 OUT ?= build/smollm2-135m
 BIN := .venv/bin
 CHROMIUM := $(shell which chromium chromium-browser google-chrome 2>/dev/null)
-TIERS := not slow and not gpu and not prometheus and not guidellm$(if $(CHROMIUM),, and not browser)
+PROMTOOL := $(shell which promtool 2>/dev/null)
+TIERS := not slow and not gpu and not guidellm$(if $(PROMTOOL),, and not prometheus)$(if $(CHROMIUM),, and not browser)
 
 .PHONY: serve test check check-deploy image-test bench family lock
 .DEFAULT_GOAL := serve
@@ -23,7 +24,7 @@ TIERS := not slow and not gpu and not prometheus and not guidellm$(if $(CHROMIUM
 serve: .venv/cpu ## install, prepare the default family, serve it; Ctrl-C stops
 	$(BIN)/boomerang serve --host $(HOST) --port $(PORT)
 
-test: .venv/dev ## every test but the slow, the GPU and the Prometheus tier; the browser tier where Chromium is
+test: .venv/dev ## every test but the slow and the GPU tier; the browser and Prometheus tiers where those are
 	$(BIN)/python -m pytest -m "$(TIERS)"
 
 check: .venv/dev ## format, lint, types

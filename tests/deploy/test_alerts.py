@@ -14,15 +14,18 @@ from typing import Any, get_args
 import httpx
 import pytest
 import yaml
+from prometheus_client import CollectorRegistry
 
 from boomerang_core.errors import BudgetError, SizeError, UnavailableSizeError, UnknownSizeError
 from server.errors import Refusal, refusal_of
+from server.metrics import SizeMetrics
 from tests.api.servers import Running
 from tests.deploy.charts import ROOT, SERVE, only, render
 
 ALERTS = only(render(SERVE, {"monitoring": {"rules": True}}), "PrometheusRule")["spec"]
 CASES = Path(__file__).parent / "alerts_test.yaml"
 DASHBOARD = json.loads((SERVE / "files" / "dashboard.json").read_text())
+VARIABLES = DASHBOARD["templating"]["list"]
 QUERIES = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
 RULES = [rule for group in ALERTS["groups"] for rule in group["rules"]]
 SECONDS = 60
@@ -48,6 +51,40 @@ def test_every_alert_has_a_unit_test() -> None:
         cases = [case for case in tested if case["alertname"] == rule["alert"]]
         assert any(case["exp_alerts"] for case in cases), rule["alert"]
         assert any(not case["exp_alerts"] for case in cases), rule["alert"]
+
+
+SERIES = r"((?:boomerang_|vllm:|container_|kube_pod_)\w+)(?:\{([^}]*)\})?"
+"""A series in a query: its name and what it is selected by."""
+
+
+def test_every_alert_is_about_the_pods_of_its_release() -> None:
+    for rule in RULES:
+        for name, selected in re.findall(SERIES, rule["expr"]):
+            assert {"namespace", "pod"} <= set(re.findall(r"(\w+)=", selected)), (rule, name)
+
+
+def test_every_panel_follows_the_variables() -> None:
+    """Two releases of a namespace are two jobs; what is known by size follows the size too."""
+    assert [each["name"] for each in VARIABLES] == ["datasource", "namespace", "job", "size"]
+    registry = CollectorRegistry()
+    SizeMetrics(registry)
+    by_size = {metric.name for metric in registry.collect()}
+    by_size |= {"boomerang_requests", "boomerang_size_footprint_bytes"}
+    for query in QUERIES:
+        ((name, selected),) = re.findall(SERIES, query)
+        labels = {"namespace", "job"}
+        labels |= {"size"} if re.sub("_(total|bucket)$", "", name) in by_size else set()
+        assert {f'{label}=~"${label}"' for label in labels} <= set(selected.split(",")), query
+
+
+def test_what_is_known_by_size_is_shown_by_size() -> None:
+    shown = {name for query in QUERIES for name, _ in re.findall(SERIES, query)}
+    assert shown >= {
+        "boomerang_first_token_seconds_bucket",
+        "boomerang_token_seconds_bucket",
+        "boomerang_requests_in_flight",
+        "boomerang_generated_tokens_total",
+    }
 
 
 @pytest.mark.prometheus
@@ -100,7 +137,7 @@ def ask(prometheus: httpx.Client, query: str) -> list[Any]:
 def filled(query: str) -> str:
     """A panel's query with Grafana's variables filled in."""
     query = query.replace("$__rate_interval", "1m").replace("$namespace", "llm")
-    query = query.replace("$size", ".*")
+    query = query.replace("$job", "boomerang").replace("$size", ".*")
     assert "$" not in query
     return query
 

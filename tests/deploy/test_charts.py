@@ -11,10 +11,8 @@ import helm_python as helm
 import jsonschema
 import kubernetes_validate
 import pytest
-import typer.main
 import yaml
 
-from boomerang_core.cli import app
 from server.settings import Settings
 from tests.deploy.charts import (
     DISTILL,
@@ -198,59 +196,3 @@ def test_a_pod_is_unready_before_it_stops_accepting() -> None:
     probe = pod_spec(only(objects, "Deployment"))["containers"][0]["readinessProbe"]
     linger = float(only(objects, "ConfigMap")["data"]["BOOMERANG_LINGER_SECONDS"])
     assert probe["periodSeconds"] * probe["failureThreshold"] <= linger / 2
-
-
-def test_the_budget_follows_the_limit() -> None:
-    objects = render(SERVE, {"memoryBudget": {"from": "limit", "reserve": "1536Mi"}})
-    server = pod_spec(only(objects, "Deployment"))["containers"][0]
-    source = next(item for item in server["env"] if item["name"] == "MEMORY_LIMIT")
-    assert source["valueFrom"]["resourceFieldRef"]["resource"] == "limits.memory"
-    script = server["args"][0].replace(
-        "exec boomerang serve", "sh -c 'echo $BOOMERANG_MEMORY_BUDGET'"
-    )
-    (reserve,) = (item["value"] for item in server["env"] if item["name"] == "MEMORY_RESERVE")
-    env = {"MEMORY_LIMIT": str(3 << 30), "MEMORY_RESERVE": reserve}
-    said = subprocess.run(["/bin/sh", "-ec", script], env=env, capture_output=True, text=True)
-    assert int(said.stdout) == (3 << 30) - (1536 << 20)
-
-
-def test_slices_of_different_memory_get_different_budgets() -> None:
-    budgets = [
-        int(
-            only(
-                [
-                    o
-                    for o in render(SERVE, values(p))
-                    if not o["metadata"]["name"].endswith("scripts")
-                ],
-                "ConfigMap",
-            )["data"]["BOOMERANG_MEMORY_BUDGET"]
-        )
-        for p in (SERVE / "profiles" / "mig-10gb.yaml", SERVE / "profiles" / "mig-20gb.yaml")
-    ]
-    assert budgets == [int(9.5 * 2**30) - (1536 << 20), int(19.5 * 2**30) - (1536 << 20)]
-
-
-@pytest.mark.parametrize("profile", profiles(DISTILL), ids=lambda path: path.stem)
-def test_the_job_makes_a_family(profile: Path) -> None:
-    """Its options are options of `boomerang make`; several nodes meet at the first pod's name."""
-    given = values(profile)
-    objects = render(DISTILL, given)
-    job = only(objects, "Job")
-    command = pod_spec(job)["containers"][0]["command"]
-    told = command[command.index("make") + 1 :]
-    options = {option for parameter in click_command("make").params for option in parameter.opts}
-    assert {word for word in told if word.startswith("--")} <= options
-    if given.get("nodes", 1) > 1:
-        service = only(objects, "Service")
-        first = f"{job['metadata']['name']}-0.{service['metadata']['name']}:29500"
-        assert f"--rdzv-endpoint={first}" in command
-        assert job["spec"]["completionMode"] == "Indexed"
-        assert pod_spec(job)["subdomain"] == service["metadata"]["name"]
-        assert service["spec"]["clusterIP"] == "None"
-
-
-def click_command(name: str) -> Any:
-    """A command of the offline command line."""
-    group: Any = typer.main.get_command(app)
-    return group.commands[name]

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,46 @@ def test_what_a_killed_try_left_does_not_stay(commands: Path, tmp_path: Path) ->
     assert sh("fetch-hub.sh", commands, tmp_path, FAILS="1").returncode != 0
     assert sh("fetch-hub.sh", commands, tmp_path).returncode == 0
     assert sh("verify.sh", commands, tmp_path).returncode == 0
+
+
+def make_old(folder: Path, days: float) -> None:
+    """As if nothing in it had changed for so long."""
+    then = time.time() - days * 24 * 3600
+    for path in (*folder.rglob("*"), folder):
+        os.utime(path, (then, then))
+
+
+@pytest.mark.parametrize("there", [False, True])
+@pytest.mark.parametrize("source", ["hub", "rclone"])
+def test_what_replaced_pods_left_goes(
+    source: str, there: bool, commands: Path, tmp_path: Path
+) -> None:
+    """Also where the family is in place; a pod that still writes into its folder keeps it."""
+    for pod, days in (("dead", 1.1), ("slow", 0.9), ("busy", 3)):
+        shutil.copytree(FAMILY, tmp_path / f".incoming-{pod}")
+        make_old(tmp_path / f".incoming-{pod}", days)
+    written = next((tmp_path / ".incoming-busy" / "student").glob("*.safetensors"))
+    os.utime(written)
+    (tmp_path / ".incoming-file").touch()
+    if there:
+        shutil.copytree(FAMILY, tmp_path / "f")
+    done = sh(f"fetch-{source}.sh", commands, tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    left = {path.name.removeprefix(".incoming-") for path in tmp_path.glob(".incoming-*")}
+    assert left == {"slow", "busy", "file"} | (set() if there else {"a"})
+
+
+def test_times_of_a_store_do_not_make_a_fetch_look_dead(commands: Path, tmp_path: Path) -> None:
+    """rclone gives files and folders the times that they have in the store."""
+    client = commands / "rclone"
+    client.write_text(
+        f'#!/bin/sh\ncp -r {FAMILY} "$INCOMING"\n'
+        'find "$INCOMING" -exec touch -d "2 years ago" {} +\n'
+    )
+    assert sh("fetch-rclone.sh", commands, tmp_path).returncode == 0
+    other = {"INCOMING": str(tmp_path / ".incoming-b")}
+    assert sh("fetch-hub.sh", commands, tmp_path, **other).returncode == 0
+    assert (tmp_path / ".incoming-a" / "family.json").exists()
 
 
 def test_two_pods_at_once(commands: Path, tmp_path: Path) -> None:

@@ -8,7 +8,20 @@ import pytest
 
 from tests.deploy.charts import DISTILL, SERVE, Object, render
 
-GPU = {"image": {"flavour": "gpu"}, "accelerator": {"resource": "nvidia.com/gpu"}}
+GPU: Object = {"image": {"flavour": "gpu"}, "accelerator": {"resource": "nvidia.com/gpu"}}
+HERE: Object = {"teacher": "/families/t", "texts": ["/families/x"]}
+MIG: Object = {"resource": "nvidia.com/mig-1g.10gb"}
+HUB: Object = {"source": "hub", "hub": {"repository": "o/f", "revision": "0" * 40}}
+ROLLS: Object = {"maxSurge": 0, "maxUnavailable": 1}
+SCRAPED: Object = {"metricsFrom": [{"podSelector": {}}]}
+PROXY: Object = {"to": [{"ipBlock": {"cidr": "10.0.0.9/32"}}]}
+
+
+def memory(amount: str) -> Object:
+    """A pod of so much memory."""
+    return {"resources": {"requests": {"memory": amount}, "limits": {"memory": amount}}}
+
+
 BAD: list[tuple[Path, Any, str]] = [
     (SERVE, {"replicas": "two"}, "/replicas"),
     (SERVE, {"replicsa": 2}, "replicsa"),
@@ -24,7 +37,33 @@ BAD: list[tuple[Path, Any, str]] = [
     (SERVE, {"memoryBudget": {"from": "fixed"}}, "/memoryBudget/fixed"),
     (SERVE, {"memoryBudget": {"from": "device"}}, "/memoryBudget/device"),
     (SERVE, {"memoryBudget": {"from": "limit", "reserve": "5Gi"}}, "memoryBudget.reserve"),
+    (SERVE, {"memoryBudget": {"from": "limit", "reserve": "1Gi"}}, "memoryBudget.reserve"),
+    (SERVE, {"memoryBudget": {"from": "fixed", "fixed": "1537MiB"}}, "memoryBudget.fixed"),
+    (SERVE, {"memoryBudget": {"from": "device", "device": "3Gi"}}, "memoryBudget.from"),
+    (SERVE, {"memoryBudget": {"from": "fixed", "fixed": "256MiB"}}, "settings.kv_cache_bytes"),
+    (SERVE, {"memoryBudget": {"from": "limit", "reserve": "3900Mi"}}, "settings.kv_cache_bytes"),
+    (SERVE, {"settings": {"kv_cache_bytes": "1.5GiB"}}, "settings.kv_cache_bytes"),
+    (
+        SERVE,
+        {"settings": {"kv_cache_bytes": None}, "memoryBudget": {"from": "fixed", "fixed": 1000}},
+        "settings.kv_cache_bytes: 256MiB",
+    ),
+    (SERVE, {**memory("2560Mi"), "sharedMemory": "8Mi"}, "resources.limits.memory"),
     (SERVE, {**GPU, "memoryBudget": {"from": "limit"}}, "memoryBudget.from"),
+    (
+        SERVE,
+        {
+            **GPU,
+            "memoryBudget": {"from": "device", "device": "10Gi"},
+            "settings": {"kv_cache_bytes": "7.5GiB"},
+        },
+        "settings.kv_cache_bytes",
+    ),
+    (
+        SERVE,
+        {**GPU, "memoryBudget": {"from": "device", "device": "2Gi"}},
+        "memoryBudget.reserve",
+    ),
     (
         SERVE,
         {**GPU, "memoryBudget": {"from": "fixed", "device": "9Gi", "fixed": "10GiB"}},
@@ -56,10 +95,45 @@ BAD: list[tuple[Path, Any, str]] = [
         {"storage": {"create": True}, "strategy": {"maxSurge": "25%", "maxUnavailable": 0}},
         "strategy {maxSurge: 0, maxUnavailable: 1}",
     ),
+    (SERVE, {"resources": {"requests": {"memory": "5Gi"}}}, "resources.requests.memory"),
+    (SERVE, {"resources": {"limits": {"cpu": "1500m"}}}, "resources.requests.cpu"),
+    (
+        SERVE,
+        {"resources": {"limits": {"ephemeral-storage": "20Gi"}}},
+        "resources.requests.ephemeral-storage: 21504Mi",
+    ),
+    (SERVE, {"resources": {"requests": {"cpu": "banana"}}}, "/resources/requests/cpu"),
+    (SERVE, {"resources": {"requests": {"cpu": 0}}}, "/resources/requests/cpu"),
+    (SERVE, {"resources": {"limits": {"cpu": "2 cores"}}}, "/resources/limits/cpu"),
+    (SERVE, {"sharedMemory": "4Gi"}, "sharedMemory"),
+    (SERVE, {"strategy": {"maxSurge": 0, "maxUnavailable": "0%"}}, "strategy"),
+    (SERVE, {"strategy": {"maxSurge": "banana"}}, "/strategy/maxSurge"),
+    (SERVE, {"strategy": {"maxSurge": -1}}, "/strategy/maxSurge"),
+    (SERVE, {"strategy": {"maxUnavailable": "101%"}}, "/strategy/maxUnavailable"),
+    (SERVE, {"podDisruptionBudget": {"maxUnavailable": 0}}, "/podDisruptionBudget/maxUnavailable"),
+    (
+        SERVE,
+        {"podDisruptionBudget": {"maxUnavailable": "0%"}},
+        "/podDisruptionBudget/maxUnavailable",
+    ),
+    (SERVE, {"preStopSeconds": 0, "settings": {"linger_seconds": 0}}, "settings.linger_seconds"),
+    (SERVE, {"podLabels": {"app.kubernetes.io/name": "x"}}, "podLabels:"),
+    (SERVE, {"podAnnotations": {"checksum/config": "x"}}, "podAnnotations:"),
+    (SERVE, {"family": HUB}, "networkPolicy.internet"),
+    (
+        SERVE,
+        {"family": {"source": "rclone", "rclone": {"remote": "s3:f", "configSecret": "s3"}}},
+        "networkPolicy.internet",
+    ),
+    (SERVE, {"family": {"teacherTokenSecret": "token"}}, "networkPolicy.internet"),
+    (SERVE, {"networkPolicy": {"dns": {"port": "dns"}}}, "/networkPolicy/dns/port"),
+    (SERVE, {"gateway": {"models": ["m@1b"]}}, "gateway.models"),
+    (SERVE, {"keys": {"existingAdmin": True}}, "keys.existingAdmin"),
+    (SERVE, {"keys": {"existingAdmin": True, "api": ["0123456789abcdef"]}}, "keys.existingAdmin"),
     (SERVE, {"monitoring": {"podMonitor": True}}, "networkPolicy.metricsFrom"),
     (SERVE, {"autoscaling": {"kind": "keda"}}, "networkPolicy.metricsFrom"),
     (SERVE, {"extraEnv": [{"value": "x"}]}, "/extraEnv/0"),
-    (DISTILL, {"teacher": "t", "texts": ["x"], "extraEnv": [{"value": "x"}]}, "/extraEnv/0"),
+    (DISTILL, {**HERE, "extraEnv": [{"value": "x"}]}, "/extraEnv/0"),
     (SERVE, {"family": {"source": "volume"}}, "storage.existingClaim"),
     (SERVE, {"family": {"source": "hub"}}, "/family/hub/re"),
     (
@@ -76,12 +150,18 @@ BAD: list[tuple[Path, Any, str]] = [
     (SERVE, {"startupSeconds": 1}, "/startupSeconds"),
     (DISTILL, {}, "/teacher"),
     (DISTILL, {"teacher": "t", "texts": []}, "/texts"),
-    (DISTILL, {"teacher": "t", "texts": ["x"], "nodes": 0}, "/nodes"),
-    (
-        DISTILL,
-        {"teacher": "t", "texts": ["x"], "nodes": 2, "accelerator": {"resource": ""}},
-        "nodes",
-    ),
+    (DISTILL, {**HERE, "nodes": 0}, "/nodes"),
+    (DISTILL, {**HERE, "nodes": 2, "accelerator": {"resource": ""}}, "nodes"),
+    (DISTILL, {**HERE, "resources": {"requests": {"cpu": "many"}}}, "/resources/requests/cpu"),
+    (DISTILL, {**HERE, "resources": {"requests": {"memory": "65Gi"}}}, "resources.requests.memory"),
+    (DISTILL, {**HERE, "resources": {"limits": {"cpu": 7.5}}}, "resources.requests.cpu"),
+    (DISTILL, {**HERE, "sharedMemory": "64Gi"}, "sharedMemory"),
+    (DISTILL, {**HERE, "teacher": "Qwen/Qwen3-4B-Base"}, "internet: Qwen/Qwen3-4B-Base"),
+    (DISTILL, {**HERE, "texts": ["/families/x", "hub:o/t?split=train"]}, "internet: o/t"),
+    (DISTILL, {**HERE, "accelerator": {**MIG, "perNode": 2}}, "accelerator.perNode"),
+    (DISTILL, {**HERE, "accelerator": MIG, "nodes": 2}, "accelerator.resource"),
+    (DISTILL, {**HERE, "podLabels": {"app.kubernetes.io/instance": "x"}}, "podLabels:"),
+    (DISTILL, {**HERE, "image": {"digest": "sha256:short"}}, "/image/digest"),
 ]
 
 
@@ -92,18 +172,30 @@ def test_bad_values_are_refused_by_name(chart: Path, given: Object, names: str) 
     assert names in str(refused.value)
 
 
-ROLLS = {"maxSurge": 0, "maxUnavailable": 1}
-HERE: Object = {"metricsFrom": [{"podSelector": {}}]}
-GOOD: list[Object] = [
-    {"storage": {"create": True}, "strategy": ROLLS},
-    {"storage": {"create": True, "accessMode": "ReadWriteOncePod"}, "strategy": ROLLS},
-    {"storage": {"create": True, "accessMode": "ReadWriteMany"}, "replicas": 3},
-    {"storage": {"existingClaim": "families"}, "replicas": 3},
-    {"monitoring": {"podMonitor": True}, "networkPolicy": HERE},
-    {"monitoring": {"podMonitor": True}, "networkPolicy": {"enabled": False}},
+GOOD: list[tuple[Path, Object]] = [
+    (SERVE, {"storage": {"create": True}, "strategy": ROLLS}),
+    (SERVE, {"storage": {"create": True, "accessMode": "ReadWriteOncePod"}, "strategy": ROLLS}),
+    (SERVE, {"storage": {"create": True, "accessMode": "ReadWriteMany"}, "replicas": 3}),
+    (SERVE, {"storage": {"existingClaim": "families"}, "replicas": 3}),
+    (SERVE, {"monitoring": {"podMonitor": True}, "networkPolicy": SCRAPED}),
+    (SERVE, {"monitoring": {"podMonitor": True}, "networkPolicy": {"enabled": False}}),
+    (SERVE, {"memoryBudget": {"from": "fixed", "fixed": "1536MiB"}}),
+    (SERVE, {**GPU, "settings": {"kv_cache_bytes": "60GiB"}}),
+    (SERVE, {"resources": {"requests": {"cpu": "500m"}, "limits": {"cpu": 0.5}}}),
+    (SERVE, {"strategy": {"maxSurge": "25%", "maxUnavailable": "25%"}}),
+    (SERVE, {"podDisruptionBudget": {"maxUnavailable": "50%"}}),
+    (SERVE, {"preStopSeconds": 0, "settings": {"linger_seconds": None}}),
+    (SERVE, {"preStopSeconds": 2, "settings": {"linger_seconds": 0}}),
+    (SERVE, {"family": HUB, "networkPolicy": {"egress": [PROXY]}}),
+    (SERVE, {"family": HUB, "networkPolicy": {"enabled": False}}),
+    (SERVE, {"family": {"source": "image", "image": {"reference": "r/f:1"}}}),
+    (SERVE, {"keys": {"existingSecret": "keys", "existingAdmin": True}}),
+    (DISTILL, {**HERE, "accelerator": MIG}),
+    (DISTILL, {**HERE, "teacher": "o/t", "internet": True}),
+    (DISTILL, {**HERE, "texts": ["hub:o/t"], "egress": [PROXY]}),
 ]
 
 
-@pytest.mark.parametrize("given", GOOD)
-def test_what_is_right_is_not_refused(given: Object) -> None:
-    assert render(SERVE, given)
+@pytest.mark.parametrize(("chart", "given"), GOOD)
+def test_what_is_right_is_not_refused(chart: Path, given: Object) -> None:
+    assert render(chart, given)

@@ -24,6 +24,10 @@ GENERATED = 58
 every_profile = pytest.mark.parametrize("profile", profiles(SERVE), ids=lambda path: path.stem)
 
 
+LOCAL: Object = {"teacher": "/families/t", "texts": ["/families/x"]}
+"""What the chart that distils must be told."""
+
+
 def hub(revision: str) -> Object:
     return {
         "family": {
@@ -73,7 +77,7 @@ def test_both_charts_see_the_same_folders_of_a_claim() -> None:
         each
         for chart, given in (
             (SERVE, hub("a" * 40)),
-            (DISTILL, {"teacher": "/families/t", "texts": ["/families/x"]}),
+            (DISTILL, LOCAL),
         )
         for one in containers(pod_of(given, chart))
         for each in one["volumeMounts"]
@@ -97,7 +101,7 @@ def test_extra_environment() -> None:
     """It reaches whatever speaks with the world, and wins over what the chart sets."""
     extra = [{"name": "HTTPS_PROXY", "value": "p"}, {"name": "OMP_NUM_THREADS", "value": "3"}]
     spec = pod_of({**hub("a" * 40), "extraEnv": extra})
-    job = pod_of({"teacher": "t", "texts": ["x"], "extraEnv": extra}, DISTILL)
+    job = pod_of({**LOCAL, "extraEnv": extra}, DISTILL)
     for one, name in ((spec, "server"), (spec, "fetch"), (job, "make")):
         assert env(one, name)["HTTPS_PROXY"] == "p"
         assert env(one, name)["OMP_NUM_THREADS"] == "3"
@@ -193,3 +197,59 @@ def test_the_notes_lead_to_an_answer(given: Object) -> None:
         given
     )
     assert ("There are no keys" in notes) == (not given)
+
+
+def test_where_names_are_asked() -> None:
+    """OpenShift asks them elsewhere than others."""
+    for chart, given in ((SERVE, {}), (DISTILL, LOCAL)):
+        assert dns(chart, given) == ("kube-system", {53})
+    other = {"namespace": "openshift-dns", "port": 5353}
+    assert dns(SERVE, {"networkPolicy": {"dns": other}}) == ("openshift-dns", {5353})
+    assert dns(DISTILL, {**LOCAL, "dns": other}) == ("openshift-dns", {5353})
+
+
+def dns(chart: Path, given: Object) -> tuple[str, set[int]]:
+    """The namespace and the ports of the rule that lets UDP out."""
+    (rule,) = (
+        each
+        for each in only(render(chart, given), "NetworkPolicy")["spec"]["egress"]
+        if "UDP" in {port["protocol"] for port in each.get("ports", [])}
+    )
+    (peer,) = rule["to"]
+    name = peer["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"]
+    return name, {port["port"] for port in rule["ports"]}
+
+
+CLOSED = "nobody outside gets an answer until networkPolicy.from"
+
+
+@pytest.mark.parametrize(
+    ("given", "warned"),
+    [
+        ({}, False),
+        ({"service": {"type": "LoadBalancer"}}, True),
+        ({"service": {"type": "NodePort"}}, True),
+        ({"service": {"type": "LoadBalancer"}, "networkPolicy": {"enabled": False}}, False),
+        (
+            {
+                "service": {"type": "LoadBalancer"},
+                "networkPolicy": {"from": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]},
+            },
+            False,
+        ),
+    ],
+)
+def test_the_notes_warn_of_a_policy_that_shuts_out_a_balancer(given: Object, warned: bool) -> None:
+    assert (CLOSED in rendered(SERVE, given, "boomerang")["NOTES.txt"]) == warned
+
+
+@pytest.mark.parametrize("internet", [False, True])
+def test_the_notes_warn_of_a_teacher_out_of_reach(internet: bool) -> None:
+    given = {
+        "family": {"source": "image", "image": {"reference": "r/f:1"}},
+        "networkPolicy": {"internet": internet},
+    }
+    warned = (
+        "The NetworkPolicy lets nothing out" in rendered(SERVE, given, "boomerang")["NOTES.txt"]
+    )
+    assert warned != internet

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Fetches a family from a model hub into $INCOMING, unless $TARGET is there already.
 set -eu
+. "${0%/*}/clean.sh"
 [ -e "$TARGET/family.json" ] && exit
 rm -rf "$INCOMING" # what a killed try left
 set -- "$REPOSITORY" --revision "$REVISION" --local-dir "$INCOMING" --quiet

@@ -51,16 +51,14 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- else -}}/families/{{ .Values.family.name }}{{- end -}}
 {{- end }}
 
-{{/* Bytes of a quantity: 512Mi, 3Gi, 2G, 1536MiB, 1000. */}}
-{{- define "boomerang.bytes" -}}
-{{- $text := trimSuffix "B" (. | toString) -}}
-{{- $scale := dict "" 1 "K" 1000 "k" 1000 "M" 1000000 "G" 1000000000 "T" 1000000000000 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 -}}
-{{- $unit := regexFind "[A-Za-z]+$" $text -}}
-{{- mulf (trimSuffix $unit $text | float64) (get $scale $unit) | int64 -}}
+{{/* `default` would take 0 for nothing; a null is the server's 2. */}}
+{{- define "boomerang.lingerSeconds" -}}
+{{- $linger := .Values.settings.linger_seconds -}}
+{{- kindIs "invalid" $linger | ternary 2 $linger -}}
 {{- end }}
 
 {{- define "boomerang.graceSeconds" -}}
-{{- $parts := list .Values.preStopSeconds (default 2 .Values.settings.linger_seconds) (default 30 .Values.settings.drain_seconds) 30 -}}
+{{- $parts := list .Values.preStopSeconds (include "boomerang.lingerSeconds" .) (default 30 .Values.settings.drain_seconds) 30 -}}
 {{- $sum := 0 -}}
 {{- range $parts }}{{ $sum = add $sum (ceil .) }}{{ end -}}
 {{- $sum -}}

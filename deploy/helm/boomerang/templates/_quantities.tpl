@@ -1,0 +1,35 @@
+{{/* Bytes of a quantity: 512Mi, 3Gi, 2G, 1536MiB, 1000. */}}
+{{- define "boomerang.bytes" -}}
+{{- $text := trimSuffix "B" (. | toString) -}}
+{{- $scale := dict "" 1 "K" 1000 "k" 1000 "M" 1000000 "G" 1000000000 "T" 1000000000000 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 -}}
+{{- $unit := regexFind "[A-Za-z]+$" $text -}}
+{{- mulf (trimSuffix $unit $text | float64) (get $scale $unit) | int64 -}}
+{{- end }}
+
+{{/* Thousandths of a core: 500m, 2, 1.5. */}}
+{{- define "boomerang.millicores" -}}
+{{- $text := toString . -}}
+{{- if hasSuffix "m" $text -}}{{ trimSuffix "m" $text }}{{- else -}}{{ mulf $text 1000 | int64 }}{{- end -}}
+{{- end }}
+
+{{/* The memory budget in bytes, over all GPUs of a pod; empty where the server reads their memory. */}}
+{{- define "boomerang.budget" -}}
+{{- $budget := .Values.memoryBudget -}}
+{{- $limit := include "boomerang.bytes" .Values.resources.limits.memory | int64 -}}
+{{- $reserve := include "boomerang.bytes" $budget.reserve | int64 -}}
+{{- if eq $budget.from "fixed" -}}{{ include "boomerang.bytes" $budget.fixed }}
+{{- else if eq $budget.from "device" -}}{{ sub (include "boomerang.bytes" $budget.device | int64) $reserve | mul .Values.accelerator.count }}
+{{- else if eq $budget.from "limit" -}}{{ sub $limit $reserve }}
+{{- /* what a CPU server takes by itself: PROCESS_BYTES of server/cgroup.py */ -}}
+{{- else if not .Values.accelerator.resource -}}{{ sub $limit (include "boomerang.bytes" "2560Mi" | int64) }}{{- end -}}
+{{- end }}
+
+{{/* What the server asks for.  Volumes on the node's disk are part of it: a pod that outgrows its
+     request is the first to be evicted when the disk is full. */}}
+{{- define "boomerang.requests" -}}
+{{- $disk := include "boomerang.bytes" .Values.temporary | int64 -}}
+{{- if not (include "boomerang.claim" .) -}}
+  {{- $disk = include "boomerang.bytes" .Values.storage.size | int64 | add $disk -}}
+{{- end -}}
+{{- merge (dict) .Values.resources.requests (dict "ephemeral-storage" (printf "%dMi" (div $disk 1048576))) | toYaml -}}
+{{- end }}
