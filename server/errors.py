@@ -16,7 +16,7 @@ from boomerang_core.errors import (
     UnknownSizeError,
 )
 
-Refusal = Literal["unauthorized", "too_large", "too_many", "queue_full"]
+Refusal = Literal["unauthorized", "too_large", "too_slow", "too_many", "queue_full"]
 """Why a request was refused whatever size it asked for; a label of `boomerang_refusals_total`."""
 
 _TYPES = {
@@ -24,6 +24,7 @@ _TYPES = {
     HTTPStatus.UNAUTHORIZED: "AuthenticationError",
     HTTPStatus.NOT_FOUND: "NotFoundError",
     HTTPStatus.METHOD_NOT_ALLOWED: "MethodNotAllowedError",
+    HTTPStatus.REQUEST_TIMEOUT: "RequestTimeoutError",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "RequestTooLargeError",
     HTTPStatus.TOO_MANY_REQUESTS: "RateLimitError",
     HTTPStatus.INTERNAL_SERVER_ERROR: "InternalServerError",

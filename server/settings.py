@@ -92,6 +92,12 @@ class Settings(BaseSettings):
         (), description="Origins whose pages may ask, with commas between; none by default."
     )
     max_body_bytes: Bytes = Field(4 << 20, ge=1, description="Largest body of a request: 4MiB.")
+    body_timeout_seconds: float = Field(
+        60.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="How long the body of a request may take to arrive; then 408.",
+    )
     max_prompt_tokens: int | None = Field(
         None, ge=1, description="Longest prompt, in tokens; by default max_model_len bounds it."
     )

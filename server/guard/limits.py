@@ -25,6 +25,7 @@ class Limits:
     """
 
     body_bytes: int
+    body_seconds: float
     prompt_tokens: int | None
     choices: int
     stop_strings: int
@@ -40,6 +41,7 @@ class Limits:
         sequences = settings.max_num_seqs + settings.max_waiting
         return cls(
             body_bytes=settings.max_body_bytes,
+            body_seconds=settings.body_timeout_seconds,
             prompt_tokens=settings.max_prompt_tokens,
             choices=min(settings.max_choices, sequences),
             stop_strings=settings.max_stop_strings,

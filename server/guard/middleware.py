@@ -70,7 +70,7 @@ class Guard:
             await self._app(scope, receive, send)
             return
         hold = scope[HOLD] = Hold(self._slots)
-        body = BoundedBody(receive, send, self._guarding.limits.body_bytes)
+        body = BoundedBody(receive, send, self._guarding.limits)
         try:
             key = self._key_of(scope)
             body.check_declared(Headers(scope=scope).get("content-length", "0"))
@@ -103,32 +103,41 @@ class Guard:
 
 
 class BoundedBody:
-    """Counts a body while it is read, and refuses it as soon as it is too large.
+    """Counts a body while it is read, and refuses it as soon as it is too large, or too slow.
 
     The reply to a refused request comes before the body's end, and closes the connection.  Many
     clients send on before they read; were the socket shut at once, they would lose the reply.  So
     what they send is thrown away for a moment first.
     """
 
-    def __init__(self, receive: Receive, send: Send, limit: int) -> None:
+    def __init__(self, receive: Receive, send: Send, limits: Limits) -> None:
         self._receive = receive
         self._send = send
-        self._limit = limit
+        self._limits = limits
+        self._deadline = asyncio.get_running_loop().time() + limits.body_seconds
         self._seen = 0
         self._ended = False
         self.refused = False
 
     def check_declared(self, length: str) -> None:
         """Refuse a body by the length it declares, before a byte of it is read."""
-        if length.isdecimal() and int(length) > self._limit:
+        if length.isdecimal() and int(length) > self._limits.body_bytes:
             raise self._too_large()
 
     async def receive(self) -> Message:
-        """The next part of the body; `RefusedError` (413) once there is too much of it."""
-        message = await self._receive()
+        """The next part of the body, or the client's leaving once there is no more.
+
+        `RefusedError`: 413 once there is too much of it, 408 once it has taken too long.
+        """
+        try:
+            async with asyncio.timeout_at(None if self._ended else self._deadline):
+                message = await self._receive()
+        except TimeoutError as error:
+            self.refused = True
+            raise self._too_slow() from error
         self._seen += len(message.get("body", b""))
         self._ended = not message.get("more_body", False)
-        if self._seen > self._limit:
+        if self._seen > self._limits.body_bytes:
             self.refused = True
             raise self._too_large()
         return message
@@ -152,8 +161,16 @@ class BoundedBody:
     def _too_large(self) -> RefusedError:
         return RefusedError(
             HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-            f"the body is larger than {self._limit} bytes, the most allowed",
+            f"the body is larger than {self._limits.body_bytes} bytes, the most allowed",
             "too_large",
+            headers=_CLOSE,
+        )
+
+    def _too_slow(self) -> RefusedError:
+        return RefusedError(
+            HTTPStatus.REQUEST_TIMEOUT,
+            f"the body did not arrive within {self._limits.body_seconds:g} seconds",
+            "too_slow",
             headers=_CLOSE,
         )
 

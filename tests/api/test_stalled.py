@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import httpx
@@ -138,7 +138,30 @@ def test_a_client_that_reads_slowly_gets_its_answer(shipped: Family) -> None:
         assert 'reason="stalled"' not in httpx.get(f"{url}/metrics").text
 
 
+def test_a_body_that_drips_is_refused(shipped: Family) -> None:
+    """A byte at a time would hold the connection, and a turn of its key, for ever."""
+    head = "POST /v1/sizes/resolve HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"
+    with (
+        serving(shipped, body_timeout_seconds=PATIENCE) as (url, port),
+        socket.create_connection(("127.0.0.1", port), timeout=10) as connection,
+    ):
+        connection.sendall(head.encode())
+        connection.settimeout(PATIENCE / 5)
+        answer, until = b"", time.monotonic() + 10
+        while not answer and time.monotonic() < until:
+            connection.sendall(b" ")
+            with suppress(TimeoutError):
+                answer = connection.recv(10_000)
+        connection.settimeout(10)
+        while more := connection.recv(10_000):
+            answer += more
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        assert b"did not arrive within 0.5 seconds" in answer
+        assert 'refusals_total{reason="too_slow"} 1.0' in httpx.get(f"{url}/metrics").text
+
+
+@pytest.mark.parametrize("bound", ["send_timeout_seconds", "body_timeout_seconds"])
 @pytest.mark.parametrize("seconds", [0, -1, "inf", "soon"])
-def test_a_bound_that_makes_no_sense(seconds: object) -> None:
-    with pytest.raises(SettingsError, match="send_timeout_seconds"):
-        read_settings(send_timeout_seconds=seconds)
+def test_a_bound_that_makes_no_sense(bound: str, seconds: object) -> None:
+    with pytest.raises(SettingsError, match=bound):
+        read_settings(**{bound: seconds})

@@ -17,7 +17,7 @@ from server.guard.middleware import HOLD, Guard, Guarding
 from server.settings import Settings, read_settings
 
 API, OTHER, ADMIN = "api-key-0123456789", "other-key-0123456789", "admin-key-0123456789"
-LIMITS = Limits(1000, None, 4, 2, None, 6)
+LIMITS = Limits(1000, 60.0, None, 4, 2, None, 6)
 
 
 class Refusals(list[str]):
@@ -36,7 +36,7 @@ def write(path: Path, *lines: str) -> Path:
 def guarding(tmp_path: Path) -> Guarding:
     api = Keys.read(write(tmp_path / "api", "# for the tests", API, "", f"  {OTHER}  "))
     admin = Keys.read(write(tmp_path / "admin", ADMIN))
-    return Guarding(Limits(1000, None, 4, 2, 1, 6), api, admin)
+    return Guarding(Limits(1000, 60.0, None, 4, 2, 1, 6), api, admin)
 
 
 def app_behind(guarding: Guarding, refusals: Refusals) -> FastAPI:
