@@ -1,5 +1,6 @@
 """Our metrics, beside vLLM's own in the same registry.  Label values are bounded sets."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -93,6 +94,12 @@ class Metrics:
             buckets=(1, 2, 3, 4, 6, 8),
             registry=registry,
         )
+        self._step_rows = Counter(
+            "boomerang_step_rows",
+            "Rows of engine steps: tokens decoded, and tokens of prompts that were not cached.",
+            ("size", "kind"),
+            registry=registry,
+        )
         self._kv_used = Gauge(
             "boomerang_kv_cache_used_bytes",
             "Bytes of the KV cache that running requests hold.",
@@ -127,10 +134,18 @@ class Metrics:
         if done.token_seconds is not None:
             sizes.per_token.labels(row.id).observe(done.token_seconds)
 
-    def stepped(self, sizes: int, kv_used_bytes: float) -> None:
-        """The engine made a step with so many sizes in it; none where it only freed something."""
-        if sizes:
-            self._step_sizes.observe(sizes)
+    def stepped(
+        self, decoded: Mapping[str, int], prompts: Mapping[str, int], kv_used_bytes: float
+    ) -> None:
+        """The engine made a step: size → decoding rows, and prompt tokens.
+
+        Both are empty where it only freed something.
+        """
+        if sizes := {*decoded, *prompts}:
+            self._step_sizes.observe(len(sizes))
+        for kind, rows in (("decode", decoded), ("prompt", prompts)):
+            for size, count in rows.items():
+                self._step_rows.labels(size, kind).inc(count)
         self._kv_used.set(kv_used_bytes)
 
     def set_ready(self, ready: bool) -> None:

@@ -123,7 +123,8 @@ class StepWatch(StatLoggerBase):
         self._watch.chooser.load.queued(scheduler_stats.num_waiting_reqs)
         used = scheduler_stats.kv_cache_usage * self._kv_bytes
         rows, prompts = step_of(scheduler_stats)
-        self._watch.metrics.stepped(len({*rows, *prompts}), used)
+        named = ({self._watch.table.rows[k].id: n for k, n in of.items()} for of in (rows, prompts))
+        self._watch.metrics.stepped(*named, used)
         if began is not None:
             self._watch.chooser.costs.observe(Step(rows, prompts, now - began))
 
@@ -136,5 +137,6 @@ def _goes_on(scheduler_stats: Any) -> bool:
 
 
 def _kv_bytes(vllm_config: Any) -> int:
-    """Bytes of the KV cache, as the server asks for them."""
-    return int(vllm_config.cache_config.kv_cache_memory_bytes or 0)
+    """Bytes of the KV cache, as the server asks for them: vLLM counts those of one rank."""
+    ranks = int(vllm_config.parallel_config.tensor_parallel_size)
+    return ranks * int(vllm_config.cache_config.kv_cache_memory_bytes or 0)

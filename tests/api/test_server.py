@@ -332,14 +332,20 @@ def test_tokens_and_latencies_are_counted_by_size(http: httpx.Client, family: Fa
             "token_seconds_count",
         )
     ]
+    student = label.strip("{}")
+    rows = [f'boomerang_step_rows_total{{kind="{k}",{student}}}' for k in ("decode", "prompt")]
     body = {"size": "student", "prompt": "hello", "n": 2, "seed": 1, "ignore_eos": True}
     for stream in (False, True):
         before = [metric(http, name) for name in names]
         steps = metric(http, "boomerang_step_sizes_count")
+        ran = [metric(http, name) for name in rows]
         http.post("/v1/completions", json={**body, "max_tokens": 12, "stream": stream})
         gained = [metric(http, name) - was for name, was in zip(names, before, strict=True)]
         assert gained == [5, 24, 1, 1, 1]
         assert metric(http, "boomerang_step_sizes_count") >= steps + 12
+        # a first token comes of the prompt, which is shorter than a block of the prefix cache
+        decoded, prompts = (metric(http, name) - was for name, was in zip(rows, ran, strict=True))
+        assert (decoded, prompts) == (22, 10)
     assert metric(http, f"boomerang_requests_in_flight{label}") == 0
 
 

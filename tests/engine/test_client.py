@@ -62,7 +62,10 @@ def test_the_reading_of_weights_teaches_the_costs_nothing() -> None:
     chooser = Mock(spec=Chooser)
     chooser.load, chooser.costs = Mock(), Mock()
     watch = Watch(TABLE, chooser, Mock(spec=Metrics))
-    config = SimpleNamespace(cache_config=SimpleNamespace(kv_cache_memory_bytes=1))
+    config = SimpleNamespace(
+        cache_config=SimpleNamespace(kv_cache_memory_bytes=1),
+        parallel_config=SimpleNamespace(tensor_parallel_size=1),
+    )
     steps = StepWatch(config, watch=watch, clock=lambda: next(clock))
     step = SimpleNamespace(
         num_running_reqs=2,
