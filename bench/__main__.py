@@ -40,6 +40,7 @@ BENCHMARKS = (
     Benchmark("mixing", "bench.mixing"),
     Benchmark("mixing-full", "bench.mixing", full=True),
     Benchmark("kv", "bench.kv"),
+    Benchmark("bookkeeping", "bench.bookkeeping"),
     Benchmark("changes", "bench.changes"),
     Benchmark("speed-1", "bench.speed", ("--batch", "decode 1")),
     Benchmark("speed-16", "bench.speed", ("--batch", "decode 16")),

@@ -49,7 +49,13 @@ def write_report(found: Json, out: Path) -> None:
     groups = [*_groups(found)]
     speeds = {name: report for name, report in found.items() if name.startswith("speed")}
     lines = [*_lines(groups, speeds)]
-    for name, section in {"kv": _held, "changes": _changes, "processes": _processes}.items():
+    sections = {
+        "kv": _held,
+        "bookkeeping": _beside,
+        "changes": _changes,
+        "processes": _processes,
+    }
+    for name, section in sections.items():
         lines += section(found[name]) if name in found else ()
     write_text(out / "report.md", "\n".join(lines) + "\n")
     if groups:
@@ -111,6 +117,22 @@ def _held(report: Json) -> Iterator[str]:
     for work, ratio in report["seconds_over_one_group"].items():
         yield Row(work, **ratio).cells()
     yield f"\n{_where(report)}"
+
+
+def _beside(report: Json) -> Iterator[str]:
+    yield "\n## What a step costs beside the model\n"
+    yield "Milliseconds of the engine's thread, medians and ranges, with models that do nothing:\n"
+    ways = list(dict.fromkeys(way for taken in report["step_ms"].values() for way in taken))
+    yield f"| requests | {' | '.join(ways)} |"
+    yield f"| --- |{' --- |' * len(ways)}"
+    for requests, taken in report["step_ms"].items():
+        cells = (_milliseconds(taken[way]) if way in taken else "" for way in ways)
+        yield f"| {requests} | {' | '.join(cells)} |"
+    yield f"\nn = {report['n']} rounds. {_where(report)}"
+
+
+def _milliseconds(taken: Json) -> str:
+    return f"{taken['median']:.2f} ({taken['low']:.2f}-{taken['high']:.2f})"
 
 
 def _changes(report: Json) -> Iterator[str]:

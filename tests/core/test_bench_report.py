@@ -38,6 +38,14 @@ def test_the_report_has_every_ratio_and_speed(tmp_path: Path) -> None:
             "seconds_over_one_group": {"student": ratio(1.1)},
             **WHERE,
         },
+        "bookkeeping": {
+            "n": 7,
+            "step_ms": {
+                "1 decoding": {"plain": {"median": 0.691, "low": 0.6, "high": 0.9}},
+                "16 decoding": {"three sizes": {"median": 1.985, "low": 1.9, "high": 2.5}},
+            },
+            **WHERE,
+        },
         "changes": {
             "change": {
                 "added_ms": 0.12,
@@ -75,6 +83,8 @@ def test_the_report_has_every_ratio_and_speed(tmp_path: Path) -> None:
     assert "10.0 GB/s" in text
     assert "low-rank student, bfloat16" in text
     assert "| groups | 4,440 | 2,640 | 1.68 |" in text
+    assert "| 1 decoding | 0.69 (0.60-0.90) |  |" in text
+    assert "| 16 decoding |  | 1.99 (1.90-2.50) |" in text
     assert "| throughput, load 1.5 | 1.40 | 1.30-1.50 | 7 |" in text
     assert "ours over theirs: 0.40" in text
     assert "adds 0.12 ms (-1.00 to 1.00, n = 7)" in text
