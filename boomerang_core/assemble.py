@@ -18,7 +18,13 @@ import torch
 from torch import nn
 
 from boomerang_core.architectures import Architecture, architecture_of, shallower
-from boomerang_core.checkpoint import copy_companions, load_teacher, teacher_folder, write_folder
+from boomerang_core.checkpoint import (
+    copy_companions,
+    load_teacher,
+    require_unused,
+    teacher_folder,
+    write_folder,
+)
 from boomerang_core.distill.lowrank import A, B
 from boomerang_core.errors import CheckpointError
 from boomerang_core.family import Family
@@ -64,10 +70,7 @@ def assemble(teacher: Any, student: Student, route: Route, merged: bool = False)
     model = _shell(teacher, teacher.config, config, leave_out=layers)
     chosen = [_layer(layers, student, ref, merged) for ref in route.layers]
     placed = [_shell(layer, teacher.config, config) for layer in chosen]
-    for place, layer in enumerate(placed):
-        for module in layer.modules():
-            if hasattr(module, "layer_idx"):
-                module.__dict__["layer_idx"] = place
+    place_layers(placed)
     _set_module(model, row.layers, nn.ModuleList(placed))
     _set_ends(model, student, route, row)
     model.config = config
@@ -82,8 +85,8 @@ def place_layers(layers: Iterable[Any]) -> None:
     """Tell attention modules their layer's place, which is their place in the KV cache."""
     for place, layer in enumerate(layers):
         for module in layer.modules():
-            if hasattr(module, "layer_idx"):
-                module.layer_idx = place
+            if "layer_idx" in module.__dict__:
+                module.__dict__["layer_idx"] = place  # a module's own __setattr__ is slow
 
 
 def route_config(config: Any, route: Route, student: Student) -> Any:
@@ -107,8 +110,7 @@ def export(family: Family, size: int, out: Path, dtype: torch.dtype | None = Non
     empty folder, `LadderError` for a size that the family does not have.
     """
     route = build_route(family.design, size)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise CheckpointError(f"{out} exists and is not an empty folder")  # before the slow part
+    require_unused(out)  # before the slow part
     folder = teacher_folder(family)
     student = load_student(family.student_dir)
     design = family.design

@@ -13,11 +13,20 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from boomerang_core.architectures import architecture_of
 from boomerang_core.architectures import model_shape as model_shape
+from boomerang_core.causes import http_error
+from boomerang_core.checkpoint_files import (
+    COMPANIONS,
+    CONFIG,
+    SHARDS,
+    checkpoint_sha256,
+    companions,
+)
 from boomerang_core.errors import CheckpointError, WriteError
 from boomerang_core.family import Family, TeacherRef, sha256_of
 from boomerang_core.provenance import copy_file
@@ -31,19 +40,7 @@ CACHE_VARIABLE = "BOOMERANG_CACHE"
 STUDENT_CONFIG = "student_config.json"  # which teacher layers one of the paper's students keeps
 _PACKAGE = "package:"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?(?:@[\w./-]+)?", re.ASCII)
-_TOKENIZER_FILES = (
-    "tokenizer*.json",
-    "tokenizer.model*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.*",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "spiece.model",
-)
-_HUB_FILES = ["*.safetensors", "model.safetensors.index.json", "config.json", STUDENT_CONFIG]
-_COMPANIONS = (*_TOKENIZER_FILES, "generation_config.json")
+_HUB_FILES = ["*.safetensors", SHARDS, CONFIG, STUDENT_CONFIG, *COMPANIONS]
 
 
 def parse_teacher(text: str) -> TeacherRef:
@@ -84,6 +81,16 @@ def teacher_folder(source: Source, cache: Path | None = None) -> Path:
     if ref.file is not None:
         return _dequantised(folder / ref.file, cache)
     return _require_checkpoint(folder)
+
+
+def pinned(ref: TeacherRef, folder: Path) -> TeacherRef:
+    """A hub id with the commit that was read: its client names the folders of snapshots by it."""
+    return replace(ref, revision=folder.name) if ref.kind == "hub" and ref.file is None else ref
+
+
+def version_of(ref: TeacherRef, folder: Path) -> str:
+    """What a teacher's contents go by: a commit, the sha256 of a GGUF, that of a folder's files."""
+    return checkpoint_sha256(folder) if ref.kind == "folder" and ref.file is None else folder.name
 
 
 def cache_root() -> Path:
@@ -131,7 +138,10 @@ def load_teacher(source: Source, dtype: torch.dtype | None = None, config: Any =
 
 
 def check_weights(folder: Path) -> None:
-    """Open every safetensors file of a folder; `CheckpointError` for one cut off or malformed."""
+    """Open every safetensors file of a folder; `CheckpointError` for one cut off or malformed.
+
+    Every one, not `weight_files`: without an index, vLLM reads them all.
+    """
     from safetensors import safe_open
 
     for file in sorted(folder.glob("*.safetensors")):
@@ -152,9 +162,8 @@ def load_tokenizer(source: Source, config: Any = None) -> Any:
 
 def copy_companions(folder: Path, out: Path) -> None:
     """Copy what goes with the weights: the tokenizer's files and the generation config."""
-    for pattern in _COMPANIONS:
-        for path in folder.glob(pattern):
-            copy_file(path, out / path.name)
+    for path in companions(folder):
+        copy_file(path, out / path.name)
 
 
 def require_unused(out: Path) -> None:
@@ -202,6 +211,7 @@ def clear_errors(where: Path) -> Iterator[None]:
         IndexError,
         SafetensorError,
         StrictDataclassError,
+        http_error(),
     ) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"cannot read the checkpoint {where}: {reason}") from error
@@ -222,8 +232,8 @@ def _local_folder(source: Family | TeacherRef, ref: TeacherRef) -> Path:
 def _require_checkpoint(folder: Path) -> Path:
     if not folder.is_dir():
         raise CheckpointError(f"there is no checkpoint folder {folder}")
-    if not (folder / "config.json").is_file():
-        raise CheckpointError(f"{folder} is not a checkpoint: it has no config.json")
+    if not (folder / CONFIG).is_file():
+        raise CheckpointError(f"{folder} is not a checkpoint: it has no {CONFIG}")
     if not any(folder.glob("*.safetensors")):
         raise CheckpointError(f"{folder} has no safetensors; other weight files are not read")
     return folder
@@ -254,7 +264,7 @@ def _package_file(ref: TeacherRef) -> Path:
 def _hub_snapshot(ref: TeacherRef) -> Path:
     from huggingface_hub import snapshot_download
 
-    patterns = [ref.file] if ref.file else [*_HUB_FILES, *_COMPANIONS]
+    patterns = [ref.file] if ref.file else _HUB_FILES
     with clear_errors(Path(ref.location)):
         return Path(snapshot_download(ref.location, revision=ref.revision, allow_patterns=patterns))
 

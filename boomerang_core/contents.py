@@ -4,7 +4,10 @@ Neither listed nor checked is what no program reads: names that begin with a dot
 keeps its notes there), and a model card or a licence beside the index.
 """
 
+import contextlib
 import hashlib
+import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,6 +16,8 @@ from boomerang_core.errors import FamilyError
 INDEX = "family.json"
 TEACHER = "teacher"
 """The folder of a packed family's teacher."""
+NEXT = ".next"
+"""In a family folder: the files of a save that is made, on their way to their places."""
 
 _FOR_PEOPLE = frozenset({"README.md", "LICENSE"})
 _CHUNK = 1 << 20
@@ -35,12 +40,51 @@ def files_in(folder: Path) -> list[str]:
 
 
 def list_files(folder: Path, known: Mapping[str, str]) -> dict[str, str]:
-    """Name → sha256 of each file to list; the teacher's weights keep the one that is `known`."""
+    """Name → sha256 of each file to list; those `known` are not read."""
     return {
-        name: (_is_teacher_weights(name) and known.get(name)) or sha256_of(folder / name)
+        name: known.get(name) or sha256_of(folder / name)
         for name in files_in(folder)
         if name not in _FOR_PEOPLE
     }
+
+
+def listed_in(index: Path) -> dict[str, str]:
+    """The files that an index lists; none where there is no index, or a malformed one."""
+    try:
+        return dict(json.loads(index.read_text(encoding="utf-8"))["sha256"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def finish_save(folder: Path) -> None:
+    """Move a save's files to their places, the index last; nothing where there is no save.
+
+    Whoever loads a family does what a killed process left undone, and several may at once: a file
+    that is gone was moved.  Raises `FamilyError` where the folder cannot be written.
+    """
+    save = folder / NEXT
+    if not save.is_dir():
+        return
+    try:
+        kept = listed_in(save / INDEX)
+        for name in files_in(save):
+            _move(save / name, folder / name)
+        if kept:  # else its index is in its place, and nothing left to remove
+            for name in listed_in(folder / INDEX).keys() - kept.keys():
+                (folder / name).unlink(missing_ok=True)
+            _move(save / INDEX, folder / INDEX)
+        shutil.rmtree(save, ignore_errors=True)
+    except OSError as error:
+        raise FamilyError(
+            f"a save into {folder} was broken off, and cannot be finished from here: "
+            f"{error.strerror}; `boomerang verify` finishes it where the folder can be written"
+        ) from error
+
+
+def _move(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileNotFoundError):  # another process moved it
+        source.replace(target)
 
 
 def verify_files(folder: Path, expected: object, teacher_weights: bool) -> None:
@@ -56,8 +100,13 @@ def verify_files(folder: Path, expected: object, teacher_weights: bool) -> None:
     if unlisted := sorted(present - set(expected) - _FOR_PEOPLE):
         raise FamilyError(f"{folder} holds {unlisted[0]}, which {INDEX} does not list")
     for name, digest in expected.items():
-        read = teacher_weights or not _is_teacher_weights(name)
-        if read and sha256_of(folder / name) != digest:
+        if not teacher_weights and _is_teacher_weights(name):
+            continue
+        try:
+            found = sha256_of(folder / name)
+        except OSError as error:
+            raise FamilyError(f"{folder / name} cannot be read: {error.strerror}") from error
+        if found != digest:
             raise FamilyError(f"{folder / name} is corrupt: its sha256 is not the one in {INDEX}")
 
 

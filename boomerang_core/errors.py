@@ -15,11 +15,21 @@ BoomerangError
 ├── WriteError          a file cannot be written; what was there before is whole
 ├── EngineError         the engine could not start, or died
 └── SettingsError       a setting is unknown or out of range
+
+Any of them `may_pass`: the user need not mend a network or a disk, and a command says so by its
+exit status.
 """
+
+from boomerang_core import causes
 
 
 class BoomerangError(Exception):
     """Base of every error that a user can cause; its message is one clear sentence."""
+
+    @property
+    def may_pass(self) -> bool:
+        """Whether the same command may succeed later, by what the error was raised from."""
+        return causes.may_pass(self)
 
 
 class BlockMapError(BoomerangError):

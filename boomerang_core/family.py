@@ -5,7 +5,8 @@
     report/       what was measured
     teacher/      the teacher's checkpoint, in a family that was packed
 
-`family.json` is written last, so a folder that has one is whole.  Reading verifies.
+A folder that has a `family.json` is whole: a new one gets it last, and what changes in one
+changes at once (`saving.py`).  Reading verifies.
 """
 
 import json
@@ -16,14 +17,21 @@ from typing import Any
 
 from boomerang_core.blocks import BlockMap
 from boomerang_core.contents import INDEX as INDEX
-from boomerang_core.contents import list_files, verify_files
+from boomerang_core.contents import NEXT, finish_save, list_files, verify_files
 from boomerang_core.contents import sha256_of as sha256_of
 from boomerang_core.errors import BoomerangError, FamilyError
 from boomerang_core.footprint import ModelShape, kv_bytes_per_token, route_params
 from boomerang_core.ladder import Ladder
 from boomerang_core.provenance import write_text
 from boomerang_core.route import FamilyDesign, StudentKind, build_route
-from boomerang_core.sizes import Quality, SizeRow, SizeTable, unique_ids
+from boomerang_core.sizes import (
+    FAMILY_NAME,
+    Quality,
+    SizeRow,
+    SizeTable,
+    is_family_name,
+    unique_ids,
+)
 
 FORMAT = 1
 PACKED_TEACHER = "packed_teacher"
@@ -80,6 +88,8 @@ class Family:
     root: Path = Path()
 
     def __post_init__(self) -> None:
+        if not is_family_name(self.name):
+            raise FamilyError(f"a family's name must be {FAMILY_NAME}, got {self.name!r}")
         if len(self.rows) != self.design.ladder.num_sizes:
             raise FamilyError(
                 f"the ladder has {self.design.ladder.num_sizes} sizes, the table {len(self.rows)}"
@@ -143,15 +153,15 @@ def build_rows(
 
 
 def write_family(family: Family, folder: Path) -> None:
-    """Write `family.json` over the files that already lie in `folder`, with their sha256.
-
-    Where it is there already, the teacher's weights keep the sha256 in it: `load_family` did not
-    read them, and a damaged one must not become right by being listed anew.
-    """
-    known = _read_index(folder).get("sha256") if (folder / INDEX).exists() else None
-    files = list_files(folder, known or {})
+    """Write `family.json` over the files that lie in a new `folder`, with their sha256."""
+    files = list_files(folder, {})
     if not any(name.startswith("student/") for name in files):
         raise FamilyError(f"{folder} holds no student to write a family for")
+    write_text(folder / INDEX, index_text(family, files))
+
+
+def index_text(family: Family, files: Mapping[str, str]) -> str:
+    """What `family.json` holds; `files` are name → sha256."""
     design = family.design
     record = {
         "format": FORMAT,
@@ -168,9 +178,9 @@ def write_family(family: Family, folder: Path) -> None:
         "default_size": family.default_size,
         "sizes": [asdict(row) for row in family.rows],
         "provenance": dict(family.provenance),
-        "sha256": files,
+        "sha256": dict(sorted(files.items())),
     }
-    write_text(folder / INDEX, json.dumps(record, indent=1) + "\n")
+    return json.dumps(record, indent=1) + "\n"
 
 
 def load_family(folder: Path) -> Family:
@@ -187,18 +197,26 @@ def verify_family(folder: Path) -> Family:
     return _load(folder, teacher_weights=True)
 
 
-def _load(folder: Path, teacher_weights: bool) -> Family:
+def _load(folder: Path, teacher_weights: bool, attempts: int = 3) -> Family:
+    finish_save(folder)
     record = _read_index(folder)
-    verify_files(folder, record.get("sha256"), teacher_weights)
+    try:
+        verify_files(folder, record.get("sha256"), teacher_weights)
+    except FamilyError:
+        saved = (folder / NEXT).exists() or _read_index(folder) != record  # while it was read
+        if saved and attempts > 1:
+            return _load(folder, teacher_weights, attempts - 1)
+        raise
     try:
         family = _parse(record, folder)
         expected = build_rows(family.design, family.shape)
+        _ = family.table  # checked here, rather than where it is first used
     except BoomerangError as error:
         raise FamilyError(f"{folder / INDEX}: {error}") from error
     except (KeyError, TypeError, ValueError, AssertionError, AttributeError) as error:
-        raise FamilyError(f"{folder / INDEX} is malformed at {error}") from error
+        raise FamilyError(f"{folder / INDEX} is malformed at {error!r}") from error
     for row, computed in zip(family.rows, expected, strict=True):
-        if (row.layers, row.params) != (computed.layers, computed.params):
+        if replace(row, id=computed.id, offered=True, quality=None) != computed:
             raise FamilyError(f"{folder / INDEX}: size {row.size} does not match the ladder")
     return family
 
@@ -253,7 +271,11 @@ def naive_quality(family: Family) -> tuple[Quality | None, ...]:
         return (None,) * len(family.rows)
     try:
         found = json.loads(record.read_text(encoding="utf-8"))
-        by_layers = {row.pop("layers"): Quality(**row) for row in found}
-        return tuple(by_layers[row.layers] for row in family.rows)
+        layers = [row.pop("layers") for row in found]
+        if layers != [row.layers for row in family.rows]:
+            raise ValueError(f"sizes of {layers} layers")
+        return tuple(Quality(**row) for row in found)
     except (ValueError, TypeError, AttributeError, KeyError) as error:
-        raise FamilyError(f"{record} does not list the sizes of {family.name}") from error
+        raise FamilyError(
+            f"{record} does not list the sizes of {family.name}: {error!r}"
+        ) from error

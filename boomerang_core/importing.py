@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,12 +22,13 @@ from boomerang_core.checkpoint import (
     clear_errors,
     load_config,
     load_teacher,
+    pinned,
     require_unused,
     teacher_folder,
     write_folder,
 )
 from boomerang_core.distill.recipe import Recipe, parse_ladder, parse_layout
-from boomerang_core.errors import BlockMapError, CheckpointError
+from boomerang_core.errors import BlockMapError, CheckpointError, SettingsError
 from boomerang_core.family import (
     Family,
     TeacherRef,
@@ -47,6 +48,7 @@ from boomerang_core.matching import (
 )
 from boomerang_core.provenance import provenance
 from boomerang_core.route import FamilyDesign, StudentKind, build_route
+from boomerang_core.sizes import FAMILY_NAME, is_family_name
 from boomerang_core.student import Student, save_student, student_from_model
 
 
@@ -75,6 +77,9 @@ def import_pair(pair: Pair, out: Path, name: str | None = None) -> Family:
     leaves no folder.
     """
     require_unused(out)
+    name = name or out.absolute().name
+    if not is_family_name(name):
+        raise SettingsError(f"a family's name must be {FAMILY_NAME}, got {name!r}: give --name")
     teacher_dir, student_dir = teacher_folder(pair.teacher), teacher_folder(pair.student)
     block_map = _block_map(pair, load_config(teacher_dir), teacher_dir, student_dir)
     ladder = parse_ladder(pair.ladder, block_map)
@@ -82,11 +87,11 @@ def import_pair(pair: Pair, out: Path, name: str | None = None) -> Family:
     loaded = _load_fitting(teacher_dir, student_dir, block_map)
     shape = model_shape(loaded.teacher)
     family = Family(
-        name=name or out.name,
+        name=name,
         architecture=loaded.student.architecture,
         design=design,
         shape=shape,
-        teacher=_pinned(pair.teacher, teacher_dir),
+        teacher=pinned(pair.teacher, teacher_dir),
         rows=build_rows(design, shape),
         student_params=loaded.student.num_params,
         footprint_tokens=Recipe.footprint_tokens,
@@ -205,11 +210,6 @@ def _check_tied(model: Any) -> None:
             "the student's config.json says tie_word_embeddings, but its head and its embedding "
             "are different matrices"
         )
-
-
-def _pinned(ref: TeacherRef, folder: Path) -> TeacherRef:
-    """A hub id with the commit in the name of its snapshot's folder."""
-    return replace(ref, revision=folder.name) if ref.kind == "hub" else ref
 
 
 def _source(ref: TeacherRef, folder: Path) -> dict[str, Any]:

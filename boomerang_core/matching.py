@@ -18,6 +18,7 @@ from boomerang_core.architectures import Architecture, architecture_of
 from boomerang_core.assemble import assemble
 from boomerang_core.blocks import BlockMap
 from boomerang_core.checkpoint import clear_errors, load_tokenizer
+from boomerang_core.checkpoint_files import weight_files
 from boomerang_core.errors import BlockMapError, CheckpointError
 from boomerang_core.route import Route
 from boomerang_core.student import Student
@@ -179,9 +180,9 @@ def check_logits(teacher: Any, student: Student, smallest: Route, checkpoint: An
 
 
 def _weights(folder: Path) -> Iterator[tuple[str, Any]]:
-    """Name and slice of every weight in a checkpoint's files; nothing is read yet."""
+    """Name and slice of every weight that is read of a checkpoint; nothing is read yet."""
     with clear_errors(folder):
-        for path in sorted(folder.glob("*.safetensors")):
+        for path in weight_files(folder):
             with safe_open(path, framework="pt") as file:
                 names: list[str] = file.keys()
                 for name in names:

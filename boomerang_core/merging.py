@@ -6,6 +6,7 @@ small ones.  Merged once, W + B A, it runs as fast as a plain layer and takes as
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +14,11 @@ from pathlib import Path
 from boomerang_core.architectures import architecture_of
 from boomerang_core.checkpoint import load_teacher, require_unused, write_folder
 from boomerang_core.errors import SettingsError
+from boomerang_core.evaluate.comparison import family_source
+from boomerang_core.evaluate.extras import SIMILARITY, TASKS
 from boomerang_core.family import INDEX, Family, load_family, sha256_of, write_family
 from boomerang_core.packing import carry_teacher, require_outside
+from boomerang_core.provenance import save_json
 from boomerang_core.route import StudentKind
 from boomerang_core.student import Student, load_student, merge, save_student
 
@@ -37,15 +41,26 @@ def merge_family(family: Family, out: Path) -> Family:
 
     def fill(folder: Path) -> None:
         save_student(student, folder / "student")
-        if (family.root / _REPORT).is_dir():
-            shutil.copytree(family.root / _REPORT, folder / _REPORT)
         described = _described(family, student)
+        _carry_report(family, replace(described, root=folder))
         if family.teacher.inside:
             described = carry_teacher(described, folder)
         write_family(described, folder)
 
     write_folder(out, fill)
     return load_family(out)
+
+
+def _carry_report(family: Family, merged: Family) -> None:
+    """Copy the report; what names the student that it measured names the merged one."""
+    if not (family.root / _REPORT).is_dir():
+        return
+    shutil.copytree(family.root / _REPORT, merged.root / _REPORT)
+    for name in (TASKS, SIMILARITY):
+        path = merged.root / _REPORT / name
+        record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        if record.get("source") == family_source(family):
+            save_json({**record, "source": family_source(merged)}, path)
 
 
 def merged_student(family: Family) -> Student:

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 from boomerang_core.architectures import architecture_of, shape_of
 from boomerang_core.checkpoint import (
     check_weights,
-    clear_errors,
     copy_companions,
     load_config,
     require_unused,
     teacher_folder,
     write_folder,
 )
+from boomerang_core.checkpoint_files import CONFIG, shard_index, weight_files
 from boomerang_core.contents import TEACHER, files_in
-from boomerang_core.errors import CheckpointError, FamilyError, SettingsError
+from boomerang_core.errors import FamilyError, SettingsError
 from boomerang_core.family import (
     PACKED_TEACHER,
     Family,
@@ -27,9 +26,6 @@ from boomerang_core.family import (
     write_family,
 )
 from boomerang_core.provenance import copy_file
-
-_WEIGHTS = "model.safetensors"
-_SHARDS = "model.safetensors.index.json"
 
 
 def pack_family(family: Family, out: Path) -> Family:
@@ -89,28 +85,11 @@ def _check_teacher(family: Family, source: Path) -> None:
 
 
 def _copy_checkpoint(source: Path, out: Path) -> None:
-    for path in [source / "config.json", *weight_files(source)]:
+    index = shard_index(source)
+    for path in [source / CONFIG, *weight_files(source), *([index] if index else [])]:
         copy_file(path, out / path.name)
     check_weights(out)
     copy_companions(source, out)
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """What transformers reads of a checkpoint's weights: one file, or an index and its shards.
-
-    Some checkpoints hold them a second time, in files of another layout.
-    """
-    if (folder / _WEIGHTS).is_file():
-        return [folder / _WEIGHTS]
-    index = folder / _SHARDS
-    if not index.is_file():
-        return sorted(folder.glob("*.safetensors"))
-    with clear_errors(index):
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        shards = [folder / Path(name).name for name in names]
-    if missing := [shard for shard in shards if not shard.is_file()]:
-        raise CheckpointError(f"{folder} lacks {missing[0].name}, which {_SHARDS} lists")
-    return [index, *shards]
 
 
 def _full_name(teacher: TeacherRef, folder: Path) -> str:

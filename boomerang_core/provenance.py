@@ -101,6 +101,18 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         raise WriteError(f"cannot write {path}: {error.strerror or error}") from error
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder where there is none.  Raises WriteError where no file can be written into it.
+
+    For what takes hours before it writes.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise WriteError(f"cannot write into {folder}: {error.strerror or error}") from error
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file in UTF-8, atomically."""
 

@@ -36,6 +36,14 @@ _PERCENT = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,6})?)%", re.ASCII)
 _FRACTION = re.compile(r"(?:0?\.[0-9]{1,6}|[01]\.[0-9]{1,6})", re.ASCII)
 GRAMMAR = "'106m', '1.9b', '24L', '0.75', '75%', 'student' or 'teacher'"
 _DIGITS = 3
+FAMILY_NAME = "one word without '/' and '@'"
+"""What a family may be called, in words."""
+
+
+def is_family_name(name: str) -> bool:
+    """Whether a server can name sizes after it, `NAME@106m`, and a path can end with it."""
+    plain = name.isprintable() and not any(c in "@/\\" or c.isspace() for c in name)
+    return plain and name not in ("", ".", "..")
 
 
 def parse_bytes(text: object, param: str = "memory_budget") -> int:
@@ -135,8 +143,8 @@ class SizeTable:
     missing: Mapping[int, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        assert [row.size for row in self.rows] == list(range(len(self.rows)))
-        assert len({row.id for row in self.rows}) == len(self.rows)
+        assert [row.size for row in self.rows] == list(range(len(self.rows))), "sizes count from 0"
+        assert len({row.id for row in self.rows}) == len(self.rows), "two sizes have one id"
         assert self.teacher.offered, "the teacher is always offered"
         assert self.offered, "some size can be run"
 

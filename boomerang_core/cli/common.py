@@ -52,14 +52,20 @@ FamilyFolder = Annotated[
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; default: all.")]
 
 
+_TRY_AGAIN = 75
+
+
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """A user's error is one line on stderr and exit status 2; anything else is a bug and shows."""
+    """A user's error is one line on stderr; anything else is a bug and shows.
+
+    The exit status is 2, or 75 (EX_TEMPFAIL) where the same command may succeed later.
+    """
     try:
         yield
     except BoomerangError as error:
         typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from error
+        raise typer.Exit(_TRY_AGAIN if error.may_pass else 2) from error
 
 
 def family_folder(folder: Path) -> Path:

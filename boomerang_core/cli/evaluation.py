@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from boomerang_core.errors import SettingsError, install_hint
-from boomerang_core.evaluate.tasks import REPORT, TaskSettings, evaluate_tasks
+from boomerang_core.evaluate.extras import SIMILARITY, TASKS
+from boomerang_core.evaluate.tasks import TaskSettings, evaluate_tasks
 from boomerang_core.family import Family
 from boomerang_core.sizes import SizeRow
 
@@ -38,12 +39,11 @@ def evaluate_text(
     parts = text_parts(family, text, row_length, tokens, out / "text") if out else None
     measured = evaluate_family(family, text, row_length, tokens, parts or evaluate_routes, where)
     if save:
-        from boomerang_core.evaluate.record import save_measured, save_report
+        from boomerang_core.evaluate.record import save_measured
         from boomerang_core.evaluate.similarity import similarity_record
 
         similarity = similarity_record(family, text, row_length, tokens, where)
-        family = save_measured(family, measured, text)
-        save_report(family, "similarity.json", similarity)
+        family = save_measured(family, measured, text, {SIMILARITY: similarity})
     _print_text(family, measured)
     return family
 
@@ -80,7 +80,7 @@ def run_tasks(
     if save:
         from boomerang_core.evaluate.record import save_report
 
-        save_report(family, REPORT, record)
+        save_report(family, TASKS, record)
     print_tasks(rows)
 
 

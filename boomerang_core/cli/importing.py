@@ -48,6 +48,9 @@ def import_(
     text: Annotated[Path | None, typer.Option(help="Measure every size on this text.")] = None,
     tokens: Annotated[int, typer.Option(min=1, help="Tokens of it to score.")] = 8192,
     row_length: Annotated[int, typer.Option(min=2, help="Tokens of a row.")] = 512,
+    device: Annotated[
+        str | None, typer.Option(help="Measure on cpu, cuda, cuda:1; default: a GPU, if there.")
+    ] = None,
     threads: Threads = None,
 ) -> None:
     """Make a family of a teacher and a student that exist already; nothing is trained.
@@ -59,17 +62,19 @@ def import_(
         layers = None if kept is None else tuple(layer_list(kept, "--kept"))
         limit_threads(threads)
         from boomerang_core.checkpoint import load_tokenizer, parse_teacher
+        from boomerang_core.devices import usable_device
         from boomerang_core.evaluate.ladder import evaluate_family
-        from boomerang_core.evaluate.perplexity import evaluation_rows
+        from boomerang_core.evaluate.perplexity import evaluate_routes, evaluation_rows
         from boomerang_core.evaluate.record import save_measured
         from boomerang_core.importing import Pair, import_pair
 
         pair = Pair(parse_teacher(teacher), parse_teacher(student), ladder, layout, layers)
+        where = usable_device(device)
         if text is not None:  # too short a text shows before the slow part
             evaluation_rows(text, load_tokenizer(pair.teacher), row_length, tokens)
         family = import_pair(pair, out, name)
         if text is not None:
-            measured = evaluate_family(family, text, row_length, tokens)
+            measured = evaluate_family(family, text, row_length, tokens, evaluate_routes, where)
             family = save_measured(family, measured, text)
         print_sizes(family)
         if text is None:

@@ -62,7 +62,7 @@ def make(
     kept: Annotated[
         str | None,
         typer.Option(
-            help="The layer each block starts from: measured, sequential, first, or JSON."
+            help="The layer each block starts from: measured, sequential, first, or 0,2,4,…"
         ),
     ] = None,
     kind: Annotated[str | None, typer.Option(help="full or lowrank.")] = None,
@@ -151,6 +151,8 @@ def make(
     with plain_errors():
         if shared is not None:
             given["shared"] = layer_list(shared, "--shared")
+        if kept is not None and kept[:1].isdigit():
+            given["kept"] = layer_list(kept, "--kept")
         settings = {**_given(given), "end_to_end": _given(training)}
         chosen = recipe_of(preset, recipe, out, [settings, *map(assignment, set_ or [])])
         limit_threads(threads)
@@ -198,7 +200,7 @@ def recipe_of(
     values = {} if path is None else read_settings(path)
     for change in changes:
         values = _merged(values, change)
-    values.setdefault("name", out.name)
+    values.setdefault("name", out.absolute().name)
     if "teacher" not in values:
         raise SettingsError("give --teacher, or a --preset or --recipe that has one")
     return Recipe.from_json(values)

@@ -105,7 +105,7 @@ def report(
         Path | None, typer.Option(help="Cosines; default: the family's report/similarity.json.")
     ] = None,
     speed: Annotated[
-        Path | None, typer.Option(help="Tokens per second; default: report/speed.json.")
+        Path | None, typer.Option(help="JSON: tokens per second of sizes under a load.")
     ] = None,
 ) -> None:
     """Write a page with the sizes of a measured family: index.html and its pictures."""

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
+from boomerang_core.causes import http_error
 from boomerang_core.distill.records import Document, Feed, read_record
 from boomerang_core.errors import DataError, SettingsError, install_hint
 
@@ -158,6 +159,7 @@ def _clear_errors(source: str) -> Iterator[Any]:
         TypeError,
         RuntimeError,
         ImportError,
+        http_error(),
     ) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(f"cannot read {source}: {reason}") from error

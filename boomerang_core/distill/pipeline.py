@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -16,8 +17,16 @@ from typing import Any, Self
 import torch
 from accelerate import PartialState
 
+from boomerang_core.architectures import model_shape
 from boomerang_core.blocks import BlockMap
-from boomerang_core.checkpoint import load_teacher, load_tokenizer, parse_teacher
+from boomerang_core.checkpoint import (
+    load_teacher,
+    load_tokenizer,
+    parse_teacher,
+    pinned,
+    teacher_folder,
+    version_of,
+)
 from boomerang_core.devices import usable_device
 from boomerang_core.distill.data import (
     Rows,
@@ -28,7 +37,7 @@ from boomerang_core.distill.data import (
 )
 from boomerang_core.distill.endtoend import distill
 from boomerang_core.distill.kept import kept_layers
-from boomerang_core.distill.metrics import METRICS
+from boomerang_core.distill.metrics import METRICS, require_tensorboard
 from boomerang_core.distill.recipe import Recipe
 from boomerang_core.distill.result import Result, write_result
 from boomerang_core.distill.sampling import prompts, sample_documents
@@ -39,7 +48,8 @@ from boomerang_core.distill.stream import LayerRunner
 from boomerang_core.evaluate.ladder import evaluate_design
 from boomerang_core.evaluate.perplexity import evaluation_rows, leading_rows
 from boomerang_core.evaluate.record import evaluation_note
-from boomerang_core.family import Family, TeacherRef, load_family
+from boomerang_core.family import Family, TeacherRef, build_rows, load_family
+from boomerang_core.provenance import make_folder
 from boomerang_core.route import FamilyDesign, StudentKind
 from boomerang_core.student import Student
 
@@ -49,6 +59,7 @@ class _Teacher:
     """The loaded teacher and what goes with it."""
 
     ref: TeacherRef
+    version: str
     model: Any
     tokenizer: Any
     runner: LayerRunner
@@ -63,8 +74,9 @@ class _Work:
     training: Path
 
     @classmethod
-    def of(cls, recipe: Recipe, folder: Path) -> Self:
-        files = list(source_versions(recipe.text).values())
+    def of(cls, recipe: Recipe, teacher: str, folder: Path) -> Self:
+        """``teacher`` is the version of its contents.  Raises WriteError."""
+        files = [teacher, *source_versions(recipe.text).values()]
         stages = {
             "text": recipe.text_key(*files),
             "blocks": recipe.blocks_key(*files),
@@ -72,7 +84,7 @@ class _Work:
         }
         paths = {stage: folder / f"{stage}-{key}" for stage, key in stages.items()}
         for path in paths.values():
-            path.mkdir(parents=True, exist_ok=True)
+            make_folder(path)
         return cls(**paths)
 
 
@@ -87,19 +99,26 @@ def make(
     """Make a family folder; the same recipe and machine give the same bytes.
 
     ``work`` keeps finished stages under a hash of the recipe, so that a run that was stopped goes
-    on where it was.  Without ``eval_text`` the sizes are measured on the held-out documents.
-    ``device`` None is a GPU where there is one, each process its own.  ``tensorboard`` is a folder
-    for the end-to-end stage's metrics as event files.  Of the processes of
-    ``accelerate launch`` or ``torchrun``, the first prepares the text and the blocks, all train
-    end to end, and the first measures and writes; ``work`` must be a folder that all of them see.
-    Raises the errors of its stages: CheckpointError, ArchitectureError, DataError, SettingsError,
-    TrainingError, WriteError.
+    on where it was; teacher and text are pinned, and known by their contents.  Without
+    ``eval_text`` the sizes are measured on the held-out documents.  ``device`` None is a GPU where
+    there is one, each process its own.  ``tensorboard`` is a folder for the end-to-end stage's
+    metrics as event files.  Of the processes of ``accelerate launch`` or ``torchrun``, the first
+    prepares the text and the blocks, all train end to end, and the first measures and writes;
+    ``work`` must be a folder that all of them see.
+    Raises, before the first stage where that can be known: CheckpointError, ArchitectureError,
+    BlockMapError, LadderError, SizeError, DataError, SettingsError, TrainingError, WriteError.
     """
+    make_folder(out)
+    if tensorboard is not None:
+        require_tensorboard()
     recipe = replace(recipe, text=pin_sources(recipe.text))
     processes = _processes(device)
-    stages = _Work.of(recipe, work)
-    clock = _Clock()
     teacher = _load(recipe, usable_device(device or str(processes.device)))
+    recipe = replace(recipe, teacher=_pinned_name(recipe, teacher.ref))
+    stages = _Work.of(recipe, teacher.version, work)
+    _check_sizes(recipe, teacher.model)
+    evaluated = None if eval_text is None else _evaluation_text(recipe, teacher, eval_text)
+    clock = _Clock()
     with processes.main_process_first():  # the others then find its work on disk
         with clock.stage("text"):
             rows, counts = _text(recipe, teacher, stages.text, processes.is_main_process)
@@ -112,9 +131,13 @@ def make(
         student = _trained(recipe, teacher, student, design, rows, stages.training, tensorboard)
     if processes.is_main_process:
         measured = evaluate_design(
-            teacher.model, student, design, _evaluation_text(recipe, teacher, rows, eval_text)
+            teacher.model,
+            student,
+            design,
+            _heldout_text(recipe, rows) if evaluated is None else evaluated,
         )
         notes = {
+            "teacher_version": teacher.version,
             "text": {shown(name): sha for name, sha in source_versions(recipe.text).items()},
             "tokens": counts,
             "seconds": clock.seconds,
@@ -157,7 +180,10 @@ def _processes(device: str | None) -> PartialState:
 
 
 def _design(recipe: Recipe, runner: LayerRunner, rows: Rows, stage: Path) -> FamilyDesign:
-    block_map = _blocks(recipe, runner, rows, stage)
+    return _design_of(recipe, _blocks(recipe, runner, rows, stage))
+
+
+def _design_of(recipe: Recipe, block_map: BlockMap) -> FamilyDesign:
     ladder = recipe.patch_order(block_map)
     return FamilyDesign(block_map, ladder, StudentKind(recipe.kind), recipe.own_embeddings)
 
@@ -185,8 +211,26 @@ def _trained(
 
 def _load(recipe: Recipe, device: torch.device) -> _Teacher:
     ref = parse_teacher(recipe.teacher)
-    model = load_teacher(ref, torch.float32).to(device).eval().requires_grad_(False)
-    return _Teacher(ref, model, load_tokenizer(ref), LayerRunner(model, recipe.row_length))
+    folder = teacher_folder(ref)
+    model = load_teacher(folder, torch.float32).to(device).eval().requires_grad_(False)
+    return _Teacher(
+        pinned(ref, folder),
+        version_of(ref, folder),
+        model,
+        load_tokenizer(folder),
+        LayerRunner(model, recipe.row_length),
+    )
+
+
+def _pinned_name(recipe: Recipe, ref: TeacherRef) -> str:
+    return f"{ref.location}@{ref.revision}" if ref.kind == "hub" else recipe.teacher
+
+
+def _check_sizes(recipe: Recipe, model: Any) -> None:
+    """Raise now what is wrong with blocks, ladder and sizes; kept layers do not matter to them."""
+    shape = model_shape(model)
+    block_map = recipe.block_map(shape.num_layers)
+    build_rows(_design_of(recipe, block_map), shape)
 
 
 def _text(
@@ -198,7 +242,9 @@ def _text(
     )
     path = stage / "samples.safetensors"
     if recipe.sample_tokens and not path.exists():
-        save_documents(_samples(recipe, teacher, text.raw), path)
+        parts = stage / "samples"
+        save_documents(_samples(recipe, teacher, text.raw, parts), path)
+        shutil.rmtree(parts)
     written = load_documents(path) if recipe.sample_tokens else []
     documents = [*text.documents, *written]
     rows = split_rows(documents, recipe.row_length, recipe.heldout_every, recipe.seed)
@@ -216,7 +262,7 @@ def _text(
 
 
 def _samples(
-    recipe: Recipe, teacher: _Teacher, documents: list[torch.Tensor]
+    recipe: Recipe, teacher: _Teacher, documents: list[torch.Tensor], parts: Path
 ) -> list[torch.Tensor]:
     model = teacher.model
     if model.device.type == "cuda":  # what is sampled need not be exact, and this is twice as fast
@@ -227,6 +273,7 @@ def _samples(
         prompts(teacher.tokenizer, documents, recipe.seed),
         recipe.sample_tokens,
         recipe.seed,
+        parts,
         recipe.sample_length,
         recipe.sample_rows,
     )
@@ -241,11 +288,11 @@ def _blocks(recipe: Recipe, runner: LayerRunner, rows: Rows, stage: Path) -> Blo
     return kept_layers(recipe.kept, runner, plain, rows.train[:count], stage)
 
 
-def _evaluation_text(
-    recipe: Recipe, teacher: _Teacher, rows: Rows, eval_text: Path | None
-) -> torch.Tensor:
-    if eval_text is not None:
-        return evaluation_rows(eval_text, teacher.tokenizer, recipe.row_length, recipe.eval_tokens)
+def _evaluation_text(recipe: Recipe, teacher: _Teacher, text: Path) -> torch.Tensor:
+    return evaluation_rows(text, teacher.tokenizer, recipe.row_length, recipe.eval_tokens)
+
+
+def _heldout_text(recipe: Recipe, rows: Rows) -> torch.Tensor:
     available = rows.heldout.shape[0] * (recipe.row_length - 1)
     tokens = min(recipe.eval_tokens, available)
     return leading_rows(rows.heldout.flatten(), recipe.row_length, tokens)

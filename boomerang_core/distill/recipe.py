@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import Any, Self
 
 from boomerang_core.blocks import BlockMap
 from boomerang_core.distill.objective import Objective
 from boomerang_core.distill.schedule import EndToEnd
-from boomerang_core.errors import LadderError, SettingsError
+from boomerang_core.distill.settings import as_object, build
+from boomerang_core.distill.settings import read_settings as read_settings
+from boomerang_core.errors import BlockMapError, LadderError, SettingsError
 from boomerang_core.ladder import FIXED, Ladder
 from boomerang_core.route import StudentKind
+from boomerang_core.sizes import FAMILY_NAME, is_family_name
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
-_T = TypeVar("_T", bound="DataclassInstance")
 LAYOUTS = ("pairs", "every-second-and-last", "first-two-then-every-second")
 KEPT = ("measured", "sequential", "first")
 STARTS = ("blockwise", "naive", "random")
@@ -33,6 +32,11 @@ _TEXT = (
     "sample_length",
     "seed",
 )
+_LISTS = {
+    "layout": "blocks such as [[0],[1,2]]",
+    "kept": "layers such as [0,2,4], as an option 0,2,4",
+    "ladder": "steps such as [[3,2],[1,0]]",
+}
 _AFTER_BLOCKS = ("name", "footprint_tokens", "eval_tokens", "end_to_end")
 _AFTER_TRAINING = ("name", "footprint_tokens", "eval_tokens")
 
@@ -82,6 +86,8 @@ class Recipe:
     eval_tokens: int = 8192
 
     def __post_init__(self) -> None:
+        if not is_family_name(self.name):
+            raise SettingsError(f"name must be {FAMILY_NAME}, got {self.name!r}")
         _choose("kind", self.kind, [kind.value for kind in StudentKind])
         _choose("start", self.start, STARTS)
         for name, choices in (("ladder", FIXED), ("kept", KEPT), ("layout", LAYOUTS)):
@@ -158,17 +164,17 @@ class Recipe:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """The inverse of ``to_json``.  Raises SettingsError for a name it does not know."""
-        settings = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in values.items()
-        }
+        """The inverse of ``to_json``; layout, kept and ladder may be JSON lists as they are.
+
+        Raises SettingsError for a name that it does not know, and a value of another type.
+        """
+        settings = {name: _as_field(name, value) for name, value in values.items()}
         if (stage := settings.get("end_to_end")) is not None:
-            stage = dict(_object(stage, "end_to_end"))
+            stage = dict(as_object(stage, "end_to_end"))
             if (objective := stage.get("objective")) is not None:
-                stage["objective"] = _build(Objective, _object(objective, "objective"))
-            settings["end_to_end"] = _build(EndToEnd, stage)
-        return _build(cls, settings)
+                stage["objective"] = build(Objective, as_object(objective, "objective"))
+            settings["end_to_end"] = build(EndToEnd, stage)
+        return build(cls, settings)
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -176,33 +182,11 @@ class Recipe:
         return cls.from_json(read_settings(path))
 
 
-def read_settings(path: Path) -> dict[str, Any]:
-    """What a recipe file sets; one that is no whole recipe is a start for options on top.
-
-    Raises SettingsError.
-    """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SettingsError(f"cannot read a recipe from {path}: {error}") from error
-    return dict(_object(values, "a recipe"))
-
-
-def _object(value: Any, name: str) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise SettingsError(f"{name} must be an object of settings, got {value!r}")
-    return value
-
-
-def _build(cls: type[_T], values: Mapping[str, Any]) -> _T:
-    """A record from its fields by name."""
-    known = {field.name for field in fields(cls)}
-    if unknown := sorted(set(values) - known):
-        raise SettingsError(f"a recipe has no setting {unknown[0]!r}")
-    try:
-        return cls(**values)
-    except TypeError as error:
-        raise SettingsError(f"the recipe is malformed: {error}") from error
+def _as_field(name: str, value: Any) -> Any:
+    """A JSON list as the field holds it: as text where that may also be a name, else a tuple."""
+    if not isinstance(value, list):
+        return value
+    return json.dumps(value, separators=(",", ":")) if name in _LISTS else tuple(value)
 
 
 def _without(settings: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
@@ -236,7 +220,12 @@ def parse_layout(text: str, num_layers: int, shared: tuple[int, ...] = ()) -> Bl
     ``shared`` are left alone by ``pairs``.  Raises SettingsError and BlockMapError.
     """
     if text.startswith("["):
-        return BlockMap.from_layers(_lists("layout", text))
+        blocks = BlockMap.from_layers(_lists("layout", text))
+        if blocks.num_teacher_layers != num_layers:
+            raise BlockMapError(
+                f"the layout has {blocks.num_teacher_layers} layers, the teacher {num_layers}"
+            )
+        return blocks
     _choose("layout", text, LAYOUTS)
     if text == "every-second-and-last":
         return BlockMap.every_second_and_last(num_layers)
@@ -275,10 +264,10 @@ def pairs(num_layers: int, shared: tuple[int, ...]) -> list[list[int]]:
     return blocks
 
 
-def _choose(name: str, value: str, choices: object) -> None:
-    assert isinstance(choices, list | tuple | dict)
+def _choose(name: str, value: str, choices: Collection[str]) -> None:
     if value not in choices:
-        raise SettingsError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+        lists = f", or {_LISTS[name]}" if name in _LISTS else ""
+        raise SettingsError(f"{name} must be one of {', '.join(choices)}{lists}, got {value!r}")
 
 
 def _at_least(name: str, value: float, least: float) -> None:

@@ -12,9 +12,10 @@ from boomerang_core.distill.blockwise import Fit
 from boomerang_core.distill.recipe import Recipe
 from boomerang_core.evaluate.ladder import Measured
 from boomerang_core.evaluate.record import measured_rows, write_reports
-from boomerang_core.family import INDEX, Family, TeacherRef, write_family
+from boomerang_core.family import Family, TeacherRef
 from boomerang_core.provenance import copy_file, provenance, save_json
 from boomerang_core.route import FamilyDesign
+from boomerang_core.saving import reports_in, saved
 from boomerang_core.student import Student, save_student
 
 RECIPE = "recipe.json"
@@ -37,14 +38,11 @@ class Result:
 
 
 def write_result(result: Result, out: Path) -> Family:
-    """Write the folder; ``family.json`` goes first and comes last, so no half is ever valid."""
+    """Write the folder, all at once; a family that is there gives way, with all its reports.
+
+    Raises `WriteError`; what was there is then as it was.
+    """
     recipe, design, measured = result.recipe, result.design, result.measured
-    (out / INDEX).unlink(missing_ok=True)
-    save_student(result.student, out / "student")
-    save_json(recipe.to_json(), out / RECIPE)
-    write_reports(out / "report", design, measured)
-    _write_errors(out / "report", design, result.fits)
-    _keep_curve(result.curve, out / CURVE)
     shape = model_shape(result.model)
     family = Family(
         name=recipe.name,
@@ -59,15 +57,14 @@ def write_result(result: Result, out: Path) -> Family:
         provenance=provenance(recipe.seed, **result.notes),
         root=out,
     )
-    write_family(family, out)
+    with saved(family, without=reports_in(out)) as folder:
+        save_student(result.student, folder / "student")
+        save_json(recipe.to_json(), folder / RECIPE)
+        write_reports(folder / "report", design, measured)
+        _write_errors(folder / "report", design, result.fits)
+        if result.curve.exists():
+            copy_file(result.curve, folder / CURVE)
     return family
-
-
-def _keep_curve(curve: Path, path: Path) -> None:
-    if curve.exists():
-        copy_file(curve, path)
-    else:
-        path.unlink(missing_ok=True)  # of an earlier family in the same folder
 
 
 def _write_errors(folder: Path, design: FamilyDesign, fits: Mapping[int, Fit]) -> None:

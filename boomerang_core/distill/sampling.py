@@ -16,7 +16,13 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from boomerang_core.distill.data import Drawn, decode, has_chat_template
+from boomerang_core.distill.data import (
+    Drawn,
+    decode,
+    has_chat_template,
+    load_documents,
+    save_documents,
+)
 from boomerang_core.provenance import write_atomically
 
 # Beginnings of prose. An instruction-tuned teacher continues them as documents, which a bare
@@ -83,18 +89,25 @@ def sample_documents(
     prompts: Iterator[torch.Tensor],
     num_tokens: int,
     seed: int,
+    parts: Path,
     length: int = 192,
     rows: int = 64,
 ) -> list[torch.Tensor]:
     """Let the teacher continue ``prompts`` at temperature 1 until there are ``num_tokens``.
 
-    ``length`` is the most that it adds to a prompt; ``rows`` prompts run at once.
+    ``length`` is the most that it adds to a prompt; ``rows`` prompts run at once.  Each such batch
+    has a seed of its own and stays in the folder ``parts``: a stopped run goes on to the same text.
     """
-    torch.manual_seed(seed)
     documents: list[torch.Tensor] = []
     with tqdm(total=num_tokens, desc="teacher writes text", unit="tok") as bar:
+        batches = itertools.count()
         while bar.n < num_tokens:
-            new = _generate(model, tokenizer, list(itertools.islice(prompts, rows)), length)
+            batch, asked = next(batches), list(itertools.islice(prompts, rows))
+            path = parts / f"{batch:06d}.safetensors"
+            if not path.exists():
+                torch.manual_seed(random.Random(f"{seed} {batch}").getrandbits(63))
+                save_documents(_generate(model, tokenizer, asked, length), path)
+            new = load_documents(path)
             documents += new
             bar.update(sum(len(document) for document in new))
     return documents

@@ -22,6 +22,7 @@ from boomerang_core.baselines.ladders import (
     shortgpt_ladder,
 )
 from boomerang_core.checkpoint import load_teacher, load_tokenizer, teacher_folder
+from boomerang_core.checkpoint_files import weight_files
 from boomerang_core.distill.data import pack, read_text
 from boomerang_core.distill.sources import shown, source_versions
 from boomerang_core.errors import DataError, FamilyError, SettingsError
@@ -40,7 +41,6 @@ from boomerang_core.evaluate.perplexity import evaluate_routes, evaluation_rows
 from boomerang_core.evaluate.record import rounded
 from boomerang_core.family import Family, sha256_of
 from boomerang_core.footprint import route_params
-from boomerang_core.packing import weight_files
 from boomerang_core.provenance import provenance
 from boomerang_core.route import teacher_route
 from boomerang_core.student import load_student
@@ -127,8 +127,7 @@ def _same_teacher(first: Family, other: Family) -> bool:
 
 def _weights(folder: Path) -> dict[str, str]:
     """The sha256 of each of the files that a checkpoint's weights are read from."""
-    files = (file for file in weight_files(folder) if file.suffix == ".safetensors")
-    return {file.name: sha256_of(file) for file in files}
+    return {file.name: sha256_of(file) for file in weight_files(folder)}
 
 
 class _Bench:

@@ -6,8 +6,9 @@
     curves.json      [{"name": …, "points": [{"seconds": …, "tokens": …, "kl": …}, …]}, …]
     speed.json       {"load": "one request, 128 tokens", "tokens_per_second": {size id: …}}
 
-Each may have a "provenance" (a curve its own).  Every reader raises `FamilyError`, naming the file
-and what is wrong in it.
+Each may have a "provenance" (a curve its own).  Tasks and similarity have the "source" that they
+were measured on, as `comparison.family_source` says.  Every reader raises `FamilyError`, naming the
+file and what is wrong in it.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from typing import Any
 from boomerang_core.errors import FamilyError
 from boomerang_core.evaluate.pairs import Estimate
 from boomerang_core.family import Family
+
+TASKS, SIMILARITY = "tasks.json", "similarity.json"
 
 
 @dataclass(frozen=True)
@@ -123,10 +126,11 @@ class Speed:
             raise ValueError("tokens per second must be above 0")
 
 
-def read_tasks(path: Path, family: Family) -> Tasks:
-    """The scores of this family's sizes."""
+def read_tasks(path: Path, family: Family, source: Mapping[str, Any]) -> Tasks:
+    """The scores of this family's sizes; `source` is the family's."""
     params = {row.id: row.params for row in family.rows}
     with _named(path) as record:
+        _require_source(record, source, path)
         rows = [_score(row) for row in record["rows"]]
         if not rows:
             raise ValueError("no rows")
@@ -155,9 +159,10 @@ def _score(row: Mapping[str, Any]) -> Score:
     )
 
 
-def read_similarity(path: Path) -> Similarity:
-    """The cosines of every size and block."""
+def read_similarity(path: Path, source: Mapping[str, Any]) -> Similarity:
+    """The cosines of every size and block; `source` is the family's."""
     with _named(path) as record:
+        _require_source(record, source, path)
         return Similarity(
             sizes=[str(size) for size in record["sizes"]],
             blocks=[[int(layer) for layer in block] for block in record["blocks"]],
@@ -166,6 +171,12 @@ def read_similarity(path: Path) -> Similarity:
             n=int(record["n"]),
             provenance=dict(record["provenance"]),
         )
+
+
+def _require_source(record: Any, source: Mapping[str, Any], path: Path) -> None:
+    """Sizes of another student, or of another ladder, may go by the same names."""
+    if record.get("source") != source:
+        raise FamilyError(f"{path} does not measure {source['family']} as it is now: do it again")
 
 
 def _table(rows: Any) -> list[list[float]]:

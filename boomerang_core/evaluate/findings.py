@@ -21,6 +21,8 @@ from boomerang_core.evaluate.comparison import (
     read_comparison,
 )
 from boomerang_core.evaluate.extras import (
+    SIMILARITY,
+    TASKS,
     Curve,
     Similarity,
     Speed,
@@ -30,7 +32,7 @@ from boomerang_core.evaluate.extras import (
     read_speed,
     read_tasks,
 )
-from boomerang_core.family import Family
+from boomerang_core.family import Family, naive_quality
 from boomerang_core.footprint import footprint_bytes, kv_bytes_per_token, teacher_params
 from boomerang_core.sizes import Quality
 
@@ -46,9 +48,9 @@ class Step:
 
 @dataclass(frozen=True)
 class Sources:
-    """Files to read in place of those of the family's own `report/` folder.
+    """Files to show: tasks and similarity in place of those in the family's own `report/` folder.
 
-    A comparison and curves are only shown where they are given.
+    The others are only shown where they are given.
     """
 
     comparison: Path | None = None
@@ -145,47 +147,34 @@ def read_findings(family: Family, sources: Sources) -> Findings:
         own = family.root / "report" / name
         return given or (own if own.exists() else None)
 
-    naive, training = found("naive.json"), found("training.jsonl")
-    tasks = found("tasks.json", sources.tasks)
-    similarity = found("similarity.json", sources.similarity)
-    speed = found("speed.json", sources.speed)
+    naive = [pruned for pruned in naive_quality(family) if pruned is not None]
+    training = found("training.jsonl")
+    tasks, similarity = found(TASKS, sources.tasks), found(SIMILARITY, sources.similarity)
+    source = family_source(family)
     return Findings(
         family,
         quality,
-        naive=_read_naive(naive, family) if naive else None,
+        naive=naive or None,
         training=_read_training(training) if training else (),
-        comparison=_read_comparison(sources.comparison, family) if sources.comparison else None,
+        comparison=_read_comparison(sources.comparison, family, source)
+        if sources.comparison
+        else None,
         curves=read_curves(sources.curves) if sources.curves else (),
-        tasks=read_tasks(tasks, family) if tasks else None,
-        similarity=read_similarity(similarity) if similarity else None,
-        speed=read_speed(speed, family) if speed else None,
+        tasks=read_tasks(tasks, family, source) if tasks else None,
+        similarity=read_similarity(similarity, source) if similarity else None,
+        speed=read_speed(sources.speed, family) if sources.speed else None,
     )
 
 
-def _read_comparison(path: Path, family: Family) -> Comparison:
+def _read_comparison(path: Path, family: Family, source: Mapping[str, Any]) -> Comparison:
     """The comparison, this family's series first."""
     comparison = read_comparison(path)
-    source, layers = family_source(family), [row.layers for row in family.rows]
+    layers = [row.layers for row in family.rows]
     for ours in comparison.series:
         if ours.source == source and [point.layers for point in ours.points] == layers:
             others = (each for each in comparison.series if each is not ours)
             return replace(comparison, series=(ours, *others))
     raise FamilyError(f"{path} does not compare {family.name} as it is now: measure it again")
-
-
-def _read_naive(path: Path, family: Family) -> list[Quality]:
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-        layers = [row["layers"] for row in rows]
-        naive = [
-            Quality(float(row["kl"]), float(row["top1"]), float(row["perplexity"]), int(row["n"]))
-            for row in rows
-        ]
-    except (ValueError, KeyError, TypeError) as error:
-        raise FamilyError(f"{path} is malformed at {error!r}") from error
-    if layers != [row.layers for row in family.rows]:
-        raise FamilyError(f"{path} has other sizes than the family: {layers} layers")
-    return naive
 
 
 def _read_training(path: Path) -> list[Step]:

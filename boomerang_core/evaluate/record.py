@@ -2,39 +2,56 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from boomerang_core.evaluate.ladder import Measured, pareto
-from boomerang_core.family import Family, build_rows, sha256_of, write_family
+from boomerang_core.family import Family, build_rows, sha256_of
 from boomerang_core.footprint import ModelShape
 from boomerang_core.provenance import provenance, save_json
 from boomerang_core.route import FamilyDesign, build_route
+from boomerang_core.saving import saved
 from boomerang_core.sizes import Quality, SizeRow
 
 
-def save_measured(family: Family, measured: Measured, text: Path) -> Family:
+def save_measured(
+    family: Family, measured: Measured, text: Path, more: Mapping[str, Any] | None = None
+) -> Family:
     """Put a new measurement into a family folder: reports, qualities, offered sizes, provenance.
+
+    `more` are further reports, by file name.  Raises `WriteError`; the family is then as it was.
+    """
+    renewed = remeasured(family, measured, text)
+    with saved(renewed) as folder:
+        write_reports(folder / "report", family.design, measured)
+        for name, record in (more or {}).items():
+            save_json(record, folder / "report" / name)
+    return renewed
+
+
+def remeasured(family: Family, measured: Measured, text: Path) -> Family:
+    """The family with a new measurement.
 
     How the student was made stays in the provenance; how it was measured is replaced.
     """
-    write_reports(family.root / "report", family.design, measured)
     seed = int(family.provenance.get("seed", 0))
     note = provenance(seed, **evaluation_note(measured, text))
-    updated = replace(
+    return replace(
         family,
         rows=measured_rows(family.design, family.shape, measured),
         provenance={**family.provenance, "evaluation": note},
     )
-    write_family(updated, family.root)
-    return updated
 
 
 def save_report(family: Family, name: str, record: Any) -> None:
-    """Put one more report into a family folder, which lists it from then on."""
-    save_json(record, family.root / "report" / name)
-    write_family(family, family.root)
+    """Put one more report into a family folder, which lists it from then on.
+
+    Raises `WriteError`; the family is then as it was.
+    """
+    with saved(family) as folder:
+        save_json(record, folder / "report" / name)
 
 
 def measured_rows(

@@ -6,8 +6,8 @@ The cosine that the paper's loss raises and its analysis plots (arXiv 2510.05064
 passes every block, by its teacher layers or by its student layer, so every size has a state at the
 end of every block.  In `similarity.json`:
 
-    {"sizes": [id, …], "blocks": [[teacher layer, …], …], "cosine": [[float, …], …],
-     "student": [[float, …], …], "n": tokens, "provenance": {…}}
+    {"source": {…}, "sizes": [id, …], "blocks": [[teacher layer, …], …],
+     "cosine": [[float, …], …], "student": [[float, …], …], "n": tokens, "provenance": {…}}
 
 `cosine[size][block]`: mean over all tokens of the cosine of the two states at the block's end.
 `student[block][layer]`: the same for the student's state at the block's end and the teacher's after
@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from boomerang_core.checkpoint import load_teacher, load_tokenizer
 from boomerang_core.distill.stream import batches
+from boomerang_core.evaluate.comparison import family_source
 from boomerang_core.evaluate.ladder import design_lanes, ladder_routes
 from boomerang_core.evaluate.perplexity import Lanes, Prefix, evaluation_rows
 from boomerang_core.family import Family
@@ -85,6 +86,7 @@ def similarity_record(
     cosines = measure_similarity(lanes, family.design, ids_RL, "cosine")
     seed = int(family.provenance.get("seed", 0))
     return {
+        "source": family_source(family),
         "sizes": [row.id for row in family.rows],
         "blocks": [list(block.layers) for block in family.design.block_map],
         "cosine": cosines.sizes,

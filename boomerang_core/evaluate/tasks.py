@@ -1,6 +1,6 @@
 """Every size of a family on lm-eval's tasks, over the same items; the report is `tasks.json`.
 
-    {"format": 1, "family": …, "settings": {…}, "provenance": {…}, "rows": [{
+    {"format": 1, "family": …, "source": {…}, "settings": {…}, "provenance": {…}, "rows": [{
       "task": …, "size": id, "layers": …, "params": …, "n": items,
       "accuracy": …, "se": …,                  the task's first metric that is a mean; exact match
                                                where answers are generated
@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 
 from boomerang_core.errors import SettingsError
 from boomerang_core.evaluate.comparison import family_source
+from boomerang_core.evaluate.extras import TASKS
 from boomerang_core.evaluate.finished import read_finished, write_finished
 from boomerang_core.evaluate.items import Item, TaskRow, task_row
 from boomerang_core.family import Family
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
     from boomerang_core.evaluate.harness import Leaf, Models
 
 FORMAT = 1
-REPORT = "tasks.json"
 GROUPS: Mapping[str, tuple[str, ...]] = {
     # as the reference code of arXiv 2510.05064 names them, in its evaluate/evaluate.py
     "paper": (
@@ -131,7 +131,7 @@ def evaluate_tasks(
         for row in _task_rows(task, sizes, [run.items(part, sizes) for part in parts])
     ]
     record = _record(family, settings, VERSION, rows)
-    save_json(record, out / REPORT)
+    save_json(record, out / TASKS)
     return rows, record
 
 
@@ -215,6 +215,7 @@ def _record(
     return {
         "format": FORMAT,
         "family": family.name,
+        "source": family_source(family),
         "settings": {**told, "lm_eval": version},
         "provenance": provenance(seed),
         "rows": [asdict(row) for row in rows],

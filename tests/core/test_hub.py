@@ -10,6 +10,7 @@ from typing import Any
 
 import datasets
 import pytest
+from huggingface_hub.errors import HTTPError
 
 from boomerang_core.distill import hub
 from boomerang_core.distill.hub import HubDataset
@@ -20,6 +21,10 @@ from tests.core.rows import encoded, ids, isolate_library, read, text_rows, writ
 from tests.imports import ROOT
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+class TransportError(HTTPError):
+    """As the hub's client lets through what its own library of HTTP raises."""
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +73,7 @@ class TestHub:
             "    try:\n"
             "        look_up(['hub:no-such/dataset'])\n"
             "    except DataError as error:\n"
-            "        print(error)\n"
+            "        print(error, error.may_pass)\n"
         )
         done = subprocess.run(
             [sys.executable, "-c", code],
@@ -80,6 +85,18 @@ class TestHub:
         lines = done.stdout.splitlines()
         assert len(lines) == 2, done.stderr
         assert all("cannot read hub:no-such/dataset: " in line for line in lines)
+        assert all(line.endswith(" False") for line in lines)  # the user said so
+
+    def test_a_connection_that_breaks_may_be_tried_again(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def load_dataset_builder(*_: Any, **__: Any) -> None:
+            raise TransportError("peer closed connection")
+
+        monkeypatch.setattr(datasets, "load_dataset_builder", load_dataset_builder)
+        with pytest.raises(DataError, match="peer closed connection") as caught:
+            pin_sources(["hub:org/set"])
+        assert caught.value.may_pass
 
     def test_rows_are_read_as_they_are_drawn(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

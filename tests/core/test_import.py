@@ -18,7 +18,7 @@ from boomerang_core.assemble import assemble
 from boomerang_core.blocks import BlockMap
 from boomerang_core.checkpoint import load_teacher, parse_teacher
 from boomerang_core.cli import app
-from boomerang_core.errors import CheckpointError
+from boomerang_core.errors import CheckpointError, SettingsError
 from boomerang_core.family import Family, load_family
 from boomerang_core.importing import Pair, import_pair
 from boomerang_core.route import StudentKind, build_route
@@ -204,6 +204,12 @@ class TestTheFolder:
             import_pair(pair(llama), llama / "out")
         assert [path.name for path in (llama / "out").iterdir()] == ["notes"]
 
+    def test_a_name_that_no_server_can_use(self, llama: Path) -> None:
+        for out, name in ((llama / "my family", None), (llama / "out", "a/b")):
+            with pytest.raises(SettingsError, match=r"must be one word.*give --name"):
+                import_pair(pair(llama), out, name)
+            assert not out.exists()
+
     def test_a_failure_at_the_end_leaves_nothing(
         self, llama: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -252,6 +258,7 @@ class TestCommand:
             (["--kept", "0,two"], "--kept must list layers such as 0,2,4"),
             (["--kept", "0,1,2,4"], "contradicts"),
             (["--text", "nowhere"], "cannot read evaluation text"),
+            (["--device", "abacus"], "cannot use device 'abacus'"),
         ],
     )
     def test_a_users_error_is_one_line(self, options: list[str], message: str, llama: Path) -> None:

@@ -3,6 +3,7 @@
 import itertools
 import json
 import resource
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,8 +13,11 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
+from boomerang_core import cli
 from boomerang_core.devices import usable_device
+from boomerang_core.distill import pipeline, sampling
 from boomerang_core.distill.data import pack, split_rows
 from boomerang_core.distill.kept import kept_layers
 from boomerang_core.distill.pipeline import make
@@ -22,8 +26,16 @@ from boomerang_core.distill.result import CURVE
 from boomerang_core.distill.sampling import prompts
 from boomerang_core.distill.schedule import EndToEnd
 from boomerang_core.distill.stream import LayerRunner
-from boomerang_core.errors import DataError, LadderError, SettingsError
+from boomerang_core.errors import (
+    BlockMapError,
+    DataError,
+    LadderError,
+    SettingsError,
+    SizeError,
+    WriteError,
+)
 from boomerang_core.evaluate.perplexity import detokenise, evaluate_routes, lanes, naive_route
+from boomerang_core.evaluate.record import save_report
 from boomerang_core.family import Family, load_family
 from boomerang_core.route import LayerRef, Owner, Route, build_route
 from tests.core.conftest import (
@@ -127,6 +139,46 @@ class TestRecipe:
     def test_refuses_what_it_does_not_know(self, recipe: Recipe, change: dict[str, Any]) -> None:
         with pytest.raises(SettingsError):
             Recipe.from_json({**recipe.to_json(), **change}).block_map(6)
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"text": "prose.txt"}, r"text must be a list, each a string, got 'prose\.txt'"),
+            ({"shared": [0, "1"]}, "shared must be a list, each a whole number"),
+            ({"rank": "8"}, "rank must be a whole number, got '8'"),
+            ({"rank": True}, "rank must be a whole number, got True"),
+            ({"seed": None}, "seed must be a whole number, got None"),
+            ({"chat_share": "half"}, "chat_share must be a number or null, got 'half'"),
+            ({"own_embeddings": 1}, "own_embeddings must be true or false"),
+            ({"kept": 2}, "kept must be a string"),
+            ({"end_to_end": {"clip": "1"}}, "clip must be a number"),
+            ({"end_to_end": {"objective": 3}}, "objective must be an object of settings"),
+            ({"kept": "0;2"}, r"measured, sequential, first, or layers such as \[0,2,4\]"),
+        ],
+    )
+    def test_a_value_of_another_type_is_named(
+        self, recipe: Recipe, change: dict[str, Any], message: str
+    ) -> None:
+        with pytest.raises(SettingsError, match=message):
+            Recipe.from_json({**recipe.to_json(), **change})
+
+    def test_lists_are_lists_in_json_too(self, recipe: Recipe) -> None:
+        lists = {
+            "layout": [[0], [1, 2], [3, 4], [5]],
+            "kept": [0, 2, 3, 5],
+            "ladder": [[1, 2, 3, 0]],
+        }
+        plain = Recipe.from_json({**recipe.to_json(), **lists, "learning_rate": 1})
+        text = {name: json.dumps(value, separators=(",", ":")) for name, value in lists.items()}
+        assert plain == replace(recipe, **text, learning_rate=1)
+        assert [block.kept for block in plain.block_map(6)] == lists["kept"]
+
+    @pytest.mark.parametrize(
+        "name", ["", ".", "..", "a/b", "a@b", "a b", "a\tb", "a\u00a0b", "a\\b"]
+    )
+    def test_a_name_that_no_server_can_use(self, recipe: Recipe, name: str) -> None:
+        with pytest.raises(SettingsError, match="name must be one word without '/' and '@'"):
+            replace(recipe, name=name)
 
     def test_blocks_kept_layers_and_ladder_as_json(self, recipe: Recipe) -> None:
         layout = "[[0],[1,2],[3,4],[5]]"
@@ -259,6 +311,112 @@ class TestMake:
         assert finished[0].stat().st_mtime_ns == untouched
 
 
+class TestBeforeTheFirstStage:
+    """What the user can mend shows before anything is made."""
+
+    @pytest.fixture(autouse=True)
+    def nothing_is_made(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def made(*_: Any) -> None:
+            raise AssertionError("a stage was begun")
+
+        monkeypatch.setattr(pipeline, "_text", made)
+
+    @pytest.mark.parametrize(
+        ("text", "message"), [(None, "cannot read evaluation text"), ("w4 w5", "has 2 tokens")]
+    )
+    def test_a_text_to_measure_on(
+        self, text: str | None, message: str, recipe: Recipe, tmp_path: Path
+    ) -> None:
+        if text is not None:
+            (tmp_path / "text").write_text(text)
+        with pytest.raises(DataError, match=message):
+            make(recipe, tmp_path / "out", tmp_path / "work", tmp_path / "text")
+
+    @pytest.mark.parametrize("name", ["out", "work"])
+    def test_a_folder_that_is_a_file(self, name: str, recipe: Recipe, tmp_path: Path) -> None:
+        (tmp_path / name).touch()
+        with pytest.raises(WriteError, match=f"cannot write into .*{name}"):
+            make(recipe, tmp_path / "out", tmp_path / "work")
+
+    @pytest.mark.parametrize(
+        ("change", "error"),
+        [
+            # a step that changes one layer for another of as many parameters
+            (
+                {"layout": "[[0],[1],[2,3,4,5]]", "ladder": "[[0],[1],[2]]", "kind": "full"},
+                SizeError,
+            ),
+            ({"layout": "[[0,1],[2,3]]"}, BlockMapError),
+            ({"ladder": "[[0],[1]]"}, LadderError),
+        ],
+    )
+    def test_sizes(
+        self, change: dict[str, Any], error: type[Exception], recipe: Recipe, tmp_path: Path
+    ) -> None:
+        chosen = replace(recipe, shared=(), **change)
+        with pytest.raises(error):
+            make(chosen, tmp_path / "out", tmp_path / "work")
+
+
+class TestTheTeacher:
+    def test_a_hub_id_is_pinned(
+        self, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        commit = "0123456789abcdef0123456789abcdef01234567"
+        (tmp_path / commit).symlink_to(recipe.teacher)
+        monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: tmp_path / commit)
+        hub = replace(recipe, teacher="lab/teacher", steps=0)
+        family = make(hub, tmp_path / "out", tmp_path / "work")
+        assert (family.teacher.location, family.teacher.revision) == ("lab/teacher", commit)
+        assert Recipe.read(family.root / "recipe.json").teacher == f"lab/teacher@{commit}"
+
+    def test_another_one_in_its_place_makes_another_family(
+        self, recipe: Recipe, tmp_path: Path
+    ) -> None:
+        teacher = tmp_path / "teacher"
+        shutil.copytree(recipe.teacher, teacher)
+        chosen = replace(recipe, teacher=str(teacher), steps=0)
+        first = make(chosen, tmp_path / "first", tmp_path / "work")
+        stages = set((tmp_path / "work").iterdir())
+        make(chosen, tmp_path / "again", tmp_path / "work")
+        assert set((tmp_path / "work").iterdir()) == stages
+        model = tiny_teacher("llama", True)
+        for parameter in model.parameters():
+            parameter *= 1.5
+        model.save_pretrained(teacher)
+        other = make(chosen, tmp_path / "other", tmp_path / "work")
+        made_anew = set((tmp_path / "work").iterdir()) - stages
+        assert {path.name.partition("-")[0] for path in made_anew} == {"text", "blocks", "training"}
+        assert student_bytes(other) != student_bytes(first)
+        versions = {family.provenance["teacher_version"] for family in (first, other)}
+        assert len(versions) == 2
+
+    def test_text_that_it_was_writing_is_not_lost(
+        self, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        chosen = replace(recipe, sample_rows=4, steps=0)
+        plain, asked = sampling._generate, []
+
+        def generate(*args: Any) -> list[torch.Tensor]:
+            asked.append(args)
+            if len(asked) == stopped:
+                raise KeyboardInterrupt
+            return plain(*args)
+
+        monkeypatch.setattr(sampling, "_generate", generate)
+        stopped = 0
+        make(chosen, tmp_path / "whole", tmp_path / "other")
+        batches = len(asked)
+        stopped = batches + 3
+        with pytest.raises(KeyboardInterrupt):
+            make(chosen, tmp_path / "out", tmp_path / "work")
+        make(chosen, tmp_path / "out", tmp_path / "work")
+        assert len(asked) == batches + 3 + (batches - 2)
+        one, other = (path.read_bytes() for path in tmp_path.glob("*/text-*/samples.safetensors"))
+        assert one == other
+        assert not list(tmp_path.glob("*/text-*/samples"))
+
+
 class TestEndToEnd:
     def test_it_goes_on_from_the_blocks(
         self, recipe: Recipe, longer: Recipe, tmp_path: Path
@@ -275,8 +433,10 @@ class TestEndToEnd:
             for family in (trained, blockwise)
         )
         assert after < first
-        over = make(recipe, trained.root, tmp_path / "work")  # no curve of the family before
+        save_report(trained, "tasks.json", {"rows": []})
+        over = make(recipe, trained.root, tmp_path / "work")  # nothing of the family before
         assert not (over.root / CURVE).exists()
+        assert not (over.root / "report" / "tasks.json").exists()
 
     def test_same_seed_same_bytes(
         self, longer: Recipe, made_longer: Family, tmp_path: Path
@@ -303,6 +463,18 @@ class TestEndToEnd:
     def test_refuses_what_it_does_not_know(self, recipe: Recipe, stage: Any) -> None:
         with pytest.raises(SettingsError):
             Recipe.from_json({**recipe.to_json(), "end_to_end": stage})
+
+
+def test_lists_of_a_recipe_are_options_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Recipe] = []
+    shipped = load_family(cli.common.FAMILIES / "smollm2-135m")
+    monkeypatch.setattr(pipeline, "make", lambda recipe, *_: made.append(recipe) or shipped)
+    command = ["make", "--out", str(tmp_path / "out"), "--teacher", "x"]
+    for kept in (["--kept", "0,2,4"], ["--kept", "[0,2,4]"], ["--set", "kept=[0,2,4]"]):
+        options = [*kept, "--set", "layout=[[0],[1,2],[3,4]]"]
+        result = CliRunner().invoke(cli.app, [*command, *options])
+        assert result.exit_code == 0, result.output
+    assert {(recipe.kept, recipe.layout) for recipe in made} == {("[0,2,4]", "[[0],[1,2],[3,4]]")}
 
 
 class TestProcesses:

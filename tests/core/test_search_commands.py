@@ -1,9 +1,11 @@
 """`search ladder` and `search layout` from the command line, on tiny families."""
 
+import errno
 import json
 import random
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,8 +14,9 @@ from typer.testing import CliRunner
 from boomerang_core import cli
 from boomerang_core.blocks import BlockMap
 from boomerang_core.distill.recipe import Recipe
+from boomerang_core.errors import WriteError
 from boomerang_core.evaluate.ladder import Measured, evaluate_family
-from boomerang_core.evaluate.record import rounded
+from boomerang_core.evaluate.record import rounded, save_report
 from boomerang_core.family import Family, load_family
 from boomerang_core.ladder import Ladder
 from boomerang_core.provenance import save_json
@@ -139,6 +142,38 @@ class TestCommands:
         assert [row.offered for row in saved.rows] == [True, False, True]
         assert saved.default_size == 0
         assert load_family(family.root).rows == saved.rows
+
+    def test_scores_of_the_old_sizes_go(self, family: Family, text: Path) -> None:
+        for name in ("tasks.json", "similarity.json", "note.json"):
+            save_report(family, name, {})
+        self.save(family, text)
+        names = {path.name for path in (load_family(family.root).root / "report").iterdir()}
+        assert names == {"note.json", "naive.json", "sizes.json"}
+
+    @pytest.mark.parametrize("failing", ["naive.json", "recipe.json", "family.json"])
+    def test_a_save_that_fails_leaves_the_family_as_it_was(
+        self, failing: str, family: Family, text: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        plain = Path.write_text
+
+        def full(path: Path, *args: Any, **options: Any) -> int:
+            if failing in path.name:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return plain(path, *args, **options)
+
+        files = {path: path.read_bytes() for path in family.root.rglob("*") if path.is_file()}
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "write_text", full)
+            with pytest.raises(WriteError, match="No space left"):
+                self.save(family, text)
+        assert load_family(family.root) == family
+        assert files == {p: p.read_bytes() for p in family.root.rglob("*") if p.is_file()}
+
+    def save(self, family: Family, text: Path) -> Family:
+        """Another ladder, as if it were measured."""
+        kls = [Quality(kl, 0.5, 9.0, 90) for kl in (0.5, 0.2, 0.0)]
+        sample, ladder = Sample(text, 90, ROW_LENGTH), Ladder.first_to_last(BLOCKS)
+        return save_ladder(family, ladder, Measured(kls, kls), sample, {"order": "x"})
 
     def test_too_short_a_text_to_save_shows_before_the_search(
         self, family: Family, sample: list[str], tmp_path: Path

@@ -12,6 +12,7 @@ from boomerang_core import cli
 from boomerang_core.assemble import assemble
 from boomerang_core.errors import DataError
 from boomerang_core.evaluate import parts
+from boomerang_core.evaluate.comparison import family_source
 from boomerang_core.evaluate.extras import read_similarity
 from boomerang_core.evaluate.ladder import Measured, design_lanes, evaluate_design
 from boomerang_core.evaluate.parts import Parts, joined
@@ -186,7 +187,7 @@ def test_the_command_saves_what_the_report_reads(bench: Bench) -> None:
     saved = load_family(bench.family.root)
     assert saved.rows[0].quality is not None
     path = saved.root / "report" / "similarity.json"
-    similarity = read_similarity(path)
+    similarity = read_similarity(path, family_source(saved))
     assert list(similarity.sizes) == [row.id for row in saved.rows]
     assert [list(block) for block in similarity.blocks] == [list(b.layers) for b in BLOCKS]
     lanes = design_lanes(bench.teacher, bench.student, bench.design, ROW_LENGTH)

@@ -151,6 +151,15 @@ def test_make_refuses(options: list[str], reason: str, tmp_path: Path) -> None:
     assert reason in result.output
 
 
+def test_a_family_is_named_after_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.make.recipe_of(None, None, Path("."), [{"teacher": "x"}]).name == tmp_path.name
+    with pytest.raises(SettingsError, match="name must be one word"):
+        cli.make.recipe_of(None, None, Path("my family"), [{"teacher": "x"}])
+
+
 def test_options_go_on_top_of_a_preset(tmp_path: Path) -> None:
     changes = [{"seed": 7}, cli.make.assignment("end_to_end.objective.kl=0.5")]
     recipe = cli.make.recipe_of("smollm2-135m", None, tmp_path, changes)

@@ -1,5 +1,6 @@
 """Comparisons: the file, its table in the command, its place in a report; no torch."""
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from boomerang_core.evaluate.report import write_report
 from boomerang_core.family import Family
 from boomerang_core.sizes import Quality
 from tests.imports import heavy_after
-from tests.unit.test_report import NAIVE, Page, family
+from tests.unit.test_report import DESIGN, NAIVE, Page, family
 
 NOTE = {"command": "boomerang compare <tiny>", "hardware": "a machine", "date": "2026-01-02"}
 CURVES = [
@@ -34,7 +35,14 @@ CURVES = [
     }
     for name, scale in (("blockwise", 3.0), ("end to end", 5.0))
 ]
+SOURCE = {  # of the family of `test_report.py`
+    "family": "tiny<&>",
+    "student": hashlib.sha256(b"tensors").hexdigest(),
+    "blocks": DESIGN.block_map.to_json(),
+    "ladder": DESIGN.ladder.to_json(),
+}
 SIMILARITY = {
+    "source": SOURCE,
     "sizes": ["39m", "48m", "58m"],
     "blocks": [[0], [1, 2], [3, 4], [5]],
     "cosine": [[1.0, 0.9, 0.7, 0.8], [1.0, 0.9, 0.9, 0.9], [1.0, 1.0, 1.0, 1.0]],
@@ -57,6 +65,7 @@ def score(task: str, size: str, params: int, **figures: float | None) -> dict[st
 
 
 TASKS = {
+    "source": SOURCE,
     "settings": {"lm_eval": "0.4"},
     "provenance": {"command": "boomerang evaluate <tasks>"},
     "rows": [
@@ -231,10 +240,21 @@ class TestReport:
     def test_the_familys_own_files_are_found(self, tmp_path: Path) -> None:
         tiny = family(tmp_path / "family")
         (tiny.root / "report" / "similarity.json").write_text(json.dumps(SIMILARITY))
-        (tiny.root / "report" / "speed.json").write_text(json.dumps(SPEED))
+        (tiny.root / "report" / "tasks.json").write_text(json.dumps(TASKS))
         page = Page(write_report(tiny, tmp_path / "out").read_text("utf-8"))
         names = [image["src"] for image in page.images]
-        assert {"similarity.png", "speed.png"} < set(names)
+        assert {"similarity.png", "tasks.png"} < set(names)
+
+    @pytest.mark.parametrize(("name", "value"), [("tasks", TASKS), ("similarity", SIMILARITY)])
+    @pytest.mark.parametrize("change", [{"ladder": [[0, 1], [2, 3]]}, {"student": "0" * 64}, None])
+    def test_sizes_of_another_ladder_or_student_are_refused(
+        self, name: str, value: Any, change: Any, tiny: Family, tmp_path: Path
+    ) -> None:
+        """They may go by the same names, and have as many parameters."""
+        path = tmp_path / f"{name}.json"
+        path.write_text(json.dumps({**value, "source": change and {**SOURCE, **change}}))
+        with pytest.raises(FamilyError, match=rf"{name}.json does not measure tiny<&> as it is"):
+            write_report(tiny, tmp_path / "out", Sources(**{name: path}))
 
     def test_without_a_comparison_naive_pruning_is_the_other_series(self, tiny: Family) -> None:
         ours, naive = read_findings(tiny, Sources()).series
@@ -247,7 +267,7 @@ class TestReport:
     ) -> None:
         other = replace(comparison, series=comparison.series[:2])
         write_comparison(other, tmp_path / "other.json")
-        with pytest.raises(FamilyError, match=r"does not compare tiny <&> as it is now"):
+        with pytest.raises(FamilyError, match=r"does not compare tiny<&> as it is now"):
             write_report(tiny, tmp_path / "out", Sources(tmp_path / "other.json"))
         assert not (tmp_path / "out").exists()
 

@@ -60,6 +60,19 @@ def edit(**changes: object) -> Callable[[Path], None]:
     return apply
 
 
+def edit_rows(
+    *rows: int, default_size: int | None = None, **changes: object
+) -> Callable[[Path], None]:
+    def apply(folder: Path) -> None:
+        record = json.loads((folder / INDEX).read_text())
+        record["default_size"] = record["default_size"] if default_size is None else default_size
+        for row in rows:
+            record["sizes"][row].update(changes)
+        (folder / INDEX).write_text(json.dumps(record))
+
+    return apply
+
+
 DAMAGES = {
     "is corrupt": flip,
     "lacks student/model": remove,
@@ -72,6 +85,11 @@ DAMAGES = {
     "is not a valid StudentKind": edit(student_kind="tiny"),
     "lists no files": edit(sha256={}),
     "default size": edit(default_size=17),
+    "name must be one word": edit(name="tiny@1"),
+    "sizes count from 0": edit_rows(0, size=1),
+    "two sizes have one id": edit_rows(0, 1, id="same"),
+    "does not match the ladder": edit_rows(0, weight_bytes="many"),
+    "the teacher is always offered": edit_rows(-1, offered=False, default_size=0),
 }
 
 

@@ -83,7 +83,7 @@ def family(
         lines = "".join(json.dumps(step) + "\n" for step in STEPS)
         (folder / "report" / "training.jsonl").write_text(lines)
     note = {"text": "prose.txt", "date": "2026-01-02", "command": HOSTILE}
-    given = {"name": "tiny <&>", "provenance": {"hardware": "a machine", "evaluation": note}}
+    given = {"name": "tiny<&>", "provenance": {"hardware": "a machine", "evaluation": note}}
     offered = frozenset({0, 2})
     return write_tiny(folder, DESIGN, SHAPE, quality=quality, offered=offered, **(given | fields))
 
@@ -119,7 +119,7 @@ def test_the_page_has_a_row_for_every_size(page: Page) -> None:
 
 
 def test_what_the_family_says_is_escaped(page: Page) -> None:
-    assert page.texts["h1"] == ["tiny <&>"]
+    assert page.texts["h1"] == ["tiny<&>"]
     assert HOSTILE in [text.strip() for text in page.texts["dd"]]
     assert "script" not in page.texts
 
@@ -154,7 +154,7 @@ def test_a_family_without_further_reports_has_a_shorter_page(tmp_path: Path) -> 
 
 def test_a_family_that_was_not_measured_is_refused(tmp_path: Path) -> None:
     tiny = family(tmp_path / "family", quality={0: QUALITY[0], 2: QUALITY[2]})
-    with pytest.raises(FamilyError, match="size 48m of tiny <&> was never measured"):
+    with pytest.raises(FamilyError, match="size 48m of tiny<&> was never measured"):
         write_report(tiny, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -162,8 +162,8 @@ def test_a_family_that_was_not_measured_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "reason"),
     [
-        ("naive.json", json.dumps(NAIVE[:2]), "other sizes than the family"),
-        ("naive.json", '[{"layers": 4}]', "naive.json is malformed"),
+        ("naive.json", json.dumps(NAIVE[:2]), "naive.json does not list the sizes"),
+        ("naive.json", '[{"layers": 4}]', "naive.json does not list the sizes"),
         ("training.jsonl", '{"tokens": 1', "training.jsonl is malformed"),
         ("training.jsonl", '{"tokens": 1, "size": 0, "kl": NaN}', "training.jsonl is malformed"),
     ],

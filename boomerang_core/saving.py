@@ -1,0 +1,62 @@
+"""A family folder changed: all of a save, or nothing of it.
+
+The files of a save are written beside the old ones, into a folder whose name begins with a dot.
+Renamed to `.next`, with the new `family.json` in it, the save is made: `contents.finish_save` moves
+the files to their places, and after a kill whoever loads the family does.  A process that is
+loading it meanwhile begins again.  Only one that cannot write into the folder may find it between
+two of these renames, and is told so.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from boomerang_core.contents import INDEX, NEXT, files_in, finish_save, list_files, listed_in
+from boomerang_core.errors import WriteError
+from boomerang_core.family import Family, index_text
+from boomerang_core.provenance import write_text
+
+
+@contextmanager
+def saved(family: Family, without: Collection[str] = ()) -> Iterator[Path]:
+    """A folder to write what changes in `family.root`, by the same names; then it is saved.
+
+    `without` are listed files to remove, where they are not written anew.  Files that stay keep
+    the sha256 that they are listed with: a student of gigabytes is not read again, and a damaged
+    file does not become right.  Raises `WriteError`; the family is then as it was.
+    """
+    root = family.root
+    try:
+        staged = Path(tempfile.mkdtemp(dir=root, prefix=".new."))
+    except OSError as error:
+        raise WriteError(f"cannot write into {root}: {error.strerror or error}") from error
+    try:
+        yield staged
+        changed = list_files(staged, {})
+        finish_save(root)  # of another process, so that its files are known
+        known = listed_in(root / INDEX)
+        stay = list_files(root, {**known, **changed})
+        for name in (known.keys() & set(without)) - changed.keys():
+            stay.pop(name, None)
+        write_text(staged / INDEX, index_text(family, {**stay, **changed}))
+        _commit(staged, root)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+    finish_save(root)
+
+
+def _commit(staged: Path, root: Path) -> None:
+    try:
+        staged.chmod(0o755)
+        staged.rename(root / NEXT)
+    except OSError as error:
+        raise WriteError(f"cannot write into {root}: {error.strerror or error}") from error
+
+
+def reports_in(folder: Path) -> list[str]:
+    """The names of a family folder's reports, for `without`."""
+    return [name for name in files_in(folder) if name.startswith("report/")]
