@@ -112,7 +112,7 @@ def test_the_openai_package(server: Running, family: Family) -> None:
     (example,) = of("The openai package")
     listed, rest = execute(example, server).split("\n", 1)
     names = [family.table.model_id(row) for row in family.table.offered]
-    assert listed == str(names)
+    assert listed == str([family.name, *names])
     assert rest.startswith(f"{names[1]} ")
     assert f"\n{names[-1]} " in rest
 
