@@ -1,13 +1,14 @@
 """One engine for all sizes against one plain vLLM process for each size, on the same machine.
 
     python -m bench.processes FAMILY [--sizes 3] [--loads 0.7 1.5] [--pairs 7] [--seconds 20]
-        [--kv-mib 192] [--compiled] [--out FILE]
+        [--kv-mib 192] [--sequences 96] [--compiled] [--out FILE]
 
 Both sides are up at once and are loaded in turn.  The processes serve the exported sizes (low-rank
-students merged), share the KV memory that ours has for itself, and use the same cores; with
-`--compiled` they compile their models, as plain vLLM does unless told otherwise.  Load 1 is what
-the processes answer with 16 clients that wait for each answer.  Arrivals are Poisson, the same for
-both sides of a pair, each request of a random size.  Prints JSON, ours over theirs:
+students merged), share the KV memory and the sequences at the same time that ours has for itself,
+and use the same cores; with `--compiled` they compile their models, as plain vLLM does unless told
+otherwise.  Load 1 is what the processes answer with 16 clients that wait for each answer.  Arrivals
+are Poisson, the same for both sides of a pair, each request of a random size.  Prints JSON, ours
+over theirs:
 
 * `throughput`: answered tokens a second, from the first arrival to the last answer;
 * `first_token_p95`: of the time from a request's arrival to its first token;
@@ -67,35 +68,37 @@ class Run:
 
 
 @contextmanager
-def one_engine(family: Family, sizes: Sequence[int], kv_bytes: int, dtype: str) -> Iterator[Side]:
+def one_engine(family: Family, sizes: Sequence[int], options: argparse.Namespace) -> Iterator[Side]:
     """Our server with every size."""
-    with serving(
-        family, [*MODEL_LEN, "--dtype", dtype, "--kv-cache-bytes", str(kv_bytes)]
-    ) as server:
+    kv = str(options.kv_mib << 20)
+    limits = [*MODEL_LEN, "--dtype", options.dtype, "--kv-cache-bytes", kv]
+    most = {"BOOMERANG_MAX_NUM_SEQS": str(options.sequences)}
+    with serving(family, limits, most) as server:
         names = {size: family.table.model_id(family.rows[size]) for size in sizes}
         yield Side((server,), {size: (server.url, name) for size, name in names.items()})
 
 
 @contextmanager
 def process_each(
-    family: Family, sizes: Sequence[int], kv_bytes: int, dtype: str, compiled: bool
+    family: Family, sizes: Sequence[int], options: argparse.Namespace
 ) -> Iterator[Side]:
-    """Plain vLLM for each size; together they have so many bytes of KV cache."""
-    share = str(kv_bytes // len(sizes))
-    options = [
+    """Plain vLLM for each size, with its share of the KV cache and of the sequences."""
+    limits = [
         *MODEL_LEN,
         "--dtype",
-        dtype,
+        options.dtype,
         "--kv-cache-memory-bytes",
-        share,
-        *(() if compiled else ["--enforce-eager"]),
+        str((options.kv_mib << 20) // len(sizes)),
+        "--max-num-seqs",
+        str(options.sequences // len(sizes)),
+        *(() if options.compiled else ["--enforce-eager"]),
     ]
     with ExitStack() as stack:
         servers = {}
         for size in sizes:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory())) / str(size)
-            export(family, size, folder, getattr(torch, dtype))
-            named = [*options, "--served-model-name", str(size)]
+            export(family, size, folder, getattr(torch, options.dtype))
+            named = [*limits, "--served-model-name", str(size)]
             servers[size] = stack.enter_context(serving_plain(folder, named))
         yield Side(
             tuple(servers.values()),
@@ -194,10 +197,9 @@ def run(family: Family, options: argparse.Namespace) -> dict[str, Any]:
     # Idle threads that spin would take the cores from the other processes' threads.
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
     sizes = spread(len(family.rows), options.sizes)
-    kv_bytes = options.kv_mib << 20
     with (
-        one_engine(family, sizes, kv_bytes, options.dtype) as ours,
-        process_each(family, sizes, kv_bytes, options.dtype, options.compiled) as theirs,
+        one_engine(family, sizes, options) as ours,
+        process_each(family, sizes, options) as theirs,
     ):
         result = asyncio.run(measure(ours, theirs, options))
     return {
@@ -205,7 +207,8 @@ def run(family: Family, options: argparse.Namespace) -> dict[str, Any]:
         "kind": family.design.kind.value,
         "sizes": [family.rows[size].id for size in sizes],
         "compiled": options.compiled,
-        "kv_bytes": kv_bytes,
+        "kv_bytes": options.kv_mib << 20,
+        "sequences": options.sequences,
         **LENGTHS,
         **result,
     }
@@ -218,6 +221,7 @@ def main() -> None:
     parser.add_argument("--loads", type=float, nargs="+", default=[0.7, 1.5])
     parser.add_argument("--seconds", type=float, default=20.0, help="of each run: default 20")
     parser.add_argument("--kv-mib", type=int, default=192, help="of a side: default 192 MiB")
+    parser.add_argument("--sequences", type=int, default=96, help="of a side at once: default 96")
     parser.add_argument("--compiled", action="store_true", help="the processes compile")
     add_pairs(parser)
     add_dtype(parser)
