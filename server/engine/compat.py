@@ -155,6 +155,7 @@ MEMBERS: Mapping[str, tuple[str, ...]] = {
     "vllm.entrypoints.openai.chat_completion.protocol:ChatCompletionRequest.build_tok_params": (
         "model_config",
     ),
+    "vllm.renderers.base:BaseRenderer.validate_token_ids": ("token_ids", "parameter"),
     "vllm.renderers.params:TokenizeParams": ("max_total_tokens", "max_output_tokens"),
     "vllm.v1.metrics.loggers:StatLoggerBase.record": ("scheduler_stats", "iteration_stats"),
     "vllm.v1.metrics.stats:RequestStateStats": (

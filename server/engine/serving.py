@@ -140,7 +140,7 @@ async def mount(
     parser = make_arg_parser(FlexibleArgumentParser())
     await init_app_state(client, app.state, parser.parse_args(arguments), ("generate",))
     app.state.openai_serving_models.lora_requests.update(published_sizes(table))
-    sized = Sized(residency, chooser, metrics, limits, client.model_config.max_model_len)
+    sized = Sized(residency, chooser, metrics, limits, client)
 
     async def completions(request: SizedCompletionRequest, raw_request: Request) -> Response:
         return await sized.run(request, raw_request, create_completion)
@@ -162,13 +162,14 @@ class Sized:
         chooser: Chooser,
         metrics: Metrics,
         limits: Limits,
-        max_model_len: int,
+        client: SizedEngineClient,
     ) -> None:
         self._residency = residency
         self._chooser = chooser
         self._metrics = metrics
         self._limits = limits
-        self._max_model_len = max_model_len
+        self._max_model_len: int = client.model_config.max_model_len
+        self._renderer = client.renderer
 
     @property
     def _policy(self) -> Policy:
@@ -194,6 +195,9 @@ class Sized:
 
     async def _answer(self, request: Any, raw_request: Request, handler: Handler) -> Response:
         try:
+            for ids in _token_prompts(getattr(request, "prompt", None)):
+                # Of a stream vLLM would find out once it has answered 200, and log a traceback.
+                self._renderer.validate_token_ids(ids, parameter="prompt")
             response = await handler(request, raw_request)
         except _REPORTED as error:
             self._refuse_long_prompt(request, error)
@@ -240,6 +244,14 @@ def _ask(request: Any) -> Ask:
     return Ask(
         request.model, request.size, request.memory_budget, request.min_size, request.max_size
     )
+
+
+def _token_prompts(prompt: Any) -> list[list[int]]:
+    """The prompts of a body that are given as token ids."""
+    many = (
+        prompt if isinstance(prompt, list) and prompt and isinstance(prompt[0], list) else [prompt]
+    )
+    return [ids for ids in many if isinstance(ids, list) and ids and isinstance(ids[0], int)]
 
 
 def _about_tokens(request: Any) -> float | None:

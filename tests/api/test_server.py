@@ -70,6 +70,14 @@ def test_models_and_sizes_list_what_is_offered(http: httpx.Client, family: Famil
     assert_error(http.get("/v1/models/gpt-4"), 404, "model")
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("prompt", [[5, 10**9], [[5, 6], [10**9]]])
+def test_tokens_that_there_are_not(http: httpx.Client, prompt: object, stream: bool) -> None:
+    body = {"prompt": prompt, "stream": stream, **GREEDY}
+    message = assert_error(http.post("/v1/completions", json=body), 400, "prompt")
+    assert "is out of vocabulary" in message
+
+
 @pytest.mark.parametrize("path", ENDPOINTS)
 def test_every_size_answers_by_name(http: httpx.Client, family: Family, path: str) -> None:
     for row in family.table.offered:
