@@ -3,7 +3,7 @@
     python -m bench.compiled FAMILY [--sizes 3] [--plain] [--pairs 7] [--dtype float32] [--out FILE]
 
 Each batch runs eagerly and compiled in turn, at each of some sizes and at all of them mixed; in
-float32 both must answer the same.  Two engines, since an eager one packs low-rank deltas.  A
+float32 both must answer the same.  A
 ratio is eager's seconds over compiled's, pair by pair: above 1 compiled is faster; once by the
 clock, once by the CPU seconds of the process, which other processes disturb less.  `--plain`
 compares plain vLLM on the largest size instead.  The report also says how long compiling took, and

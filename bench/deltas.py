@@ -19,6 +19,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -120,8 +121,8 @@ def added_time(
         delta.pack()
         base = PackedMap(torch.randn(outputs, inputs).to(dtype))
         x_TI, y_TO = torch.randn(rows, inputs).to(dtype), torch.zeros(rows, outputs, dtype=dtype)
-        spent = _seconds(lambda d=delta, x=x_TI, y=y_TO: d.add_to(y, x, 0))  # type: ignore[misc]
-        report[linear] = round(spent / _seconds(lambda m=base, x=x_TI: m(x)), 2)  # type: ignore[misc]
+        spent = _seconds(partial(delta.add_to, y_TO, x_TI, 0))
+        report[linear] = round(spent / _seconds(partial(base, x_TI)), 2)
     return report
 
 

@@ -19,12 +19,12 @@ from torch import nn
 
 from boomerang_core.architectures import Architecture, architecture_of, shallower
 from boomerang_core.checkpoint import (
-    copy_companions,
     load_teacher,
     require_unused,
     teacher_folder,
     write_folder,
 )
+from boomerang_core.checkpoint_files import copy_companions
 from boomerang_core.distill.lowrank import A, B
 from boomerang_core.errors import CheckpointError
 from boomerang_core.family import Family

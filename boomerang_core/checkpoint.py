@@ -25,11 +25,9 @@ from boomerang_core.checkpoint_files import (
     CONFIG,
     SHARDS,
     checkpoint_sha256,
-    companions,
 )
 from boomerang_core.errors import CheckpointError, WriteError
 from boomerang_core.family import Family, TeacherRef, sha256_of
-from boomerang_core.provenance import copy_file
 
 if TYPE_CHECKING:
     import torch
@@ -158,12 +156,6 @@ def load_tokenizer(source: Source, config: Any = None) -> Any:
         return AutoTokenizer.from_pretrained(
             folder, config=config, local_files_only=True, trust_remote_code=False
         )
-
-
-def copy_companions(folder: Path, out: Path) -> None:
-    """Copy what goes with the weights: the tokenizer's files and the generation config."""
-    for path in companions(folder):
-        copy_file(path, out / path.name)
 
 
 def require_unused(out: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from boomerang_core.contents import sha256_of
 from boomerang_core.errors import CheckpointError
+from boomerang_core.provenance import copy_file
 
 CONFIG = "config.json"
 TOKENIZER_FILES = (
@@ -61,6 +62,12 @@ def _shards(index: Path) -> list[Path]:
 def companions(folder: Path) -> list[Path]:
     """The tokenizer's files and the generation config."""
     return sorted({path for pattern in COMPANIONS for path in folder.glob(pattern)})
+
+
+def copy_companions(folder: Path, out: Path) -> None:
+    """Copy what goes with the weights: the tokenizer's files and the generation config."""
+    for path in companions(folder):
+        copy_file(path, out / path.name)
 
 
 def checkpoint_sha256(folder: Path) -> str:

@@ -8,13 +8,12 @@ from pathlib import Path
 from boomerang_core.architectures import architecture_of, shape_of
 from boomerang_core.checkpoint import (
     check_weights,
-    copy_companions,
     load_config,
     require_unused,
     teacher_folder,
     write_folder,
 )
-from boomerang_core.checkpoint_files import CONFIG, shard_index, weight_files
+from boomerang_core.checkpoint_files import CONFIG, copy_companions, shard_index, weight_files
 from boomerang_core.contents import TEACHER, files_in
 from boomerang_core.errors import FamilyError, SettingsError
 from boomerang_core.family import (

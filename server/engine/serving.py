@@ -41,9 +41,10 @@ from server.guard.middleware import HOLD
 from server.leased import Leased
 from server.load.chooser import Chooser
 from server.metrics import Metrics
+from server.misspelt import refuse_misspelt
 from server.residency import Residency
 from server.schemas import BudgetField, MaxSizeField, MinSizeField, SizeField
-from server.sizing import Ask, Decision, Policy, Reason, decide, refuse_misspelt
+from server.sizing import Ask, Decision, Policy, Reason, decide
 
 _CHARS_PER_TOKEN = 4  # of English, about
 Handler = Callable[[Any, Request], Awaitable[Response | None]]

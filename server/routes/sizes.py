@@ -9,7 +9,8 @@ from boomerang_core.errors import SizeError, UnknownSizeError
 from boomerang_core.sizes import Quality, SizeRow, shorten
 from server import schemas
 from server.load.chooser import Chooser
-from server.sizing import AUTO, Ask, Policy, Reason, decide, refuse_misspelt
+from server.misspelt import refuse_misspelt
+from server.sizing import AUTO, Ask, Policy, Reason, decide
 
 
 def sizes_router(

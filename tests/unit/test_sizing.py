@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from boomerang_core.errors import BudgetError, SizeError, UnknownSizeError
 from boomerang_core.sizes import SizeRow, SizeTable
 from server.errors import status_of
-from server.sizing import MOST_UNKNOWN, SIZE_FIELDS, Ask, Policy, Reason, decide, refuse_misspelt
+from server.misspelt import MOST_UNKNOWN, refuse_misspelt
+from server.sizing import SIZE_FIELDS, Ask, Policy, Reason, decide
 from tests.api.malformed import (
     LEGITIMATE,
     MALFORMED,
