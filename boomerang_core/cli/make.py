@@ -101,7 +101,7 @@ def make(
         int | None, typer.Option(help="Tokens to distil the whole student on; 0 leaves it out.")
     ] = None,
     precision: Annotated[
-        str | None, typer.Option(help="Matrix products of that stage: fp32 or bf16.")
+        str | None, typer.Option(help="Matrix products of that stage: fp32, bf16 or auto.")
     ] = None,
     eval_tokens: Annotated[int | None, typer.Option(help="Tokens to score each size on.")] = None,
     seed: Annotated[int | None, typer.Option(help="Decides everything random.")] = None,

@@ -24,28 +24,30 @@ from boomerang_core.distill.data import Rows
 from boomerang_core.distill.lowrank import add_delta, dense_weights
 from boomerang_core.distill.objective import relative_error
 from boomerang_core.distill.recipe import Recipe
+from boomerang_core.distill.sinks import attention_sinks, token_weights
 from boomerang_core.distill.stream import LayerRunner, batches
 from boomerang_core.provenance import save_tensors
 from boomerang_core.route import StudentKind
 
 Parameters = dict[str, torch.Tensor]
+SINKS_EVERY = 4
+"""Of how many rows one is searched for attention sinks: one row's are like another's."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """One block's regression: inputs → targets (R, L, D), to train on and held out."""
+    """A side of a block's regression: inputs → targets (R, L, D), what tokens count (R, L)."""
 
     inputs: torch.Tensor
     targets: torch.Tensor
-    heldout_inputs: torch.Tensor
-    heldout_targets: torch.Tensor
+    weights: torch.Tensor
 
 
 @dataclass(frozen=True)
 class Fit:
     """A block's parameters and its held-out error at the start, after the closed form, at the end.
 
-    The error is the mean over tokens of ‖output - target‖² / ‖target‖².
+    The error is the weighted mean over tokens of ‖output - target‖² / ‖target‖².
     """
 
     parameters: Parameters
@@ -70,29 +72,33 @@ class BlockTrainer:
         """The student layer's output (B, L, D)."""
         return self._runner.run(self._layer, self._place, hidden_BLD, weights)
 
-    def fit(self, parameters: Parameters, task: Task, seed: int) -> Fit:
+    def fit(self, parameters: Parameters, task: Task, heldout: Task, seed: int) -> Fit:
         """Closed form, then gradient steps; each is kept only where the held-out error falls."""
-        start = self.error(parameters, task)
-        closed = self._keep_better(parameters, start, self._closed_form(parameters, task), task)
+        start = self.error(parameters, heldout)
+        closed = self._keep_better(parameters, start, self._closed_form(parameters, task), heldout)
         trained = self._gradient_steps(closed[0], task, seed)
-        final = self._keep_better(*closed, trained, task)
+        final = self._keep_better(*closed, trained, heldout)
         return Fit(final[0], (start, closed[1], final[1]))
 
     def _keep_better(
-        self, old: Parameters, old_error: float, new: Parameters, task: Task
+        self, old: Parameters, old_error: float, new: Parameters, heldout: Task
     ) -> tuple[Parameters, float]:
-        new_error = self.error(new, task)
+        new_error = self.error(new, heldout)
         return (new, new_error) if new_error < old_error else (old, old_error)
 
     @torch.no_grad()
     def error(self, parameters: Parameters, task: Task) -> float:
-        """Held-out error of the block."""
+        """The block's error on a task."""
         weights = self.weights(parameters)
         total = 0.0
-        for part in batches(len(task.heldout_inputs), self._recipe.batch_rows):
-            output_BLD = self.run(weights, task.heldout_inputs[part])
-            total += relative_error(output_BLD, task.heldout_targets[part]).sum().item()
-        return total / task.heldout_inputs[..., 0].numel()
+        for part in batches(len(task.inputs), self._recipe.batch_rows):
+            total += self._errors(weights, task, part).sum().item()
+        return total / len(task.inputs)
+
+    def _errors(self, weights: Parameters, task: Task, rows: slice | torch.Tensor) -> torch.Tensor:
+        """The errors of some rows (B,)."""
+        output_BLD = self.run(weights, task.inputs[rows])
+        return (relative_error(output_BLD, task.targets[rows]) * task.weights[rows]).sum(-1)
 
     @torch.no_grad()
     def _closed_form(self, parameters: Parameters, task: Task) -> Parameters:
@@ -100,14 +106,14 @@ class BlockTrainer:
         weights = self.weights(parameters)
         lowrank = self._recipe.kind == StudentKind.LOWRANK
 
-        def pairs() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        def parts() -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
             for part in batches(len(task.inputs), self._recipe.batch_rows):
-                yield task.inputs[part], task.targets[part]
+                yield task.inputs[part], task.targets[part], task.weights[part]
 
         delta = fit_down_map(
             lambda hidden_BLD: self.run(weights, hidden_BLD),
             self._layer.get_submodule(down),
-            pairs(),
+            parts(),
             self._recipe.ridge,
             self._recipe.rank if lowrank else None,
         )
@@ -122,9 +128,8 @@ class BlockTrainer:
             for group in optimiser.param_groups:
                 group["lr"] = self._rate(step)
             rows = torch.randint(len(task.inputs), (self._recipe.step_rows,), generator=generator)
-            output_BLD = self.run(self.weights(trained), task.inputs[rows])
             optimiser.zero_grad()
-            torch.autograd.backward(relative_error(output_BLD, task.targets[rows]).mean())
+            torch.autograd.backward(self._errors(self.weights(trained), task, rows).mean())
             optimiser.step()
         return {name: value.detach() for name, value in trained.items()}
 
@@ -134,24 +139,44 @@ class BlockTrainer:
 
 
 class Streams:
-    """The teacher's and the student's hidden states, at the same block boundary."""
+    """The teacher's and the student's hidden states, at the same block boundary.
+
+    ``weights_RL`` is what each token counts in every block's error.
+    """
 
     @torch.no_grad()
-    def __init__(self, runner: LayerRunner, ids_RL: torch.Tensor, batch_rows: int) -> None:
+    def __init__(self, runner: LayerRunner, ids_RL: torch.Tensor, recipe: Recipe) -> None:
         self._runner = runner
-        self._batch_rows = batch_rows
-        embedded = [runner.embed(ids_RL[part]) for part in batches(len(ids_RL), batch_rows)]
-        self.teacher_RLD = torch.cat(embedded)
+        self._batch_rows = recipe.batch_rows
+        self.teacher_RLD = torch.cat([runner.embed(ids_RL[part]) for part in self._parts(ids_RL)])
         self.student_RLD = self.teacher_RLD.clone()
+        sinks_RL = self._sinks() if recipe.sinks else torch.zeros_like(ids_RL, dtype=torch.bool)
+        self.weights_RL = token_weights(sinks_RL.to(runner.device), recipe.sinks)
+
+    def _parts(self, rows: torch.Tensor) -> Iterator[slice]:
+        return batches(len(rows), self._batch_rows)
+
+    def _sinks(self) -> torch.Tensor:
+        """Attention sinks (R, L) of some rows: to find them takes the whole teacher."""
+        seen_RLD = self.teacher_RLD[::SINKS_EVERY]
+        found_RL = torch.zeros(self.teacher_RLD.shape[:2], dtype=torch.bool)
+        found_RL[::SINKS_EVERY] = torch.cat(
+            [
+                attention_sinks(self._runner.states(seen_RLD[part])).cpu()
+                for part in self._parts(seen_RLD)
+            ]
+        )
+        return found_RL
 
     @torch.no_grad()
-    def teacher_after(self, block: Block) -> torch.Tensor:
-        """The teacher's states at the block's end (R, L, D), from those at its start."""
-        return self._through(self.teacher_RLD, block)
+    def task(self, block: Block, student_stream: bool) -> Task:
+        """From a stream at the block's start to the teacher's states at its end."""
+        inputs_RLD = self.student_RLD if student_stream else self.teacher_RLD
+        return Task(inputs_RLD, self._through(self.teacher_RLD, block), self.weights_RL)
 
     def _through(self, hidden_RLD: torch.Tensor, block: Block) -> torch.Tensor:
         out_RLD = torch.empty_like(hidden_RLD)
-        for part in batches(len(hidden_RLD), self._batch_rows):
+        for part in self._parts(hidden_RLD):
             state_BLD = hidden_RLD[part]
             for layer in block.layers:
                 state_BLD = self._runner.run(self._runner.layers[layer], layer, state_BLD)
@@ -170,7 +195,7 @@ class Streams:
     ) -> None:
         """The student's stream passes through its layer, the teacher's takes ``teacher_RLD``."""
         weights = trainer.weights(parameters)
-        for part in batches(len(self.student_RLD), self._batch_rows):
+        for part in self._parts(self.student_RLD):
             self.student_RLD[part] = trainer.run(weights, self.student_RLD[part])
         self.teacher_RLD = teacher_RLD
 
@@ -191,8 +216,7 @@ def distill_blocks(
     stored = {index: _stored(work, index, runner.device) for index in own}
     if all(stored.values()):
         return {index: fit for index, fit in stored.items() if fit is not None}
-    train = Streams(runner, rows.train, recipe.batch_rows)
-    heldout = Streams(runner, rows.heldout, recipe.batch_rows)
+    train, heldout = (Streams(runner, each, recipe) for each in (rows.train, rows.heldout))
     fits: dict[int, Fit] = {}
     with tqdm(blocks.items(), desc="blocks", unit="block") as bar:
         for index, block in bar:
@@ -201,25 +225,16 @@ def distill_blocks(
                 heldout.advance_shared(block)
                 continue
             trainer = BlockTrainer(runner, block.kept, recipe)
-            task = _task(train, heldout, block, recipe.student_stream)
+            task, unseen = (each.task(block, recipe.student_stream) for each in (train, heldout))
             fit = stored[index]
             if fit is None:
-                fit = trainer.fit(initial[index], task, recipe.seed + index)
+                fit = trainer.fit(initial[index], task, unseen, recipe.seed + index)
                 _store(fit, work, index)
             train.advance(trainer, fit.parameters, task.targets)
-            heldout.advance(trainer, fit.parameters, task.heldout_targets)
+            heldout.advance(trainer, fit.parameters, unseen.targets)
             fits[index] = fit
             bar.set_postfix_str("error {:.3f} → {:.3f} → {:.3f}".format(*fit.errors))
     return fits
-
-
-def _task(train: Streams, heldout: Streams, block: Block, student_stream: bool) -> Task:
-    return Task(
-        train.student_RLD if student_stream else train.teacher_RLD,
-        train.teacher_after(block),
-        heldout.student_RLD if student_stream else heldout.teacher_RLD,
-        heldout.teacher_after(block),
-    )
 
 
 def _stored(work: Path, index: int, device: torch.device) -> Fit | None:

@@ -40,12 +40,22 @@ class Moments:
             inner_NI.new_zeros(inner, hidden, dtype=torch.float64),
         )
 
-    def add(self, inner_NI: torch.Tensor, output_ND: torch.Tensor, target_ND: torch.Tensor) -> None:
-        """Count tokens in, each weighted by 1/‖target‖: states grow to 29,000 on a few tokens."""
-        weight_N1 = 1 / target_ND.norm(dim=-1, keepdim=True).clamp_min(1e-6)
-        inner_NI = inner_NI * weight_N1
+    def add(
+        self,
+        inner_NI: torch.Tensor,
+        output_ND: torch.Tensor,
+        target_ND: torch.Tensor,
+        weights_N: torch.Tensor,
+    ) -> None:
+        """Count tokens in: squared errors relative to ‖target‖², times ``weights_N``.
+
+        Relative, because states grow to 29,000 on a few tokens.
+        """
+        norm_N1 = target_ND.norm(dim=-1, keepdim=True).clamp_min(1e-6)
+        scale_N1 = weights_N.sqrt()[:, None] / norm_N1
+        inner_NI = inner_NI * scale_N1
         self.gram += inner_NI.T @ inner_NI
-        self.cross += inner_NI.T @ ((target_ND - output_ND) * weight_N1)
+        self.cross += inner_NI.T @ ((target_ND - output_ND) * scale_N1)
 
     def solve(self, ridge: float, rank: int | None) -> torch.Tensor:
         """The change of the down map (D, I); ``ridge`` is relative to G's mean diagonal."""
@@ -61,13 +71,14 @@ class Moments:
 def fit_down_map(
     layer: Layer,
     down_map: nn.Module,
-    pairs: Iterable[tuple[torch.Tensor, torch.Tensor]],
+    parts: Iterable[tuple[torch.Tensor, torch.Tensor, torch.Tensor]],
     ridge: float,
     rank: int | None,
 ) -> torch.Tensor:
     """The change of ``down_map`` (D, I) that brings ``layer`` closest to its targets.
 
-    ``pairs`` yields (input, target) hidden states (B, L, D); ``down_map`` is inside ``layer``.
+    ``parts`` yields input and target hidden states (B, L, D), and what each token counts (B, L);
+    ``down_map`` is inside ``layer``.
     """
     seen: list[torch.Tensor] = []
 
@@ -77,11 +88,11 @@ def fit_down_map(
     handle = down_map.register_forward_pre_hook(keep)
     moments: Moments | None = None
     try:
-        for hidden_BLD, target_BLD in pairs:
+        for hidden_BLD, target_BLD, weights_BL in parts:
             output_ND = layer(hidden_BLD).flatten(0, 1)
             inner_NI = seen.pop().reshape(len(output_ND), -1)
             moments = moments or Moments.zeros(inner_NI, output_ND.shape[1])
-            moments.add(inner_NI, output_ND, target_BLD.flatten(0, 1))
+            moments.add(inner_NI, output_ND, target_BLD.flatten(0, 1), weights_BL.flatten())
     finally:
         handle.remove()
     assert moments is not None, "no text to fit on"

@@ -84,7 +84,7 @@ class _Processes:
 
     def __init__(self, device: torch.device, settings: EndToEnd) -> None:
         batch_rows = settings.batch_rows
-        self.device, self.precision = device, PRECISIONS[settings.precision]
+        self.device, self.precision = device, PRECISIONS[settings.on(device).precision]
         self.accelerator = Accelerator(
             cpu=device.type == "cpu",
             mixed_precision="no",  # the recipe says what is computed in which precision

@@ -113,8 +113,10 @@ def make(
         require_tensorboard()
     recipe = replace(recipe, text=pin_sources(recipe.text))
     processes = _processes(device)
-    teacher = _load(recipe, usable_device(device or str(processes.device)))
-    recipe = replace(recipe, teacher=_pinned_name(recipe, teacher.ref))
+    place = usable_device(device or str(processes.device))
+    teacher = _load(recipe, place)
+    name, stage = _pinned_name(recipe, teacher.ref), recipe.end_to_end.on(place)
+    recipe = replace(recipe, teacher=name, end_to_end=stage)
     stages = _Work.of(recipe, teacher.version, work)
     _check_sizes(recipe, teacher.model)
     evaluated = None if eval_text is None else _evaluation_text(recipe, teacher, eval_text)
@@ -199,9 +201,8 @@ def _trained(
 ) -> Student:
     """The student after the end-to-end stage, where there is one, in bfloat16."""
     settings, seed = recipe.end_to_end, recipe.seed
-    student = student.with_tensors(
-        {n: t.cpu() for n, t in student.tensors.items()}
-    )  # one copy less
+    on_cpu = {name: tensor.cpu() for name, tensor in student.tensors.items()}
+    student = student.with_tensors(on_cpu)  # one copy less
     if settings.tokens:
         student = distill(
             teacher.model, student, design, rows.train, settings, seed, stage, tensorboard

@@ -80,6 +80,7 @@ class Recipe:
     steps: int = 60
     step_rows: int = 2
     learning_rate: float = 1e-3
+    sinks: float = 0.2
     end_to_end: EndToEnd = field(default_factory=EndToEnd)
     seed: int = 0
     footprint_tokens: int = 2048
@@ -109,6 +110,8 @@ class Recipe:
         for name in ("steps", "sample_tokens", "text_tokens", "ridge", "learning_rate"):
             _at_least(name, getattr(self, name), 0)
         _at_least("heldout_every", self.heldout_every, 2)
+        if not 0 <= self.sinks < 1:
+            raise SettingsError(f"sinks must be at least 0 and below 1, got {self.sinks}")
         if not self.text and not self.sample_tokens:
             raise SettingsError("a recipe needs text: files, or tokens sampled from the teacher")
 

@@ -103,6 +103,12 @@ class LayerRunner:
         output_BLD: torch.Tensor = out[0] if isinstance(out, tuple) else out
         return output_BLD
 
+    def states(self, hidden_BLD: torch.Tensor) -> Iterator[torch.Tensor]:
+        """What comes out of each layer (B, L, D), from what enters the first."""
+        for place, layer in enumerate(self.layers):
+            hidden_BLD = self.run(layer, place, hidden_BLD)
+            yield hidden_BLD
+
     def head(self, hidden_BLD: torch.Tensor) -> torch.Tensor:
         """Final norm and LM head: logits (B, L, V)."""
         logits: torch.Tensor = self._model.get_output_embeddings()(self.norm(hidden_BLD))

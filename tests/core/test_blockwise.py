@@ -26,7 +26,7 @@ class TestClosedForm:
         found = fit_down_map(
             lambda hidden: runner.run(layer, 2, hidden),
             layer.mlp.down_proj,
-            [(inputs, targets)],
+            [(inputs, targets, torch.ones(16, ROW_LENGTH))],
             ridge=1e-9,
             rank=None,
         )
@@ -41,9 +41,11 @@ class TestClosedForm:
         block_map = BlockMap.from_layers([[0], [1, 2], [3], [4], [5]])
         student = initial_student(model, block_map, StudentKind(kind), 4, False)
         parameters = student.layer(1)
-        task = Task(hidden[:80], target[:80], hidden[80:], target[80:])
+        alike = torch.full((96, ROW_LENGTH), 1 / ROW_LENGTH)
+        task = Task(hidden[:80], target[:80], alike[:80])
+        heldout = Task(hidden[80:], target[80:], alike[80:])
         recipe = replace(tiny_recipe("none"), kind=kind, steps=20, step_rows=16)
-        fit = BlockTrainer(runner, 1, recipe).fit(parameters, task, 0)
+        fit = BlockTrainer(runner, 1, recipe).fit(parameters, task, heldout, 0)
         start, closed, trained = fit.errors
         assert trained < closed < start
 

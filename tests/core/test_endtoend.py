@@ -128,6 +128,18 @@ class TestSchedule:
         assert rates == pytest.approx([0.5, 1.0, 0.6, 0.2])
 
     @pytest.mark.parametrize(
+        ("capabilities", "found"),
+        [({"avx512_bf16": True}, "bf16"), ({"amx_bf16": True}, "bf16"), ({"avx2": True}, "fp32")],
+    )
+    def test_auto_is_bf16_where_the_cpu_has_instructions_for_it(
+        self, capabilities: dict[str, bool], found: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+        assert EndToEnd().on(torch.device("cpu")).precision == found
+        for stated in ("fp32", "bf16"):
+            assert EndToEnd(precision=stated).on(torch.device("cpu")).precision == stated
+
+    @pytest.mark.parametrize(
         "bad", [{"micro_rows": 3}, {"precision": "int8"}, {"interpolated": 1.5}, {"tokens": -1}]
     )
     def test_refuses_what_has_no_meaning(self, bad: dict[str, Any]) -> None:

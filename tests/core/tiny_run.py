@@ -18,7 +18,9 @@ from boomerang_core.student import Student, initial_student
 from tests.core.conftest import BLOCKS, LADDER, RANK, VOCABULARY
 
 ROW = 12
-SETTINGS = EndToEnd(tokens=20 * 4 * ROW, batch_rows=4, micro_rows=4, learning_rate=5e-3)
+SETTINGS = EndToEnd(
+    tokens=20 * 4 * ROW, batch_rows=4, micro_rows=4, learning_rate=5e-3, precision="fp32"
+)
 
 
 def tiny_rows() -> torch.Tensor:
