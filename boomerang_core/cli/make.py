@@ -41,7 +41,7 @@ def presets() -> dict[str, Path]:
 def make(
     out: Annotated[Path, typer.Option(help="The family folder to write.")],
     preset: Annotated[
-        str | None, typer.Option(help="A recipe by name: smollm2-135m, paper.")
+        str | None, typer.Option(help="A recipe by name: smollm2-135m, gpu, paper.")
     ] = None,
     recipe: Annotated[
         Path | None, typer.Option(help="A recipe.json, as families carry it.")

@@ -73,11 +73,11 @@ class Recipe:
     sample_rows: int = 64
     sample_length: int = 192
     row_length: int = 512
-    block_tokens: int = 98_304
+    block_tokens: int = 16_384
     batch_rows: int = 4
     heldout_every: int = 20
-    ridge: float = 1e-3
-    steps: int = 60
+    ridge: float = 0.05
+    steps: int = 0
     step_rows: int = 2
     learning_rate: float = 1e-3
     sinks: float = 0.2

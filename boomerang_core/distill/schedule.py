@@ -24,18 +24,20 @@ AUTO = "auto"
 class EndToEnd:
     """How to train end to end.  ``tokens`` 0 leaves the stage out.
 
+    The defaults are for minutes of a CPU, where many small steps are worth more than few large
+    ones; ``recipes/gpu.json`` is for a GPU.
     ``interpolated`` is the share of steps on a size between student and teacher.  ``precision``
     is that of the matrix products; parameters and the residual stream stay in float32.  ``auto``
     is bf16 on a machine with instructions for it (``on``).
     ``compiled`` costs a minute at the start and about halves a step on a GPU.
     """
 
-    tokens: int = 0
-    batch_rows: int = 4
-    micro_rows: int = 4
+    tokens: int = 49_152
+    batch_rows: int = 1
+    micro_rows: int = 1
     learning_rate: float = 1e-3
-    warmup: float = 0.01
-    last_rate: float = 0.1
+    warmup: float = 0.02
+    last_rate: float = 0.02
     weight_decay: float = 0.0
     clip: float = 1.0
     interpolated: float = 0.3

@@ -20,6 +20,7 @@ from transformers import (
 from boomerang_core.architectures import architecture_of, model_shape
 from boomerang_core.blocks import BlockMap
 from boomerang_core.distill.recipe import Recipe
+from boomerang_core.distill.schedule import EndToEnd
 from boomerang_core.family import Family
 from boomerang_core.ladder import Ladder
 from boomerang_core.route import FamilyDesign, StudentKind
@@ -104,7 +105,9 @@ def tiny_recipe(teacher: str) -> Recipe:
         row_length=ROW_LENGTH,
         heldout_every=4,
         kept_tokens=100,
+        block_tokens=98_304,
         steps=4,
+        end_to_end=EndToEnd(tokens=0),
         eval_tokens=200,
     )
 

@@ -57,7 +57,9 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 
 @pytest.fixture(scope="module")
 def longer(recipe: Recipe) -> Recipe:
-    stage = EndToEnd(tokens=12 * 4 * ROW_LENGTH, learning_rate=5e-3, interpolated=0.5)
+    stage = EndToEnd(
+        tokens=12 * 4 * ROW_LENGTH, batch_rows=4, micro_rows=4, learning_rate=5e-3, interpolated=0.5
+    )
     return replace(recipe, end_to_end=stage)
 
 
