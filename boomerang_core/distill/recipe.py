@@ -62,7 +62,7 @@ class Recipe:
     kept: str = "measured"
     kept_tokens: int = 1024
     kind: str = "lowrank"
-    rank: int = 32
+    rank: int = 64
     own_embeddings: bool = False
     start: str = "blockwise"
     ladder: str = "last-to-first"

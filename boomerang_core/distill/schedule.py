@@ -35,7 +35,7 @@ class EndToEnd:
     tokens: int = 49_152
     batch_rows: int = 1
     micro_rows: int = 1
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     warmup: float = 0.02
     last_rate: float = 0.02
     weight_decay: float = 0.0
