@@ -3,7 +3,7 @@
 ``measured``: the layer whose removal from the whole teacher hurts most.  ``sequential``: block
 after block, the layer that leaves the better model, the blocks before being pruned already.
 SmolLM2-135M's layers 9 and 10 cost the same to remove alone; of the 17-layer models, the one that
-keeps 9 is much the better (docs/log.md).
+keeps 9 is much the better (docs/log.md): layer 11 makes an attention sink out of what 9 prepares.
 """
 
 from __future__ import annotations
