@@ -22,10 +22,15 @@ def usable_device(name: str | None) -> torch.device:
 def multiplies_bfloat16(device: torch.device) -> bool:
     """Whether bfloat16 products have instructions of their own; else they are slower than float32.
 
-    On two AVX512-BF16 cores a step took 0.66 of float32's time, on AVX2 it took several times as
-    long (docs/log.md).
+    On a CPU with AVX512-BF16 a step of training took 0.66 of float32's time; in vLLM, a CPU
+    without took 4 to 6 times as long (docs/log.md).  Of CPUs only x86 ones are known.
     """
     if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+        with torch.cuda.device(device):
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type != "cpu":
+        return False
+    if not hasattr(torch.cpu, "get_capabilities"):  # an older torch
+        return False
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

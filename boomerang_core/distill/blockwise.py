@@ -31,7 +31,8 @@ from boomerang_core.route import StudentKind
 
 Parameters = dict[str, torch.Tensor]
 SINKS_EVERY = 4
-"""Of how many rows one is searched for attention sinks: one row's are like another's."""
+"""Of how many rows one is searched for attention sinks: one row's are like another's.  In the
+others every token counts alike."""
 
 
 @dataclass(frozen=True)

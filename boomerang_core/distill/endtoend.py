@@ -83,8 +83,7 @@ class _Processes:
     """The processes that share a run, as `accelerate` is configured."""
 
     def __init__(self, device: torch.device, settings: EndToEnd) -> None:
-        batch_rows = settings.batch_rows
-        self.device, self.precision = device, PRECISIONS[settings.on(device).precision]
+        self.device, self.precision = device, PRECISIONS[settings.precision]
         self.accelerator = Accelerator(
             cpu=device.type == "cpu",
             mixed_precision="no",  # the recipe says what is computed in which precision
@@ -93,10 +92,7 @@ class _Processes:
         self.count = self.accelerator.num_processes
         self.main = self.accelerator.is_main_process
         self.fsdp = fsdp_settings(self.count)
-        if batch_rows % self.count:
-            raise SettingsError(
-                f"{self.count} processes cannot share {batch_rows} rows evenly: change batch_rows"
-            )
+        self._share = settings.share(self.count)
 
     def spread(
         self, distiller: Distiller, own: dict[str, nn.Parameter]
@@ -111,8 +107,7 @@ class _Processes:
 
     def rows(self, rows: torch.Tensor) -> torch.Tensor:
         """This process's share of a step's rows."""
-        share = len(rows) // self.count
-        return rows[share * self.accelerator.process_index :][:share]
+        return rows[self._share * self.accelerator.process_index :][: self._share]
 
     def autocast(self) -> torch.autocast:
         """Matrix products in the run's precision.
@@ -149,6 +144,7 @@ class Trainer:
             raise SettingsError(
                 f"the teacher to distil from must be in float32, not {teacher.dtype}"
             )
+        settings = settings.on(teacher.device)
         self._teacher, self._rows_RL, self._settings = teacher, rows_RL, settings
         self._processes = _Processes(teacher.device, settings)
         own = {

@@ -41,6 +41,7 @@ from boomerang_core.distill.metrics import METRICS, require_tensorboard
 from boomerang_core.distill.recipe import Recipe
 from boomerang_core.distill.result import Result, write_result
 from boomerang_core.distill.sampling import prompts, sample_documents
+from boomerang_core.distill.schedule import EndToEnd
 from boomerang_core.distill.sharding import fsdp_settings
 from boomerang_core.distill.sources import pin_sources, shown, source_versions
 from boomerang_core.distill.start import starting_student
@@ -112,11 +113,12 @@ def make(
     if tensorboard is not None:
         require_tensorboard()
     recipe = replace(recipe, text=pin_sources(recipe.text))
-    processes = _processes(device)
+    processes = _processes(recipe.end_to_end, device)
     place = usable_device(device or str(processes.device))
     teacher = _load(recipe, place)
-    name, stage = _pinned_name(recipe, teacher.ref), recipe.end_to_end.on(place)
-    recipe = replace(recipe, teacher=name, end_to_end=stage)
+    ref = teacher.ref
+    name = f"{ref.location}@{ref.revision}" if ref.kind == "hub" else recipe.teacher
+    recipe = replace(recipe, teacher=name, end_to_end=recipe.end_to_end.on(place))
     stages = _Work.of(recipe, teacher.version, work)
     _check_sizes(recipe, teacher.model)
     evaluated = None if eval_text is None else _evaluation_text(recipe, teacher, eval_text)
@@ -170,14 +172,17 @@ class _Clock:
         self.seconds[name] = round(time.monotonic() - start, 3)
 
 
-def _processes(device: str | None) -> PartialState:
+def _processes(stage: EndToEnd, device: str | None) -> PartialState:
     """The processes of this run; the first may take days before the others are needed.
 
-    Raises SettingsError for a configuration of FSDP that the end-to-end stage cannot follow.
+    Raises SettingsError, now and not days later, for what the end-to-end stage cannot work with:
+    rows that they cannot share evenly, a configuration of FSDP that it cannot follow.
     """
     on_cpu = device.startswith("cpu") if device else not torch.cuda.is_available()
     processes = PartialState(cpu=on_cpu, timeout=timedelta(days=30))
-    fsdp_settings(processes.num_processes)  # what cannot work is refused now, not days later
+    fsdp_settings(processes.num_processes)
+    if stage.tokens:
+        stage.share(processes.num_processes)
     return processes
 
 
@@ -221,10 +226,6 @@ def _load(recipe: Recipe, device: torch.device) -> _Teacher:
         load_tokenizer(folder),
         LayerRunner(model, recipe.row_length),
     )
-
-
-def _pinned_name(recipe: Recipe, ref: TeacherRef) -> str:
-    return f"{ref.location}@{ref.revision}" if ref.kind == "hub" else recipe.teacher
 
 
 def _check_sizes(recipe: Recipe, model: Any) -> None:

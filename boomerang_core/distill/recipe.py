@@ -52,7 +52,9 @@ class Recipe:
     ``ladder`` is one of ``FIXED`` or a JSON list of steps such as ``[[3,2],[1,0]]``.  ``start``
     is what the end-to-end stage begins with: a student distilled block after block, the kept
     layers as they are, or random weights (the paper's control).  ``own_embeddings``: a full
-    student that owns embedding, final norm and head, as the paper's does.
+    student that owns embedding, final norm and head, as the paper's does.  ``sinks`` is what the
+    attention sinks of every fourth row count in that row's error of a block (``sinks.py``); at 0
+    they count as other tokens do.
     """
 
     name: str

@@ -62,6 +62,15 @@ class EndToEnd:
             return self
         return replace(self, precision="bf16" if multiplies_bfloat16(device) else "fp32")
 
+    def share(self, processes: int) -> int:
+        """Rows of a step that each process takes.  Raises SettingsError where that is uneven."""
+        if self.batch_rows % processes:
+            raise SettingsError(
+                f"{processes} processes cannot share {self.batch_rows} rows evenly: "
+                f"set end_to_end.batch_rows to a multiple of {processes}"
+            )
+        return self.batch_rows // processes
+
     def rate(self, progress: float) -> float:
         """The learning rate: a linear rise, then a cosine down to ``last_rate`` of the peak."""
         if progress < self.warmup:

@@ -1,9 +1,10 @@
 """Attention sinks: the few tokens whose states are massive, and what they count in a loss.
 
 Later layers attend to them where they have nothing to say (arXiv 2309.17453, 2402.17762); most
-often it is a row's first token.  In SmolLM2-135M its state grows by a factor of 180 within layer
-11, and only where what enters that layer is nearly right: a student that misses it by a little
-loses the sink, and with it every layer that comes after.  One token of 512 hardly shows in a mean.
+often it is a row's first token.  In SmolLM2-135M its state's norm grows within layer 11 from about
+its row's median to 170 times that, and only where what enters the layer is nearly right: a student
+that misses it by a little loses the sink, and with it every layer that comes after.  One token of
+512 hardly shows in a mean.
 
 Shapes: B rows, L tokens a row, D hidden.
 """

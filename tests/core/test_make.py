@@ -58,7 +58,12 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 @pytest.fixture(scope="module")
 def longer(recipe: Recipe) -> Recipe:
     stage = EndToEnd(
-        tokens=12 * 4 * ROW_LENGTH, batch_rows=4, micro_rows=4, learning_rate=5e-3, interpolated=0.5
+        tokens=12 * 4 * ROW_LENGTH,
+        batch_rows=4,
+        micro_rows=4,
+        learning_rate=5e-3,
+        interpolated=0.5,
+        precision="fp32",
     )
     return replace(recipe, end_to_end=stage)
 
@@ -502,6 +507,16 @@ class TestProcesses:
             assert mine.quality is not None
             assert theirs.quality is not None
             assert theirs.quality.kl == pytest.approx(mine.quality.kl, rel=0.01, abs=1e-4)
+
+    def test_rows_that_processes_cannot_share_are_refused_before_the_first_stage(
+        self, longer: Recipe, tmp_path: Path
+    ) -> None:
+        alone = replace(longer, end_to_end=replace(longer.end_to_end, batch_rows=3, micro_rows=1))
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+        done = self.run(launcher, alone, tmp_path / "both")
+        assert done.returncode != 0
+        assert "error: 2 processes cannot share 3 rows evenly" in done.stderr
+        assert not (tmp_path / "both.work").exists()
 
     @pytest.mark.parametrize("made", ["lowrank"], indirect=True)
     def test_a_full_disk_is_one_line_and_a_later_run_goes_on(

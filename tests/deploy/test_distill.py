@@ -34,6 +34,21 @@ def test_the_job_makes_a_family(profile: Path) -> None:
         assert service["spec"]["clusterIP"] == "None"
 
 
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({}, ["--preset", "gpu"]),
+        ({"arguments": ["--tokens", "9"]}, ["--tokens", "9"]),
+        ({"accelerator": {"resource": ""}}, []),
+    ],
+)
+def test_a_gpu_has_the_settings_for_one_unless_it_is_told(given: Object, told: list[str]) -> None:
+    job = only(render(DISTILL, {**LOCAL, **given}), "Job")
+    command = pod_spec(job)["containers"][0]["command"]
+    device = [] if given.get("accelerator") else ["--device", "cuda"]
+    assert command[command.index("--out") + 2 :] == [*device, *told]
+
+
 def click_command(name: str) -> Any:
     """A command of the offline command line."""
     group: Any = typer.main.get_command(app)
