@@ -74,7 +74,8 @@ def check_hung(running: Running) -> None:
     below = psutil.Process(running.process.pid).children(recursive=True)
     with ThreadPoolExecutor(2) as pool:
         stream = pool.submit(read_stream, url)
-        whole = pool.submit(httpx.post, f"{url}/v1/completions", json=LONG, timeout=60)
+        completions = f"{url}/v1/completions"
+        whole = pool.submit(httpx.post, completions, json=LONG, timeout=60, verify=CONTEXT)
         wait_until_held(url, LONG["n"] + 1)
         engine.send_signal(signal.SIGSTOP)
         stopped = time.monotonic()
