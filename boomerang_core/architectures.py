@@ -47,6 +47,12 @@ class Architecture:
         """The modules that turn tokens into the first layer's input."""
         return (self.embedding,) if self.positions is None else (self.embedding, self.positions)
 
+    @property
+    def attention_maps(self) -> tuple[str, ...]:
+        """The linear maps of attention: those that are not beside `down_map`, in the MLP."""
+        mlp = self.down_map.rpartition(".")[0]
+        return tuple(name for name in self.linear_maps if name.rpartition(".")[0] != mlp)
+
     def layer_name(self, index: int, name: str) -> str:
         """The tensor `name` of layer `index`, as the checkpoint calls it."""
         return f"{self.layers}.{index}.{name}"

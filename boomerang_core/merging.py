@@ -1,18 +1,25 @@
-"""A low-rank family made full: the same outputs from a student with weights of its own.
+"""A low-rank family with deltas merged: the same outputs from weights of the student's own.
 
 Deltas save memory and cost time: every student layer runs the kept layer's matrices and its own
-small ones.  Merged once, W + B A, it runs as fast as a plain layer and takes as much memory.
+small ones.  Merged once, W + B A, a map runs as fast as a plain one and takes as much memory.
+Attention's maps are small where the MLP's are large, and their deltas cost most of what they
+save: merging those alone buys back much of the time for little of the memory.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
 
-from boomerang_core.architectures import architecture_of
+import torch
+
+from boomerang_core.architectures import Architecture
 from boomerang_core.checkpoint import load_teacher, require_unused, write_folder
+from boomerang_core.distill.lowrank import A, B
 from boomerang_core.errors import SettingsError
 from boomerang_core.evaluate.comparison import family_source
 from boomerang_core.evaluate.extras import SIMILARITY, TASKS
@@ -20,24 +27,31 @@ from boomerang_core.family import INDEX, Family, load_family, sha256_of, write_f
 from boomerang_core.packing import carry_teacher, require_outside
 from boomerang_core.provenance import save_json
 from boomerang_core.route import StudentKind
-from boomerang_core.student import Student, load_student, merge, save_student
+from boomerang_core.student import Student, Tensors, load_student, merge, save_student
 
 _REPORT = "report"
 
 
-def merge_family(family: Family, out: Path) -> Family:
-    """Write the family with its deltas merged into `out`, whole or not at all, and read it back.
+class Maps(StrEnum):
+    """Which linear maps to merge.  With `all` of them the student is full."""
 
-    The merged layers are stored in the teacher's dtype.  Name, ladder, default size, report and
-    measured quality stay; the recipe, which would make a low-rank student again, does not.  A
-    packed family's teacher comes along.  Raises `SettingsError` where the student is full already
+    ALL = "all"
+    ATTENTION = "attention"
+
+
+def merge_family(family: Family, out: Path, maps: Maps = Maps.ALL) -> Family:
+    """Write the family with deltas merged into `out`, whole or not at all, and read it back.
+
+    The merged maps are stored in the teacher's dtype.  Name, ladder, default size, report and
+    measured quality stay; the recipe, which would make the deltas again, does not.  A packed
+    family's teacher comes along.  Raises `SettingsError` where there is no delta left to merge
     or `out` lies in the family, `CheckpointError` where `out` is in use.
     """
     if family.design.kind is not StudentKind.LOWRANK:
         raise SettingsError(f"{family.name} has a full student already: there is nothing to merge")
     require_unused(out)
     require_outside(out, family)
-    student = merged_student(family)
+    student = merged_student(family, maps)
 
     def fill(folder: Path) -> None:
         save_student(student, folder / "student")
@@ -63,27 +77,42 @@ def _carry_report(family: Family, merged: Family) -> None:
             save_json({**record, "source": family_source(merged)}, path)
 
 
-def merged_student(family: Family) -> Student:
-    """The full student: each layer is the kept teacher layer with its delta merged in."""
+def merged_student(family: Family, maps: Maps = Maps.ALL) -> Student:
+    """The student with the deltas of those maps merged into weights of its own.
+
+    Raises `SettingsError` where none of them has a delta.
+    """
     teacher, lowrank = load_teacher(family), load_student(family.student_dir)
-    row = architecture_of(teacher.config)
-    layers = teacher.get_submodule(row.layers)
-    tensors = {
-        row.layer_name(index, name): tensor
-        for index, block in enumerate(lowrank.block_map)
-        if not block.shared
-        for name, tensor in merge(
-            layers[block.kept].state_dict(), lowrank.layer(index), row
-        ).items()
-    }
-    return Student(lowrank.architecture, StudentKind.FULL, lowrank.block_map, False, tensors)
+    layers = teacher.get_submodule(lowrank.row.layers)
+    wanted = lowrank.row.linear_maps if maps is Maps.ALL else lowrank.row.attention_maps
+    tensors: Tensors = {}
+    for index, block in enumerate(lowrank.block_map):
+        if not block.shared:
+            kept, own = layers[block.kept].state_dict(), lowrank.layer(index)
+            layer = _merged_layer(kept, own, wanted, lowrank.row)
+            whole = {**kept, **layer} if maps is Maps.ALL else layer
+            tensors |= {lowrank.row.layer_name(index, name): t for name, t in whole.items()}
+    if tensors.keys() == lowrank.tensors.keys():
+        raise SettingsError(f"{family.name}: no map of {maps} has a delta: nothing to merge")
+    kind = StudentKind.FULL if maps is Maps.ALL else StudentKind.LOWRANK
+    return Student(lowrank.architecture, kind, lowrank.block_map, False, tensors)
+
+
+def _merged_layer(
+    kept: Mapping[str, torch.Tensor], own: Tensors, maps: Sequence[str], row: Architecture
+) -> Tensors:
+    """A layer's own tensors, with weights instead of deltas for some of its linear maps."""
+    deltas = {name: own[name] for path in maps for name in (path + A, path + B) if name in own}
+    weights = {f"{path}.weight": kept[f"{path}.weight"] for path in maps if path + A in own}
+    others = {name: tensor for name, tensor in own.items() if name not in deltas}
+    return {**others, **merge(weights, deltas, row)}
 
 
 def _described(family: Family, student: Student) -> Family:
     origin = {"merged_from": sha256_of(family.root / INDEX)}
     return replace(
         family,
-        design=replace(family.design, kind=StudentKind.FULL),
+        design=replace(family.design, kind=student.kind),
         student_params=student.num_params,
         provenance={**family.provenance, **origin},
     )

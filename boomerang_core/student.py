@@ -5,8 +5,8 @@
 
 `full`: every tensor of every block that is not shared; also embedding, final norm and (untied)
 head where the student owns them.  `lowrank`: `….lora_A` (r, in) and `….lora_B` (out, r) of linear
-maps, so that W becomes W + B A, and the layer's norms; what it leaves out is the kept teacher
-layer's.  Shared blocks have no tensors.
+maps, so that W becomes W + B A, or a map's own `….weight` instead, and the layer's norms; what it
+leaves out is the kept teacher layer's.  Shared blocks have no tensors.
 """
 
 from __future__ import annotations
@@ -220,7 +220,7 @@ def _no_deltas(layer: Mapping[str, torch.Tensor], row: Architecture, rank: int) 
     """A layer's norms, and factors of zero for each of its linear maps."""
     if rank < 1:
         raise SettingsError(f"the rank must be at least 1, got {rank}")
-    own = {name: layer[name] for name in layer if _module(name) in row.norms}
+    own = {name: layer[name] for name in layer if name.rpartition(".")[0] in row.norms}
     for linear in row.linear_maps:
         weight = layer[f"{linear}.weight"]
         outputs, inputs = reversed(weight.shape) if row.conv1d else weight.shape
@@ -260,10 +260,13 @@ def _expected(student: Student, teacher: Any, row: Architecture) -> tuple[Shapes
 
 
 def _lowrank_shapes(shapes: Mapping[str, torch.Size], row: Architecture) -> Iterator[Any]:
-    yield from ((name, shape) for name, shape in shapes.items() if _module(name) in row.norms)
+    yield from (
+        (name, shape) for name, shape in shapes.items() if name.rpartition(".")[0] in row.norms
+    )
     for linear in row.linear_maps:
         shape = shapes[f"{linear}.weight"]
         outputs, inputs = reversed(shape) if row.conv1d else shape
+        yield f"{linear}.weight", shape
         yield linear + A, (-1, inputs)
         yield linear + B, (outputs, -1)
 
@@ -281,6 +284,8 @@ def _check_shape(
         stem = name.removesuffix(A).removesuffix(B)
         if stem + A not in tensors or stem + B not in tensors:
             raise CheckpointError(f"the student has only one of {stem}{A} and {stem}{B}")
+        if f"{stem}.weight" in tensors:
+            raise CheckpointError(f"the student has both {stem}{A} and {stem}.weight")
         if tensors[stem + A].shape[0] != tensors[stem + B].shape[-1]:
             raise CheckpointError(f"the student's {stem}{A} and {stem}{B} differ in rank")
 
@@ -293,7 +298,3 @@ def _check_depth(block_map: BlockMap, teacher: Any, row: Architecture) -> None:
 def _require_layers(found: int, wanted: int, who: str) -> None:
     if found != wanted:
         raise CheckpointError(f"the {who} has {found} layers, the block map needs {wanted}")
-
-
-def _module(parameter: str) -> str:
-    return parameter.rpartition(".")[0]

@@ -90,13 +90,18 @@ def verify(family: FamilyFolder) -> None:
 def merge(
     family: FamilyFolder,
     out: Annotated[Path, typer.Option(help="The family folder to write.")],
+    maps: Annotated[
+        str, typer.Option(help="all, or attention: its maps are small and their deltas slow.")
+    ] = "all",
 ) -> None:
-    """Merge a low-rank student into dense layers: small sizes run faster, and take more memory."""
+    """Merge deltas into dense weights: small sizes run faster, and take more memory."""
     with plain_errors():
         loaded = load_family(family_folder(family))
-        from boomerang_core.merging import merge_family
+        from boomerang_core.merging import Maps, merge_family
 
-        merged = merge_family(loaded, out)
+        if maps not in list(Maps):
+            raise SettingsError(f"--maps must be {' or '.join(Maps)}, got {maps!r}")
+        merged = merge_family(loaded, out, Maps(maps))
         print_resident(merged)
         typer.echo(f"{merged.name}, merged → {out}")
 

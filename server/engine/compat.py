@@ -56,6 +56,7 @@ NAMES: Mapping[str, str] = {
     "KVCacheManager": "vllm.v1.core.kv_cache_manager:KVCacheManager",
     "KVCacheSpecRegistry": "vllm.v1.kv_cache_spec_registry:KVCacheSpecRegistry",
     "LayerNorm": "vllm.model_executor.layers.layernorm:LayerNorm",
+    "LinearBase": "vllm.model_executor.layers.linear:LinearBase",
     "LinearMethodBase": "vllm.model_executor.layers.linear:LinearMethodBase",
     "LlamaDecoderLayer": "vllm.model_executor.models.llama:LlamaDecoderLayer",
     "LlamaModel": "vllm.model_executor.models.llama:LlamaModel",

@@ -3,15 +3,16 @@
 A kept layer runs once for all rows.  What differs between teacher and student rows is put *inside*
 its linear maps and norms, so vLLM's layer code stays as it is, whatever the architecture:
 
-* a linear map's `quant_method` adds B·A·x to the rows of the student (`deltas.py`).  That is before
-  a row-parallel map sums over ranks, so the sum of the ranks' parts is right under tensor parallel;
+* a linear map's `quant_method` adds B·A·x to the rows of the student (`deltas.py`), or multiplies
+  those rows by the student's own weights, where its delta was merged.  That is before a
+  row-parallel map sums over ranks, so the sum of the ranks' parts is right under tensor parallel;
 * a norm is replaced by a pair of norms, one for each side's rows.
 
 Legend: T token rows, I inputs and O outputs of a linear map on this rank.
 """
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +20,7 @@ import torch
 from torch import nn
 
 from boomerang_core.errors import CheckpointError
-from server.engine.compat import LinearMethodBase
+from server.engine.compat import LinearBase, LinearMethodBase
 from server.engine.deltas import LowRankDelta, Shard
 
 _MATRICES = ("lora_A", "lora_B")
@@ -32,11 +33,11 @@ class RowSplit:
     cut: int | torch.Tensor = 0
 
 
-class DeltaLinearMethod(LinearMethodBase):
-    """A linear map's own method, then the delta on the student's rows."""
+class SplitLinearMethod(LinearMethodBase):
+    """A linear map's own method, and something else on the student's rows."""
 
-    def __init__(self, inner: Any, delta: LowRankDelta, split: RowSplit) -> None:
-        self.inner, self.delta, self.split = inner, delta, split
+    def __init__(self, inner: Any, split: RowSplit) -> None:
+        self.inner, self.split = inner, split
         self.uses_meta_device = inner.uses_meta_device
         self.requires_device_loading = inner.requires_device_loading
         self.supports_pre_processed_weights = inner.supports_pre_processed_weights
@@ -49,6 +50,14 @@ class DeltaLinearMethod(LinearMethodBase):
         """As the inner method."""
         self.inner.process_weights_after_loading(layer)
 
+
+class DeltaLinearMethod(SplitLinearMethod):
+    """A linear map's own method, then the delta on the student's rows."""
+
+    def __init__(self, inner: Any, delta: LowRankDelta, split: RowSplit) -> None:
+        super().__init__(inner, split)
+        self.delta = delta
+
     def apply(
         self, layer: nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None
     ) -> torch.Tensor:
@@ -58,6 +67,57 @@ class DeltaLinearMethod(LinearMethodBase):
         if isinstance(cut, torch.Tensor) or cut < x.shape[0]:
             self.delta.add_to(y_TO, x, cut)
         return y_TO
+
+
+class MergedMap(nn.Module):
+    """The student's own weights of one (possibly fused) linear map, held as vLLM holds them."""
+
+    def __init__(self, linear: Any, shards: Sequence[Shard]) -> None:
+        super().__init__()
+        self.shards = tuple(shards)
+        self.quant_method = linear.quant_method  # by which vLLM finds and packs the weights
+        self.quant_method.create_weights(
+            self,
+            linear.input_size_per_partition,
+            linear.output_partition_sizes,
+            linear.input_size,
+            linear.output_size,
+            linear.params_dtype,
+            weight_loader=linear.weight.weight_loader,
+        )
+
+    def load(self, shard: Shard, value: torch.Tensor) -> None:
+        """Take the weights (out, in) of one of the checkpoint's maps."""
+        weight: Any = self.weight
+        weight.weight_loader(weight, value, *([] if shard is None else [shard]))
+
+    def forward(self, x_TI: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """(T, I) → (T, O), on this rank."""
+        y_TO: torch.Tensor = self.quant_method.apply(self, x_TI, bias)
+        return y_TO
+
+
+class MergedLinearMethod(SplitLinearMethod):
+    """A linear map's own method on the teacher's rows, the student's weights on hers."""
+
+    def __init__(self, inner: Any, merged: MergedMap, split: RowSplit) -> None:
+        super().__init__(inner, split)
+        self.merged = (merged,)  # in a tuple: the student's layer owns it
+
+    def apply(
+        self, layer: nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """(T, I) → (T, O)."""
+        (merged,), cut = self.merged, self.split.cut
+        if isinstance(cut, torch.Tensor):
+            return torch.where(cut, self.inner.apply(layer, x, bias), merged(x, bias))
+        if cut >= x.shape[0]:
+            whole: torch.Tensor = self.inner.apply(layer, x, bias)
+            return whole
+        if cut == 0:
+            own: torch.Tensor = merged(x, bias)
+            return own
+        return torch.cat([self.inner.apply(layer, x[:cut], bias), merged(x[cut:], bias)])
 
 
 class SplitNorm(nn.Module):
@@ -103,10 +163,10 @@ class SplitNorm(nn.Module):
 
 @dataclass
 class _Group:
-    """The checkpoint's maps that vLLM fuses into one."""
+    """The checkpoint's maps that vLLM fuses into one; a rank of 0: the student's own weights."""
 
     shards: list[Shard] = field(default_factory=list)
-    rank: int = 0
+    ranks: list[int] = field(default_factory=list)
 
 
 class LowRankLayer(nn.Module):
@@ -123,27 +183,38 @@ class LowRankLayer(nn.Module):
         self.split = RowSplit()
         self.stacked = stacked
         self.deltas = nn.ModuleDict()
+        self.merged = nn.ModuleDict()
         self.norms = nn.ModuleDict()
-        for path, group in self._groups(shapes).items():
-            linear = kept.get_submodule(path)
-            delta = LowRankDelta(linear, group.shards, group.rank)
-            linear.quant_method = DeltaLinearMethod(linear.quant_method, delta, self.split)
-            self.deltas[_key(path)] = delta
-        for path in sorted(_norm_paths(shapes)):
-            teacher = kept.get_submodule(path)
-            self.norms[_key(path)] = student = copy.deepcopy(teacher)
-            parent, _, name = path.rpartition(".")
-            setattr(kept.get_submodule(parent), name, SplitNorm(teacher, student, self.split))
+        groups = self._groups(kept, shapes)
+        for path, group in groups.items():
+            self._build_map(path, kept.get_submodule(path), group)
+        for path in sorted(self._fused(name.rpartition(".")[0])[0] for name in shapes):
+            if path not in groups and _key(path) not in self.norms:
+                teacher = kept.get_submodule(path)
+                self.norms[_key(path)] = student = copy.deepcopy(teacher)
+                parent, _, name = path.rpartition(".")
+                setattr(kept.get_submodule(parent), name, SplitNorm(teacher, student, self.split))
 
-    def _groups(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, _Group]:
+    def _build_map(self, path: str, linear: Any, group: _Group) -> None:
+        """Put the student's part into a linear map of the kept layer."""
+        if all(group.ranks):
+            self.deltas[_key(path)] = delta = LowRankDelta(linear, group.shards, max(group.ranks))
+            linear.quant_method = DeltaLinearMethod(linear.quant_method, delta, self.split)
+        elif not any(group.ranks):
+            self.merged[_key(path)] = merged = MergedMap(linear, group.shards)
+            linear.quant_method = MergedLinearMethod(linear.quant_method, merged, self.split)
+        else:
+            raise CheckpointError(f"the student has weights and deltas in {path}, which is one map")
+
+    def _groups(self, kept: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, _Group]:
         groups: dict[str, _Group] = {}
         for name, shape in shapes.items():
-            path, _, matrix = name.rpartition(".")
-            if matrix == "lora_A":
-                fused, shard = self._fused(path)
+            path, _, last = name.rpartition(".")
+            fused, shard = self._fused(path)
+            if last != "lora_B" and isinstance(kept.get_submodule(fused), LinearBase):
                 group = groups.setdefault(fused, _Group())
                 group.shards.append(shard)
-                group.rank = max(group.rank, shape[0])
+                group.ranks.append(shape[0] if last == "lora_A" else 0)
         return groups
 
     def _fused(self, path: str) -> tuple[str, Shard]:
@@ -163,11 +234,16 @@ class LowRankLayer(nn.Module):
     def load(self, name: str, value: torch.Tensor) -> None:
         """Take one tensor of this block by its name within the layer."""
         path, _, last = name.rpartition(".")
+        fused, shard = self._fused(path)
         if last in _MATRICES:
-            fused, shard = self._fused(path)
             delta = self.deltas[_key(fused)]
             assert isinstance(delta, LowRankDelta)
             delta.load(last, shard, value)
+            return
+        if _key(fused) in self.merged:
+            merged = self.merged[_key(fused)]
+            assert isinstance(merged, MergedMap)
+            merged.load(shard, value)
             return
         parameter = self.norms[_key(path)].get_parameter(last)
         if parameter.shape != value.shape:
@@ -177,11 +253,6 @@ class LowRankLayer(nn.Module):
 
 def _key(path: str) -> str:
     return path.replace(".", "/")  # a ModuleDict's keys hold no dot
-
-
-def _norm_paths(names: Iterable[str]) -> set[str]:
-    split = (name.rpartition(".") for name in names)
-    return {path for path, _, last in split if last not in _MATRICES}
 
 
 def within_layer(name: str) -> tuple[int, str]:

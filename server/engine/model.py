@@ -286,10 +286,10 @@ class BoomerangForCausalLM(nn.Module):
 
         for full_name, value in read_tensors(self._folders[owner], wanted):
             name = local(full_name)
+            value = value.t() if self.row.is_transposed(name) else value
             if lowrank:
                 self._load_lowrank(name, value)
                 continue
-            value = value.t() if self.row.is_transposed(name) else value
             yield f"{owner.value}.{name}", value
 
     def _load_lowrank(self, name: str, value: torch.Tensor) -> None:

@@ -37,6 +37,7 @@ KINDS = {
     "full-teachers-ends": (StudentKind.FULL, False, False),
     "full-own-tied-ends": (StudentKind.FULL, True, True),
     "lowrank": (StudentKind.LOWRANK, False, True),
+    "lowrank-attention-merged": (StudentKind.LOWRANK, False, True),
 }
 
 
@@ -46,7 +47,9 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], TinyFamil
 
     @cache
     def make(name: str) -> TinyFamily:
-        return make_family(tmp_path_factory.mktemp(name), *KINDS[name])
+        return make_family(
+            tmp_path_factory.mktemp(name), *KINDS[name], attention="attention" in name
+        )
 
     return make
 

@@ -92,8 +92,12 @@ def make_family(
     tied: bool,
     hidden: int = HIDDEN,
     quality: Mapping[int, Quality] | None = None,
+    attention: bool = False,
 ) -> TinyFamily:
-    """A family with random weights; `hidden` is the width of two attention heads."""
+    """A family with random weights; `hidden` is the width of two attention heads.
+
+    `attention`: a low-rank student with attention weights of its own instead of deltas.
+    """
     generator = torch.Generator().manual_seed(7 if kind is StudentKind.FULL else 8)
     teacher = LlamaForCausalLM(config(tied, hidden))
     tensors = randomise(teacher.state_dict(), generator)
@@ -105,6 +109,8 @@ def make_family(
 
     design = FamilyDesign(BLOCKS, LADDER, kind, own_embeddings)
     student = (full if kind is StudentKind.FULL else lowrank)(tensors, design, generator, tied)
+    if attention:
+        student = with_attention(student, tensors, generator)
     root = folder / "family"
     save_student(
         Student("LlamaForCausalLM", kind, BLOCKS, own_embeddings, student), root / "student"
@@ -152,6 +158,14 @@ def lowrank(
     return randomise(own, generator)
 
 
+def with_attention(student: Tensors, teacher: Tensors, generator: torch.Generator) -> Tensors:
+    """A low-rank student whose deltas of attention give way to random weights."""
+    deltas = [name for name in student if "self_attn" in name]
+    own = {name.replace(".lora_A", ".weight"): name for name in deltas if name.endswith("lora_A")}
+    weights = {name: torch.empty_like(teacher[name]) for name in own}
+    return {n: t for n, t in student.items() if n not in deltas} | randomise(weights, generator)
+
+
 def route_tensors(tiny: TinyFamily, size: int) -> Tensors:
     """The state dict of a size.  Layers that a route leaves out stay, as identities."""
     design = tiny.family.design
@@ -187,8 +201,10 @@ def layer_of(tensors: Tensors, index: int) -> Tensors:
 
 
 def merged(kept: Tensors, student: Tensors) -> Tensors:
-    result = dict(kept)
+    result = kept | {name: value for name, value in student.items() if name.endswith(".weight")}
     for linear in LINEAR:
+        if f"{linear}.weight" in student:
+            continue
         delta = student[f"{linear}.lora_B"] @ student[f"{linear}.lora_A"]
         result[f"{linear}.weight"] = kept[f"{linear}.weight"] + delta
-    return result | {f"{norm}.weight": student[f"{norm}.weight"] for norm in NORMS}
+    return result
