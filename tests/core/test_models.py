@@ -275,7 +275,8 @@ class TestRefusals:
             (lambda t, n: t.pop(n + "lora_A"), "only one of"),
             (lambda t, n: t.update({n + "lora_A": torch.zeros(2, 32)}), "differ in rank"),
             (lambda t, n: t.update({n + "lora_A": torch.zeros(3, 31)}), r"needs \(rank, 32\)"),
-            (lambda t, n: t.update({n + "weight": torch.zeros(48, 32)}), "should not have"),
+            (lambda t, n: t.update({n + "weight": torch.zeros(48, 32)}), "both"),
+            (lambda t, n: t.update({n + "bias": torch.zeros(48)}), "should not have"),
             (lambda t, n: t.update({"model.norm.weight": torch.zeros(32)}), "should not have"),
         ],
     )

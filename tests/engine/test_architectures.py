@@ -24,6 +24,7 @@ from transformers import (
 
 from boomerang_core.architectures import ARCHITECTURES, model_shape
 from boomerang_core.assemble import assemble
+from boomerang_core.merging import Maps, merge_family
 from boomerang_core.route import FamilyDesign, StudentKind, build_route
 from boomerang_core.student import initial_student, load_student, save_student
 from server.engine import compat
@@ -68,7 +69,8 @@ def randomise(tensors: dict[str, torch.Tensor], seed: int) -> dict[str, torch.Te
     return {name: noise(name, tensor) for name, tensor in tensors.items()}
 
 
-def make(folder: Path, architecture: str, kind: StudentKind) -> TinyFamily:
+def make(folder: Path, architecture: str, kind: StudentKind, attention: bool) -> TinyFamily:
+    """A family; `attention`: with the deltas of its attention merged."""
     torch.manual_seed(0)
     teacher = AutoModelForCausalLM.from_config(CONFIGS[architecture]).eval()
     with torch.no_grad():
@@ -82,6 +84,8 @@ def make(folder: Path, architecture: str, kind: StudentKind) -> TinyFamily:
     design = FamilyDesign(BLOCKS, LADDER, kind, own_ends)
     teacher_dir, shape = folder / "teacher", model_shape(teacher)
     family = write_tiny(folder / "family", design, shape, teacher_dir, architecture=architecture)
+    if attention:
+        family = merge_family(family, folder / "merged", Maps.ATTENTION)
     return TinyFamily(family, teacher_dir)
 
 
@@ -92,21 +96,25 @@ differently from those of `test_compiled`, where both kinds are quick."""
 
 def cases() -> Iterator[Any]:
     for name, kind in product(CONFIGS, StudentKind):
-        yield pytest.param(name, False, kind)
-        yield pytest.param(name, True, kind, marks=[pytest.mark.slow] * ((name, kind) != QUICK))
+        yield pytest.param(name, False, kind, False)
+        slow = [pytest.mark.slow] * ((name, kind) != QUICK)
+        yield pytest.param(name, True, kind, False, marks=slow)
+    for name in ("Qwen2ForCausalLM", "GPT2LMHeadModel"):  # maps with biases; and stored transposed
+        yield pytest.param(name, False, StudentKind.LOWRANK, True)
 
 
-@pytest.mark.parametrize(("architecture", "compiled", "kind"), cases())
+@pytest.mark.parametrize(("architecture", "compiled", "kind", "attention"), cases())
 def test_every_size_of_an_architecture_in_one_mixed_batch(
     architecture: str,
     compiled: bool,
     kind: StudentKind,
+    attention: bool,
     tmp_path: Path,
     keep: Callable[[Any], Any],
 ) -> None:
     from vllm import LLM
 
-    tiny = make(tmp_path, architecture, kind)
+    tiny = make(tmp_path, architecture, kind, attention)
     arguments = engine_arguments(tiny.family, tiny.teacher_dir, compiled=compiled, **LIMITS)
     engine = keep(LLM(**arguments))
     teacher = AutoModelForCausalLM.from_pretrained(tiny.teacher_dir, dtype=torch.float32).eval()

@@ -29,12 +29,13 @@ FAMILIES = [
     "lowrank",
     "full-teachers-ends",
     pytest.param("full-own-ends", marks=pytest.mark.slow),  # half a minute more of compiling
+    pytest.param("lowrank-attention-merged", marks=pytest.mark.slow),
 ]
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def tiny(request: pytest.FixtureRequest, build: Callable[[str], TinyFamily]) -> TinyFamily:
-    """Two families with full students and one with a low-rank one."""
+    """Families of both kinds of student."""
     return build(request.param)
 
 

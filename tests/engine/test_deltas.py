@@ -5,7 +5,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from boomerang_core.errors import CheckpointError
+from server.engine.compat import LinearBase
 from server.engine.deltas import LowRankDelta, Shard
+from server.engine.lowrank import LowRankLayer
 
 ROWS, INPUTS, RANK = 5, 32, 16
 FUSED = {"q": 48, "k": 16, "v": 16}
@@ -63,3 +66,19 @@ def test_a_packed_delta_keeps_no_second_copy() -> None:
     delta.pack()
     assert delta.a.numel() == delta.b.numel() == 0
     assert len(delta.packed_b) == len(FUSED)
+
+
+class Fused(LinearBase):
+    """A fused linear map of vLLM's, as far as a student's layer looks at it while it refuses."""
+
+    def __init__(self) -> None:
+        torch.nn.Module.__init__(self)
+
+
+def test_a_fused_map_has_weights_or_deltas_not_both() -> None:
+    kept = torch.nn.Module()
+    kept.qkv_proj = Fused()
+    shapes = {"q_proj.weight": (4, 4), "k_proj.lora_A": (2, 4), "k_proj.lora_B": (4, 2)}
+    stacked = {f".{name}_proj": (".qkv_proj", name) for name in "qkv"}
+    with pytest.raises(CheckpointError, match="weights and deltas in qkv_proj"):
+        LowRankLayer(kept, shapes, stacked)

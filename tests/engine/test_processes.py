@@ -54,12 +54,19 @@ def test_spawned_processes_serve_mixed_sizes_and_survive_a_bad_one(
     assert got == [expected(tiny, size)[index] for index, size in enumerate(sizes)]
 
 
-@pytest.mark.parametrize("kind", [pytest.param("full-own-ends", marks=pytest.mark.slow), "lowrank"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param("full-own-ends", marks=pytest.mark.slow),
+        "lowrank",
+        pytest.param("lowrank-attention-merged", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_two_tensor_parallel_ranks_answer_as_one(
     build: Callable[[str], TinyFamily], monkeypatch: pytest.MonkeyPatch, kind: str, compiled: bool
 ) -> None:
-    """Both kinds, all sizes mixed in one batch; the ranks talk over gloo."""
+    """Every kind, all sizes mixed in one batch; the ranks talk over gloo."""
     if platform() == "cpu":  # vLLM would give each rank a NUMA node of its own
         monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
     tiny = build(kind)

@@ -44,7 +44,8 @@ def predicted(tiny: TinyFamily, span: Span) -> int:
     """The prediction, and what unequal ranks in a fused map cost: `k_proj` has half the rank."""
     family = tiny.family
     total = Residents.of(family).weight_bytes(span)
-    if family.design.kind is StudentKind.LOWRANK:
+    names = load_file(family.student_dir / "model.safetensors").keys()
+    if any(name.endswith("k_proj.lora_A") for name in names):
         narrow = HIDDEN // 2 + HIDDEN  # k_proj: outputs of one head of two, inputs
         patched = family.design.ladder.patched(span.smallest)
         students = [

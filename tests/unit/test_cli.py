@@ -115,6 +115,13 @@ def test_sizes_takes_the_kv_cache_in_one_way() -> None:
     assert "give either --kv-cache-bytes or --context and --concurrency" in result.output
 
 
+def test_merge_refuses_maps_that_it_does_not_know(tmp_path: Path) -> None:
+    out = ["--out", str(tmp_path / "merged")]
+    result = runner.invoke(cli.app, ["merge", "smollm2-135m", *out, "--maps", "mlp"])
+    assert result.exit_code == 2
+    assert "--maps must be all or attention, got 'mlp'" in result.output
+
+
 def test_verify_accepts_a_whole_folder(family_dir: Path) -> None:
     result = runner.invoke(cli.app, ["verify", str(family_dir)])
     assert result.exit_code == 0
