@@ -9,18 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from boomerang_core.baselines.ladders import (
-    MeasuredLadder,
-    laco_ladder,
-    naive_ladder,
-    shortgpt_ladder,
-)
+from boomerang_core.baselines.ladders import laco_ladder, naive_ladder, shortgpt_ladder
 from boomerang_core.checkpoint import load_teacher, load_tokenizer, teacher_folder
 from boomerang_core.checkpoint_files import weight_files
 from boomerang_core.distill.data import pack, read_text
@@ -36,14 +31,12 @@ from boomerang_core.evaluate.comparison import (
     read_comparison,
     write_comparison,
 )
-from boomerang_core.evaluate.ladder import design_lanes, ladder_routes
-from boomerang_core.evaluate.perplexity import evaluate_routes, evaluation_rows
+from boomerang_core.evaluate.perplexity import evaluation_rows
+from boomerang_core.evaluate.planned import PlannedLadder, family_ladder, measure_ladder
 from boomerang_core.evaluate.record import rounded
 from boomerang_core.family import Family, sha256_of
 from boomerang_core.footprint import route_params
 from boomerang_core.provenance import provenance
-from boomerang_core.route import teacher_route
-from boomerang_core.student import load_student
 
 SENTENCES, SENTENCE_TOKENS = 10, 32
 """LaCo's few-shot samples; its paper takes ten sentences of Wikipedia."""
@@ -71,7 +64,7 @@ class _Job:
     name: str
     kind: str
     source: Mapping[str, Any]
-    measure: Callable[[], MeasuredLadder]
+    plan: Callable[[], PlannedLadder]
 
 
 def compare(
@@ -136,6 +129,8 @@ class _Bench:
     def __init__(self, families: Mapping[str, Family], texts: Texts, device: torch.device) -> None:
         self._families, self._texts, self._device = families, texts, device
         self._first = next(iter(families.values()))
+        self._planned: dict[str, PlannedLadder] = {}
+        self._model: Any = None
         self._tokenizer = load_tokenizer(self._first)
         self._ids_RL = evaluation_rows(texts.text, self._tokenizer, texts.row_length, texts.tokens)
         rows, length = self._ids_RL.shape
@@ -157,22 +152,23 @@ class _Bench:
 
     def jobs(self, baselines: Sequence[str]) -> list[_Job]:
         """Every series, in the order in which it was asked for."""
-        measure = {"naive": self._naive, "shortgpt": self._shortgpt, "laco": self._laco}
+        plan = {"naive": self._naive, "shortgpt": self._shortgpt, "laco": self._laco}
         families = [
-            _Job(name, FAMILY, family_source(family), partial(self._family, family))
+            _Job(name, FAMILY, family_source(family), partial(family_ladder, family))
             for name, family in self._families.items()
         ]
         return families + [
-            _Job(BASELINES[kind], kind, self._baseline_source(kind), measure[kind])
+            _Job(BASELINES[kind], kind, self._baseline_source(kind), plan[kind])
             for kind in dict.fromkeys(baselines)
         ]
 
     def series(self, job: _Job) -> Series:
         """Measure it."""
-        ladder = job.measure()
+        ladder = self.plan(job)
+        qualities = measure_ladder(self.teacher(torch.float32), ladder, self._ids_RL, job.name)
         points = tuple(
             Point(len(route.layers), route_params(self._first.shape, route), rounded(quality))
-            for route, quality in zip(ladder.routes, ladder.qualities, strict=True)
+            for route, quality in zip(ladder.routes, qualities, strict=True)
         )
         note = provenance(self._texts.seed, **ladder.notes)
         return Series(job.name, job.kind, job.source, points, note)
@@ -198,26 +194,27 @@ class _Bench:
     def _depths(self) -> list[int]:
         return sorted({row.layers for row in self._first.rows})
 
-    @cached_property
-    def _model(self) -> Any:
-        model = load_teacher(self._first, torch.float32)
-        return model.to(self._device).eval().requires_grad_(False)
+    def plan(self, job: _Job) -> PlannedLadder:
+        """What its sizes run; found once."""
+        if job.name not in self._planned:
+            self._planned[job.name] = job.plan()
+        return self._planned[job.name]
 
-    def _family(self, family: Family) -> MeasuredLadder:
-        student = load_student(family.student_dir)
-        both = design_lanes(self._model, student, family.design, self._ids_RL.shape[1])
-        routes = ladder_routes(family.design)
-        whole = teacher_route(range(family.shape.num_layers))
-        return MeasuredLadder(
-            routes, evaluate_routes(both, whole, routes, self._ids_RL, family.name)
-        )
+    def teacher(self, dtype: torch.dtype) -> Any:
+        """The teacher in that format; only the last one asked for is kept."""
+        if self._model is None or self._model.dtype != dtype:
+            self._model = None  # before there are two
+            model = load_teacher(self._first, dtype).to(self._device)
+            self._model = model.eval().requires_grad_(False)
+        return self._model
 
-    def _naive(self) -> MeasuredLadder:
-        return naive_ladder(self._model, self._first.design, self._ids_RL)
+    def _naive(self) -> PlannedLadder:
+        return naive_ladder(self._first.design)
 
-    def _shortgpt(self) -> MeasuredLadder:
-        return shortgpt_ladder(self._model, self._depths, self._ids_RL, self._calibration_RL)
+    def _shortgpt(self) -> PlannedLadder:
+        model = self.teacher(torch.float32)
+        return shortgpt_ladder(model, self._depths, self._calibration_RL)
 
-    def _laco(self) -> MeasuredLadder:
+    def _laco(self) -> PlannedLadder:
         sentences_SL = self._calibration_RL[:SENTENCES, :SENTENCE_TOKENS]
-        return laco_ladder(self._model, self._depths, self._ids_RL, sentences_SL)
+        return laco_ladder(self.teacher(torch.float32), self._depths, sentences_SL)
