@@ -1,4 +1,4 @@
-"""Families and baselines measured on the same rows of text, against the same teacher.
+"""Families and baselines measured on the same rows of text and the same tasks, against one teacher.
 
 Shapes: R rows, L tokens a row, S sentences.
 
@@ -8,10 +8,10 @@ Each series is written as soon as it is measured, so a comparison that was stopp
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -34,9 +34,16 @@ from boomerang_core.evaluate.comparison import (
 from boomerang_core.evaluate.perplexity import evaluation_rows
 from boomerang_core.evaluate.planned import PlannedLadder, family_ladder, measure_ladder
 from boomerang_core.evaluate.record import rounded
+from boomerang_core.evaluate.tasks import TaskSettings, Tell
 from boomerang_core.family import Family, sha256_of
 from boomerang_core.footprint import route_params
 from boomerang_core.provenance import provenance
+
+if TYPE_CHECKING:
+    from boomerang_core.evaluate.compare_tasks import TaskRun
+
+ITEMS = ".items"
+"""In place of the comparison's suffix: the folder beside it with what sizes answered on tasks."""
 
 SENTENCES, SENTENCE_TOKENS = 10, 32
 """LaCo's few-shot samples; its paper takes ten sentences of Wikipedia."""
@@ -73,27 +80,50 @@ def compare(
     texts: Texts,
     out: Path,
     device: torch.device,
+    tasks: TaskSettings | None = None,
+    tell: Tell = print,
 ) -> Comparison:
     """Measure families, by name, and baselines at the depths of the first family's sizes.
 
-    `out` keeps every finished series.  Raises `FamilyError` where the teachers differ or `out` is
-    no comparison, `DataError` for texts that do not do and where `out` was measured on other rows,
-    `SettingsError`, `CheckpointError`.
+    `out` keeps every finished series; the folder beside it, what each size answered on the `tasks`,
+    which run on the `device` too.  `tell` hears of every task and size.  Raises `FamilyError` where
+    the teachers differ or `out` is no comparison, `DataError` for texts and tasks that do not do
+    and where `out` was measured on other rows, `SettingsError`, `CheckpointError`, `WriteError`.
     """
     _check(families, baselines, texts)
     bench = _Bench(families, texts, device)
-    comparison = Comparison(bench.rows)
-    if out.exists():
-        comparison = read_comparison(out)
-        if comparison.rows != bench.rows:
-            raise DataError(
-                f"{out} was measured on other rows or another teacher: give a new --out"
-            )
-    for job in bench.jobs(baselines):
+    comparison = _begun(out, bench.rows)
+    jobs = bench.jobs(baselines)
+    run = None if tasks is None else _task_run(bench, jobs, tasks, out, tell)
+    for job in jobs:
         if not comparison.finished(job.name, job.kind, job.source):
             comparison = comparison.with_series(bench.series(job))
             write_comparison(comparison, out)
+    if run is not None:
+        comparison = replace(comparison, tasks=run.scores(comparison, texts.seed))
+        write_comparison(comparison, out)
     return comparison
+
+
+def _begun(out: Path, rows: Mapping[str, Any]) -> Comparison:
+    """What is in the file already."""
+    if not out.exists():
+        return Comparison(rows)
+    comparison = read_comparison(out)
+    if comparison.rows != rows:
+        raise DataError(f"{out} was measured on other rows or another teacher: give a new --out")
+    return comparison
+
+
+def _task_run(
+    bench: _Bench, jobs: Sequence[_Job], tasks: TaskSettings, out: Path, tell: Tell
+) -> TaskRun:
+    """The tasks with their data; what is wrong with them shows before anything is measured."""
+    from boomerang_core.evaluate.compare_tasks import Ladders, TaskRun
+
+    planned = {job.name: partial(bench.plan, job) for job in jobs}
+    ladders = Ladders(planned, bench.teacher, bench.tokenizer)
+    return TaskRun(tasks, ladders, out.with_suffix(ITEMS), tell)
 
 
 def _check(families: Mapping[str, Family], baselines: Sequence[str], texts: Texts) -> None:
@@ -131,8 +161,8 @@ class _Bench:
         self._first = next(iter(families.values()))
         self._planned: dict[str, PlannedLadder] = {}
         self._model: Any = None
-        self._tokenizer = load_tokenizer(self._first)
-        self._ids_RL = evaluation_rows(texts.text, self._tokenizer, texts.row_length, texts.tokens)
+        self.tokenizer = load_tokenizer(self._first)
+        self._ids_RL = evaluation_rows(texts.text, self.tokenizer, texts.row_length, texts.tokens)
         rows, length = self._ids_RL.shape
         self.rows = {
             "teacher": self._first.teacher_name,
@@ -146,7 +176,7 @@ class _Bench:
         if texts.calibration is not None:
             self._calibrated_on = self._calibration_note(texts.calibration)
             documents = read_text(
-                [texts.calibration], self._tokenizer, texts.calibration_tokens, texts.seed
+                [texts.calibration], self.tokenizer, texts.calibration_tokens, texts.seed
             ).documents
             self._calibration_RL = pack(documents, texts.row_length, "calibration")
 
