@@ -16,7 +16,6 @@ from boomerang_core.evaluate.tasks import TaskSettings, named_tasks
 from boomerang_core.family import Family, load_family
 
 if TYPE_CHECKING:
-    from boomerang_core.evaluate.compared_tasks import ComparedTasks
     from boomerang_core.evaluate.comparison import Comparison
 
 
@@ -69,8 +68,7 @@ def compare(
         where = usable_device(device)
         comparison = measure(loaded, baseline or ["naive"], texts, out, where, settings, tell)
         print_comparison(comparison)
-        if comparison.tasks is not None:
-            print_scores(comparison.tasks)
+        print_scores(comparison)
 
 
 def named_families(arguments: Sequence[str]) -> dict[str, Family]:
@@ -100,10 +98,11 @@ def print_comparison(comparison: Comparison) -> None:
     typer.echo(f"KL to {comparison.rows['teacher']}, n = {comparison.rows['n']:,} tokens")
 
 
-def print_scores(tasks: ComparedTasks) -> None:
+def print_scores(comparison: Comparison) -> None:
     """A table for each task: a row for each number of layers, a column a series."""
-    for task in tasks.names:
-        table = tasks.table(task)
+    if comparison.tasks is None:
+        return
+    for table in comparison.tasks.tables([series.name for series in comparison.series]):
         typer.echo()
         _print_table(table.names, table.depths, table.cells)
         typer.echo(f"{table.title}, n = {table.n:,} items")

@@ -58,23 +58,18 @@ class ComparedTasks:
         """The tasks, in the order of the rows."""
         return list(dict.fromkeys(row.score.task for row in self.rows))
 
-    def of(self, task: str) -> dict[str, list[TaskRow]]:
-        """On a task, the sizes of every series that answered it, smallest first."""
-        found: dict[str, list[TaskRow]] = {}
+    def of(self, task: str, series: Sequence[str]) -> dict[str, list[TaskRow]]:
+        """On a task, the sizes of each of the series that answered it, smallest first."""
+        found: dict[str, list[TaskRow]] = {name: [] for name in series}
         for row in self.rows:
-            if row.score.task == task:
-                found.setdefault(row.series, []).append(row.score)
-        return found
+            if row.score.task == task and row.series in found:
+                found[row.series].append(row.score)
+        return {name: sizes for name, sizes in found.items() if sizes}
 
-    def table(self, task: str) -> TaskTable:
-        """Accuracies with their errors; perplexities a word where the task is plain text."""
-        found = self.of(task)
-        scores = [score for sizes in found.values() for score in sizes]
-        read = all(score.accuracy is None for score in scores)
-        figure = "perplexity a word" if read else "accuracy ± standard error"
-        depths = sorted({score.layers for score in scores})
-        cells = [[_cell(sizes, depth) for sizes in found.values()] for depth in depths]
-        return TaskTable(f"{task}: {figure}", scores[0].n, list(found), depths, cells)
+    def tables(self, series: Sequence[str]) -> list[TaskTable]:
+        """A table for each task, whose columns are the series in this order."""
+        found = ((task, self.of(task, series)) for task in self.names)
+        return [_table(task, sizes) for task, sizes in found if sizes]
 
     def without(self, series: str) -> ComparedTasks | None:
         """The other series; None where there is no other."""
@@ -88,6 +83,16 @@ class ComparedTasks:
             "provenance": dict(self.provenance),
             "rows": [{"series": row.series, **asdict(row.score)} for row in self.rows],
         }
+
+
+def _table(task: str, found: Mapping[str, Sequence[TaskRow]]) -> TaskTable:
+    """Accuracies with their errors; perplexities a word where the task is plain text."""
+    scores = [score for sizes in found.values() for score in sizes]
+    read = all(score.accuracy is None for score in scores)
+    figure = "perplexity a word" if read else "accuracy ± standard error"
+    depths = sorted({score.layers for score in scores})
+    cells = [[_cell(sizes, depth) for sizes in found.values()] for depth in depths]
+    return TaskTable(f"{task}: {figure}", scores[0].n, list(found), depths, cells)
 
 
 def _cell(sizes: Sequence[TaskRow], depth: int) -> str:

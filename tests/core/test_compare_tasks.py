@@ -101,7 +101,7 @@ def begun(compared: tuple[Comparison, Path], tmp_path: Path) -> Path:
 
 def rows(comparison: Comparison) -> dict[str, list[TaskRow]]:
     assert comparison.tasks is not None
-    return comparison.tasks.of("pick")
+    return comparison.tasks.of("pick", [series.name for series in comparison.series])
 
 
 def figures(row: TaskRow) -> dict[str, Any]:

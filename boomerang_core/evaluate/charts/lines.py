@@ -62,7 +62,8 @@ class LinesChart:
     """Lines over one pair of axes, the first one foremost.
 
     `names` says at which end of the lines they stand: `start` or `end`.  `end_label` names the
-    point where all end.  `scale` of y: `linear` and `root` begin at zero, `log` does not.
+    point where all end.  `scale` of y: `linear` and `root` begin at zero, `log` does not, and
+    `near` is linear around the values and their errors.
     """
 
     title: str
@@ -116,12 +117,19 @@ def _axes(page: Sheet, chart: LinesChart) -> Axes:
     right = 1 - (page.text_width(beyond) + 2 * _NAME_PAD) / (WIDTH * POINTS)
     axes = page.axes(LEFT, right)
     axes.set_xlabel(chart.x_label, color=GREY)
-    y_axis(axes, [y for line in chart.lines for y in line.y], chart.scale)
+    y_axis(axes, [y for line in chart.lines for y in _reach(line)], chart.scale)
     left = page.clear_of_ticks(axes)
     xs = [x for line in chart.lines for x in line.x]
     room = names / ((right - left) * WIDTH * POINTS) if chart.names == "start" else 0.03
     _x_axis(axes, min(xs), max(xs), room, chart.log_x)
     return axes
+
+
+def _reach(line: Line) -> list[float]:
+    """The ends of its error bars; without them, its values."""
+    errors = line.errors or [0.0] * len(line.y)
+    ends = ((y - error, y + error) for y, error in zip(line.y, errors, strict=True))
+    return [end for both in ends for end in both]
 
 
 def _x_axis(axes: Axes, low: float, high: float, room: float, log: bool) -> None:
@@ -139,7 +147,7 @@ def _x_axis(axes: Axes, low: float, high: float, room: float, log: bool) -> None
 
 
 def y_axis(axes: Axes, values: Sequence[float], scale: str) -> None:
-    """Limits and ticks for these values: from zero, or logarithmic."""
+    """Limits and ticks for these values: from zero, logarithmic, or near to them."""
     low, high = min(values), max(values)
     if scale == "log":
         axes.set_yscale("log")
@@ -148,6 +156,9 @@ def y_axis(axes: Axes, values: Sequence[float], scale: str) -> None:
         wide = high / low >= 4
         axes.yaxis.set_major_locator(LogLocator(subs=steps) if wide else MaxNLocator(5))
         axes.yaxis.set_minor_locator(NullLocator())
+    elif scale == "near":
+        margin = 0.08 * (high - low) or 0.01
+        axes.set_ylim(low - margin, high + margin)
     else:
         if scale == "root":
             axes.set_yscale("function", functions=(_root, np.square))
