@@ -15,6 +15,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.transforms import ScaledTranslation
 
 from boomerang_core.errors import SettingsError
 from boomerang_core.evaluate.charts.canvas import (
@@ -37,6 +38,7 @@ _MARKS = "oD^vPX<"
 _COMPARED = (GREY, "s")
 _NAME_GAP = 15  # points from one name's middle to the next
 _NAME_PAD = 10  # points between a name and its line
+_BAR_GAP = 1.4  # points between the error bars of lines at the same x: still on their marks
 _LEADER = {"arrowstyle": "-", "lw": 0.6, "shrinkA": 1, "shrinkB": 3}
 _HEIGHT = 3.6  # inches
 _SHARES = (0.0, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50)  # ticks of a square-root scale
@@ -84,8 +86,10 @@ def draw_lines(chart: LinesChart, path: Path) -> None:
         )
     with sheet(chart.title, chart.caption, path, _HEIGHT) as page:
         axes = _axes(page, chart)
+        middle = (len(chart.lines) - 1) / 2
         for place, (line, style) in enumerate(zip(chart.lines, styles(chart.lines), strict=True)):
-            draw_line(axes, line, *style, foremost=place == 0)
+            aside = (place - middle) * _BAR_GAP
+            draw_line(axes, line, *style, foremost=place == 0, aside=aside)
         _name_lines(axes, chart)
         if chart.end_label:
             _name_end(axes, chart)
@@ -97,8 +101,10 @@ def styles(lines: Sequence[Line]) -> list[tuple[str, str]]:
     return [_COMPARED if line.plain else next(free) for line in lines]
 
 
-def draw_line(axes: Axes, line: Line, colour: str, mark: str, foremost: bool = True) -> None:
-    """One line with its marks, and error bars where it has them."""
+def draw_line(
+    axes: Axes, line: Line, colour: str, mark: str, foremost: bool = True, aside: float = 0.0
+) -> None:
+    """One line with its marks, and error bars where it has them, some points `aside` of them."""
     filled = line.filled or [True] * len(line.x)
     faces = [colour if solid else "white" for solid in filled]
     depth, size, width = (4, 36, 1.8) if foremost else (3, 20, 1.2)
@@ -107,7 +113,12 @@ def draw_line(axes: Axes, line: Line, colour: str, mark: str, foremost: bool = T
         line.x, line.y, size, faces, marker=mark, ec=colour, clip_on=False, zorder=depth + 0.5
     )
     if line.errors is not None:
-        axes.errorbar(line.x, line.y, line.errors, fmt="none", ecolor=colour, elinewidth=1)
+        page = axes.get_figure(root=True)
+        assert page is not None
+        shift = ScaledTranslation(aside / POINTS, 0, page.dpi_scale_trans)
+        low, high = np.subtract(line.y, line.errors), np.add(line.y, line.errors)
+        moved = axes.transData + shift
+        axes.vlines(line.x, low, high, colour, lw=1, transform=moved, clip_on=False)
 
 
 def _axes(page: Sheet, chart: LinesChart) -> Axes:

@@ -76,12 +76,12 @@ def _draw(comparison: Comparison, task: str, figure: _Figure, lines: _Lines, out
     plain = {series.name for series in comparison.series if series.kind == "naive"}
     teacher = next(iter(lines.values()))[-1][1]
     chart = LinesChart(
-        title=f"{task}: {figure.title}; bars: one standard error each way",
+        title=f"{task}: {figure.title}",
         x_label="parameters, millions",
         lines=[_line(name, line, name in plain) for name, line in lines.items()],
         caption=[
-            f"n = {teacher.n:,} items, the same for all; lm-eval {tasks.settings.get('lm_eval')}; "
-            f"{where(tasks.provenance)}",
+            f"n = {teacher.n:,} items, the same for all; bars: one standard error each way; "
+            f"lm-eval {tasks.settings.get('lm_eval')}; {where(tasks.provenance)}",
             *commands([tasks.provenance]),
         ],
         end_label=f"teacher,\n{teacher.mean:.2f}",
