@@ -121,6 +121,7 @@ def _task_run(
     """The tasks with their data; what is wrong with them shows before anything is measured."""
     from boomerang_core.evaluate.compare_tasks import Ladders, TaskRun
 
+    assert tasks.server is None, "baselines are on no server"
     planned = {job.name: partial(bench.plan, job) for job in jobs}
     ladders = Ladders(planned, bench.teacher, bench.tokenizer)
     return TaskRun(tasks, ladders, out.with_suffix(ITEMS), tell)

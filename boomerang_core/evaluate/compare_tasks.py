@@ -27,6 +27,9 @@ from boomerang_core.evaluate.tasks import TaskSettings, Tell, task_name
 from boomerang_core.provenance import provenance
 from boomerang_core.route import teacher_route
 
+_TEACHER = "teacher.json"
+"""Where its answers are kept; those of a series' sizes are in NAME-SIZE.json."""
+
 
 @dataclass(frozen=True)
 class Ladders:
@@ -50,6 +53,11 @@ class _Size:
     params: int
     file: str
     source: Mapping[str, Any]
+
+    @property
+    def label(self) -> str:
+        """What people call it."""
+        return "the teacher" if self.file == _TEACHER else f"{self.series} {self.id}"
 
 
 class TaskRun:
@@ -75,7 +83,7 @@ class TaskRun:
         sizes = {series.name: _sizes(comparison, series) for series in comparison.series}
         self._run(sizes)
         whole = {name: each for name, each in sizes.items() if not any(map(self._missing, each))}
-        for name in sizes.keys() - whole.keys():
+        for name in (name for name in sizes if name not in whole):
             self._tell(f"{name} did not answer every task: name it in the command to have it run")
         rows = tuple(
             row
@@ -124,7 +132,7 @@ class TaskRun:
         settings, start = self._settings, time.monotonic()
         items = run_leaf(leaf, lm, self._ladders.tokenizer, settings.limit, settings.chat)
         seconds = time.monotonic() - start
-        self._tell(f"{leaf.name} {size.series} {size.id}: {len(items)} items in {seconds:.1f} s")
+        self._tell(f"{leaf.name} {size.label}: {len(items)} items in {seconds:.1f} s")
         write_answers(self._path(leaf, size), self._deciding(leaf, size), items)
 
     def _missing(self, size: _Size) -> list[Leaf]:
@@ -178,4 +186,4 @@ def _sizes(comparison: Comparison, series: Series) -> list[_Size]:
         for index, point in enumerate(series.points)
     ]
     last = sizes[-1]
-    return [*sizes[:-1], replace(last, file="teacher.json", source=weights)]
+    return [*sizes[:-1], replace(last, file=_TEACHER, source=weights)]

@@ -186,10 +186,20 @@ class TestScores:
     def test_what_was_written_reads_back(self, compared: tuple[Comparison, Path]) -> None:
         assert read_comparison(compared[1]) == compared[0]
 
-    def test_in_bfloat16_the_teacher_of_the_tasks_is(
+    def test_in_bfloat16_the_teacher_of_the_tasks_is_and_the_only_one(
         self, run: Run, begun: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        """ShortGPT and LaCo are planned in float32 before."""
         run_leaf, seen = compare_tasks.run_leaf, set()
+        load, loaded = comparing.load_teacher, list[weakref.ref[Any]]()
+
+        def watched(*args: Any) -> Any:
+            assert not any(ref() is not None for ref in loaded)
+            model = load(*args)
+            loaded.append(weakref.ref(model))
+            return model
+
+        monkeypatch.setattr(comparing, "load_teacher", watched)
 
         def noted(leaf: Any, lm: Any, *rest: Any) -> Any:
             seen.update(parameter.dtype for parameter in lm.model.parameters())
@@ -198,6 +208,7 @@ class TestScores:
         monkeypatch.setattr(compare_tasks, "run_leaf", noted)
         run(begun, dtype="bfloat16", limit=2)
         assert seen == {torch.bfloat16}
+        assert len(loaded) == 2
 
     def test_one_lacos_weights_are_in_memory_at_a_time(
         self, run: Run, begun: Path, monkeypatch: pytest.MonkeyPatch
@@ -334,6 +345,7 @@ class TestCommand:
             cells = [f"{row.accuracy:.2f} ± {row.se:.2f}" for row in sizes]
             assert line.split() == [str(sizes[0].layers), *" ".join(cells).split()]
         assert f"pick ours 4L: {DOCS} items in" in result.stderr
+        assert result.stderr.count("pick the teacher:") == 1
 
     @pytest.mark.parametrize(
         ("options", "reason"),
