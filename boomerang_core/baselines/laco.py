@@ -25,7 +25,7 @@ What the paper leaves open, or we do otherwise:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -180,24 +180,26 @@ class FinalSimilarity:
 def merged_maps(runner: LayerRunner, layer: Collapsed) -> dict[str, torch.Tensor]:
     """The linear maps of a merged layer, weights and biases, named relative to the layer.
 
-    New tensors, in the teacher's dtype.
+    New tensors, summed in float32, in the teacher's dtype.
     """
     sources = [
         (dict(runner.layers[source].named_parameters()), factor) for source, factor in layer.factors
     ]
     names = _map_parameters(runner.architecture, sources[0][0])
-    return {name: _sum(factor * own[name] for own, factor in sources) for name in names}
+    return {name: _sum([(own[name], factor) for own, factor in sources]) for name in names}
 
 
 def _map_parameters(row: Architecture, names: Iterable[str]) -> Iterator[str]:
     return (name for name in names if name.rpartition(".")[0] in row.linear_maps)
 
 
-def _sum(tensors: Iterator[torch.Tensor]) -> torch.Tensor:
-    total = next(tensors)
-    for tensor in tensors:
-        total = total + tensor
-    return total
+def _sum(terms: Sequence[tuple[torch.Tensor, int]]) -> torch.Tensor:
+    """Terms cancel where layers are alike: in bfloat16, little but rounding would be left."""
+    (first, factor), *others = terms
+    total = factor * first.float()
+    for tensor, share in others:
+        total = total + share * tensor.float()
+    return total.to(first.dtype)
 
 
 def laco_student(runner: LayerRunner, plan: Plan) -> Student:

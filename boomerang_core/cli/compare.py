@@ -1,4 +1,4 @@
-"""`compare`: families and baselines on the same rows of text."""
+"""`compare`: families and baselines on the same rows of text and the same tasks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from boomerang_core.cli.common import Threads, app, family_folder, limit_threads, plain_errors
+from boomerang_core.cli.evaluation import check_harness, tell
+from boomerang_core.cli.task_options import Chat, Dtype, FewShot, Limit, Tasks
 from boomerang_core.errors import SettingsError
+from boomerang_core.evaluate.tasks import TaskSettings, named_tasks
 from boomerang_core.family import Family, load_family
 
 if TYPE_CHECKING:
@@ -34,6 +37,12 @@ def compare(
     row_length: Annotated[int, typer.Option(min=2, help="Tokens of a row.")] = 512,
     calibration_tokens: Annotated[int, typer.Option(min=1, help="Tokens to look at.")] = 8192,
     seed: Annotated[int, typer.Option(help="Decides which of them.")] = 0,
+    tasks: Tasks = None,
+    limit: Limit = None,
+    few_shot: FewShot = None,
+    chat: Chat = False,
+    batch_size: Annotated[int, typer.Option(min=1, help="Items at a time.")] = 1,
+    dtype: Dtype = "float32",
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, cuda:1; default: a GPU where there is one.")
     ] = None,
@@ -41,18 +50,25 @@ def compare(
 ) -> None:
     """Measure families and baselines on the same rows, against the same teacher.
 
-    Baselines have as many layers as the sizes of the first family.  Stopped, it goes on.
+    Baselines have as many layers as the sizes of the first family.  With --tasks, every size of
+    all of them answers the same items too.  Stopped, it goes on.
     """
     with plain_errors():
         loaded = named_families(families)
+        settings = None
+        if tasks is not None:
+            settings = TaskSettings(named_tasks(tasks), limit, few_shot, chat, batch_size, dtype)
+            check_harness()
         limit_threads(threads)
         from boomerang_core.devices import usable_device
         from boomerang_core.evaluate.compare import Texts
         from boomerang_core.evaluate.compare import compare as measure
 
         texts = Texts(text, tokens, row_length, calibration, calibration_tokens, seed)
-        comparison = measure(loaded, baseline or ["naive"], texts, out, usable_device(device))
+        where = usable_device(device)
+        comparison = measure(loaded, baseline or ["naive"], texts, out, where, settings, tell)
         print_comparison(comparison)
+        print_scores(comparison)
 
 
 def named_families(arguments: Sequence[str]) -> dict[str, Family]:
@@ -73,14 +89,29 @@ def named_families(arguments: Sequence[str]) -> dict[str, Family]:
 def print_comparison(comparison: Comparison) -> None:
     """KL to the teacher: a row for each number of layers, a column a series."""
     depths = sorted({point.layers for series in comparison.series for point in series.points})
-    widths = [max(8, len(series.name)) for series in comparison.series]
-    names = (
-        f"{series.name:>{width}}" for series, width in zip(comparison.series, widths, strict=True)
-    )
-    typer.echo(f"{'layers':>6}  {'  '.join(names)}")
-    for depth in depths:
-        points = (series.at(depth) for series in comparison.series)
-        cells = ("" if point is None else f"{point.quality.kl:.4f}" for point in points)
-        line = "  ".join(f"{cell:>{w}}" for cell, w in zip(cells, widths, strict=True))
-        typer.echo(f"{depth:>6}  {line}")
+    names = [series.name for series in comparison.series]
+    cells = [
+        ["" if point is None else f"{point.quality.kl:.4f}" for point in points]
+        for points in ([series.at(depth) for series in comparison.series] for depth in depths)
+    ]
+    _print_table(names, depths, cells)
     typer.echo(f"KL to {comparison.rows['teacher']}, n = {comparison.rows['n']:,} tokens")
+
+
+def print_scores(comparison: Comparison) -> None:
+    """A table for each task: a row for each number of layers, a column a series."""
+    if comparison.tasks is None:
+        return
+    for table in comparison.tasks.tables([series.name for series in comparison.series]):
+        typer.echo()
+        _print_table(table.names, table.depths, table.cells)
+        typer.echo(f"{table.title}, n = {table.n:,} items")
+
+
+def _print_table(
+    names: Sequence[str], depths: Sequence[int], cells: Sequence[Sequence[str]]
+) -> None:
+    widths = [max(8, *map(len, column)) for column in zip(names, *cells, strict=True)]
+    for first, line in [("layers", names), *zip(depths, cells, strict=True)]:
+        shown = (f"{cell:>{width}}" for cell, width in zip(line, widths, strict=True))
+        typer.echo(f"{first:>6}  {'  '.join(shown)}".rstrip())

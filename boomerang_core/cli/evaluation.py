@@ -1,4 +1,4 @@
-"""The parts of `evaluate`, and the tables that it prints."""
+"""The parts of `evaluate`, and the tables that it prints; `compare` takes some."""
 
 from __future__ import annotations
 
@@ -68,14 +68,15 @@ def check_harness() -> None:
         ) from error
 
 
+def tell(line: str) -> None:
+    """What goes on, apart from the tables."""
+    typer.echo(line, err=True)
+
+
 def run_tasks(
     family: Family, settings: TaskSettings, sizes: Sequence[SizeRow], out: Path, save: bool
 ) -> None:
     """Run the tasks and print the table."""
-
-    def tell(line: str) -> None:
-        typer.echo(line, err=True)
-
     rows, record = evaluate_tasks(family, settings, sizes, out, tell)
     if save:
         from boomerang_core.evaluate.record import save_report

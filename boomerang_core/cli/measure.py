@@ -16,8 +16,9 @@ from boomerang_core.cli.common import (
     plain_errors,
 )
 from boomerang_core.cli.evaluation import check_harness, evaluate_text, run_tasks
+from boomerang_core.cli.task_options import Chat, Dtype, FewShot, Limit, Tasks
 from boomerang_core.errors import SettingsError, install_hint
-from boomerang_core.evaluate.tasks import DTYPES, GROUPS, TaskSettings, named_sizes, named_tasks
+from boomerang_core.evaluate.tasks import TaskSettings, named_sizes, named_tasks
 from boomerang_core.family import load_family
 
 Device = Annotated[
@@ -31,22 +32,17 @@ def evaluate(
     text: Annotated[Path | None, typer.Option(help="Held-out text.")] = None,
     tokens: Annotated[int, typer.Option(min=1, help="Tokens of it to score.")] = 8192,
     row_length: Annotated[int, typer.Option(min=2, help="Tokens of a row.")] = 512,
-    tasks: Annotated[
-        str | None,
-        typer.Option(help=f"lm-eval's names, YAML files, {', '.join(GROUPS)}; by commas."),
-    ] = None,
+    tasks: Tasks = None,
     sizes: Annotated[
         str, typer.Option(help="Of the tasks: offered, all, or 17L,106m,…; the teacher always.")
     ] = "offered",
-    limit: Annotated[int | None, typer.Option(min=1, help="Items of a task; default: all.")] = None,
-    few_shot: Annotated[
-        int | None, typer.Option(min=0, help="Examples; default: as the task says.")
-    ] = None,
-    chat: Annotated[bool, typer.Option(help="Ask in the teacher's chat template.")] = False,
+    limit: Limit = None,
+    few_shot: FewShot = None,
+    chat: Chat = False,
     batch_size: Annotated[
         int, typer.Option(min=1, help="Items at a time; requests, with --server.")
     ] = 1,
-    dtype: Annotated[str, typer.Option(help=f"Of the tasks: {', '.join(DTYPES)}.")] = "float32",
+    dtype: Dtype = "float32",
     server: Annotated[
         str | None, typer.Option(help="URL of a running server of the family, for the tasks.")
     ] = None,

@@ -1,4 +1,4 @@
-"""Families and baselines measured on the same rows of text, against the same teacher.
+"""Families and baselines measured on the same rows of text and the same tasks, against one teacher.
 
 Shapes: R rows, L tokens a row, S sentences.
 
@@ -8,19 +8,14 @@ Each series is written as soon as it is measured, so a comparison that was stopp
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from boomerang_core.baselines.ladders import (
-    MeasuredLadder,
-    laco_ladder,
-    naive_ladder,
-    shortgpt_ladder,
-)
+from boomerang_core.baselines.ladders import laco_ladder, naive_ladder, shortgpt_ladder
 from boomerang_core.checkpoint import load_teacher, load_tokenizer, teacher_folder
 from boomerang_core.checkpoint_files import weight_files
 from boomerang_core.distill.data import pack, read_text
@@ -36,14 +31,19 @@ from boomerang_core.evaluate.comparison import (
     read_comparison,
     write_comparison,
 )
-from boomerang_core.evaluate.ladder import design_lanes, ladder_routes
-from boomerang_core.evaluate.perplexity import evaluate_routes, evaluation_rows
+from boomerang_core.evaluate.perplexity import evaluation_rows
+from boomerang_core.evaluate.planned import PlannedLadder, family_ladder, measure_ladder
 from boomerang_core.evaluate.record import rounded
+from boomerang_core.evaluate.tasks import TaskSettings, Tell
 from boomerang_core.family import Family, sha256_of
 from boomerang_core.footprint import route_params
 from boomerang_core.provenance import provenance
-from boomerang_core.route import teacher_route
-from boomerang_core.student import load_student
+
+if TYPE_CHECKING:
+    from boomerang_core.evaluate.compare_tasks import TaskRun
+
+ITEMS = ".items"
+"""In place of the comparison's suffix: the folder beside it with what sizes answered on tasks."""
 
 SENTENCES, SENTENCE_TOKENS = 10, 32
 """LaCo's few-shot samples; its paper takes ten sentences of Wikipedia."""
@@ -71,7 +71,7 @@ class _Job:
     name: str
     kind: str
     source: Mapping[str, Any]
-    measure: Callable[[], MeasuredLadder]
+    plan: Callable[[], PlannedLadder]
 
 
 def compare(
@@ -80,27 +80,51 @@ def compare(
     texts: Texts,
     out: Path,
     device: torch.device,
+    tasks: TaskSettings | None = None,
+    tell: Tell = print,
 ) -> Comparison:
     """Measure families, by name, and baselines at the depths of the first family's sizes.
 
-    `out` keeps every finished series.  Raises `FamilyError` where the teachers differ or `out` is
-    no comparison, `DataError` for texts that do not do and where `out` was measured on other rows,
-    `SettingsError`, `CheckpointError`.
+    `out` keeps every finished series; the folder beside it, what each size answered on the `tasks`,
+    which run on the `device` too.  `tell` hears of every task and size.  Raises `FamilyError` where
+    the teachers differ or `out` is no comparison, `DataError` for texts and tasks that do not do
+    and where `out` was measured on other rows, `SettingsError`, `CheckpointError`, `WriteError`.
     """
     _check(families, baselines, texts)
     bench = _Bench(families, texts, device)
-    comparison = Comparison(bench.rows)
-    if out.exists():
-        comparison = read_comparison(out)
-        if comparison.rows != bench.rows:
-            raise DataError(
-                f"{out} was measured on other rows or another teacher: give a new --out"
-            )
-    for job in bench.jobs(baselines):
+    comparison = _begun(out, bench.rows)
+    jobs = bench.jobs(baselines)
+    run = None if tasks is None else _task_run(bench, jobs, tasks, out, tell)
+    for job in jobs:
         if not comparison.finished(job.name, job.kind, job.source):
             comparison = comparison.with_series(bench.series(job))
             write_comparison(comparison, out)
+    if run is not None:
+        comparison = replace(comparison, tasks=run.scores(comparison, texts.seed))
+        write_comparison(comparison, out)
     return comparison
+
+
+def _begun(out: Path, rows: Mapping[str, Any]) -> Comparison:
+    """What is in the file already."""
+    if not out.exists():
+        return Comparison(rows)
+    comparison = read_comparison(out)
+    if comparison.rows != rows:
+        raise DataError(f"{out} was measured on other rows or another teacher: give a new --out")
+    return comparison
+
+
+def _task_run(
+    bench: _Bench, jobs: Sequence[_Job], tasks: TaskSettings, out: Path, tell: Tell
+) -> TaskRun:
+    """The tasks with their data; what is wrong with them shows before anything is measured."""
+    from boomerang_core.evaluate.compare_tasks import Ladders, TaskRun
+
+    assert tasks.server is None, "baselines are on no server"
+    planned = {job.name: partial(bench.plan, job) for job in jobs}
+    ladders = Ladders(planned, bench.teacher, bench.tokenizer)
+    return TaskRun(tasks, ladders, out.with_suffix(ITEMS), tell)
 
 
 def _check(families: Mapping[str, Family], baselines: Sequence[str], texts: Texts) -> None:
@@ -136,8 +160,10 @@ class _Bench:
     def __init__(self, families: Mapping[str, Family], texts: Texts, device: torch.device) -> None:
         self._families, self._texts, self._device = families, texts, device
         self._first = next(iter(families.values()))
-        self._tokenizer = load_tokenizer(self._first)
-        self._ids_RL = evaluation_rows(texts.text, self._tokenizer, texts.row_length, texts.tokens)
+        self._planned: dict[str, PlannedLadder] = {}
+        self._model: Any = None
+        self.tokenizer = load_tokenizer(self._first)
+        self._ids_RL = evaluation_rows(texts.text, self.tokenizer, texts.row_length, texts.tokens)
         rows, length = self._ids_RL.shape
         self.rows = {
             "teacher": self._first.teacher_name,
@@ -151,28 +177,29 @@ class _Bench:
         if texts.calibration is not None:
             self._calibrated_on = self._calibration_note(texts.calibration)
             documents = read_text(
-                [texts.calibration], self._tokenizer, texts.calibration_tokens, texts.seed
+                [texts.calibration], self.tokenizer, texts.calibration_tokens, texts.seed
             ).documents
             self._calibration_RL = pack(documents, texts.row_length, "calibration")
 
     def jobs(self, baselines: Sequence[str]) -> list[_Job]:
         """Every series, in the order in which it was asked for."""
-        measure = {"naive": self._naive, "shortgpt": self._shortgpt, "laco": self._laco}
+        plan = {"naive": self._naive, "shortgpt": self._shortgpt, "laco": self._laco}
         families = [
-            _Job(name, FAMILY, family_source(family), partial(self._family, family))
+            _Job(name, FAMILY, family_source(family), partial(family_ladder, family))
             for name, family in self._families.items()
         ]
         return families + [
-            _Job(BASELINES[kind], kind, self._baseline_source(kind), measure[kind])
+            _Job(BASELINES[kind], kind, self._baseline_source(kind), plan[kind])
             for kind in dict.fromkeys(baselines)
         ]
 
     def series(self, job: _Job) -> Series:
         """Measure it."""
-        ladder = job.measure()
+        ladder = self.plan(job)
+        qualities = measure_ladder(self.teacher(torch.float32), ladder, self._ids_RL, job.name)
         points = tuple(
             Point(len(route.layers), route_params(self._first.shape, route), rounded(quality))
-            for route, quality in zip(ladder.routes, ladder.qualities, strict=True)
+            for route, quality in zip(ladder.routes, qualities, strict=True)
         )
         note = provenance(self._texts.seed, **ladder.notes)
         return Series(job.name, job.kind, job.source, points, note)
@@ -198,26 +225,27 @@ class _Bench:
     def _depths(self) -> list[int]:
         return sorted({row.layers for row in self._first.rows})
 
-    @cached_property
-    def _model(self) -> Any:
-        model = load_teacher(self._first, torch.float32)
-        return model.to(self._device).eval().requires_grad_(False)
+    def plan(self, job: _Job) -> PlannedLadder:
+        """What its sizes run; found once."""
+        if job.name not in self._planned:
+            self._planned[job.name] = job.plan()
+        return self._planned[job.name]
 
-    def _family(self, family: Family) -> MeasuredLadder:
-        student = load_student(family.student_dir)
-        both = design_lanes(self._model, student, family.design, self._ids_RL.shape[1])
-        routes = ladder_routes(family.design)
-        whole = teacher_route(range(family.shape.num_layers))
-        return MeasuredLadder(
-            routes, evaluate_routes(both, whole, routes, self._ids_RL, family.name)
-        )
+    def teacher(self, dtype: torch.dtype) -> Any:
+        """The teacher in that format; only the last one asked for is kept."""
+        if self._model is None or self._model.dtype != dtype:
+            self._model = None  # before there are two
+            model = load_teacher(self._first, dtype).to(self._device)
+            self._model = model.eval().requires_grad_(False)
+        return self._model
 
-    def _naive(self) -> MeasuredLadder:
-        return naive_ladder(self._model, self._first.design, self._ids_RL)
+    def _naive(self) -> PlannedLadder:
+        return naive_ladder(self._first.design)
 
-    def _shortgpt(self) -> MeasuredLadder:
-        return shortgpt_ladder(self._model, self._depths, self._ids_RL, self._calibration_RL)
+    def _shortgpt(self) -> PlannedLadder:
+        model = self.teacher(torch.float32)
+        return shortgpt_ladder(model, self._depths, self._calibration_RL)
 
-    def _laco(self) -> MeasuredLadder:
+    def _laco(self) -> PlannedLadder:
         sentences_SL = self._calibration_RL[:SENTENCES, :SENTENCE_TOKENS]
-        return laco_ladder(self._model, self._depths, self._ids_RL, sentences_SL)
+        return laco_ladder(self.teacher(torch.float32), self._depths, sentences_SL)

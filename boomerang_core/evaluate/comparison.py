@@ -4,7 +4,8 @@
      "rows": {"teacher": …, "text": …, "sha256": …, "n": …, …},   what all series share
      "series": [{"name": …, "kind": …, "source": {…}, "provenance": {…},
                  "points": [{"layers": 17, "params": …, "kl": …, "top1": …, "perplexity": …,
-                             "n": …}, …]}, …]}
+                             "n": …}, …]}, …],
+     "tasks": {…}}                                            as `compared_tasks` says; or absent
 
 A series is as long as its ladder, smallest size first.  `source` is everything that decides its
 numbers beside the rows, so that a finished series is known again.
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from boomerang_core.errors import FamilyError
+from boomerang_core.evaluate.compared_tasks import ComparedTasks, tasks_from_json
 from boomerang_core.family import Family, sha256_of
 from boomerang_core.provenance import save_json
 from boomerang_core.sizes import Quality
@@ -71,10 +73,11 @@ class Series:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Series that were measured on the same `rows`."""
+    """Series that were measured on the same `rows`, and what they scored on tasks."""
 
     rows: Mapping[str, Any]
     series: tuple[Series, ...] = ()
+    tasks: ComparedTasks | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.rows["n"], int) or not {"teacher", "text"} <= self.rows.keys():
@@ -82,15 +85,20 @@ class Comparison:
         names = [series.name for series in self.series]
         if len(set(names)) < len(names):
             raise ValueError(f"two series of one name in {names}")
+        sizes = {(s.name, point.layers, point.params) for s in self.series for point in s.points}
+        for row in self.tasks.rows if self.tasks else ():
+            if (row.series, row.score.layers, row.score.params) not in sizes:
+                raise ValueError(f"{row.series} has no {row.score.size} to have answered")
 
     def finished(self, name: str, kind: str, source: Mapping[str, Any]) -> bool:
         """Whether it holds that series, measured from the same source."""
         return any((s.name, s.kind, s.source) == (name, kind, source) for s in self.series)
 
     def with_series(self, series: Series) -> Comparison:
-        """With one more series; one of the same name gives way."""
+        """With one more series; one of the same name gives way, and what it scored on tasks."""
         others = tuple(each for each in self.series if each.name != series.name)
-        return replace(self, series=(*others, series))
+        tasks = self.tasks and self.tasks.without(series.name)
+        return replace(self, series=(*others, series), tasks=tasks)
 
 
 def family_source(family: Family) -> dict[str, Any]:
@@ -118,7 +126,10 @@ def write_comparison(comparison: Comparison, path: Path) -> None:
         }
         for each in comparison.series
     ]
-    save_json({"format": FORMAT, "rows": dict(comparison.rows), "series": series}, path)
+    record = {"format": FORMAT, "rows": dict(comparison.rows), "series": series}
+    if comparison.tasks is not None:
+        record["tasks"] = comparison.tasks.to_json()
+    save_json(record, path)
 
 
 def read_comparison(path: Path) -> Comparison:
@@ -127,7 +138,8 @@ def read_comparison(path: Path) -> Comparison:
         record = json.loads(path.read_text(encoding="utf-8"))
         if record["format"] != FORMAT:
             raise ValueError(f"format {record['format']!r}, not {FORMAT}")
-        return Comparison(dict(record["rows"]), tuple(map(_series, record["series"])))
+        tasks = tasks_from_json(record["tasks"]) if "tasks" in record else None
+        return Comparison(dict(record["rows"]), tuple(map(_series, record["series"])), tasks)
     except OSError as error:
         raise FamilyError(f"cannot read the comparison {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:

@@ -179,6 +179,15 @@ def _right_choices(task: Any, doc: Any) -> list[int]:
     return [index for index in indices if isinstance(index, int) and 0 <= index < len(choices)]
 
 
+def harnessed(model: Any, tokenizer: Any, batch_size: int) -> Any:
+    """lm-eval's model around an assembled one; `batch_size` items at a time.
+
+    It decodes as the task says: the defaults of the checkpoint are taken from the model.
+    """
+    model.generation_config = type(model.generation_config).from_model_config(model.config)
+    return HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
+
+
 class Models(ABC):
     """lm-eval's models of the sizes of one family."""
 
@@ -208,10 +217,9 @@ class Assembled(Models):
         self._student = load_student(family.student_dir).to(next(self._teacher.parameters()))
 
     def of(self, row: SizeRow) -> Any:
-        """A model of the size, which decodes as the task says: no defaults of the checkpoint's."""
+        """A model of the size."""
         model = assemble(self._teacher, self._student, build_route(self.family.design, row.size))
-        model.generation_config = type(model.generation_config).from_model_config(model.config)
-        return HFLM(pretrained=model, tokenizer=self.tokenizer, batch_size=self._batch_size)
+        return harnessed(model, self.tokenizer, self._batch_size)
 
 
 class Served(Models):

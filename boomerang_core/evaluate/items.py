@@ -9,11 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from boomerang_core.errors import DataError
 from boomerang_core.evaluate.pairs import Estimate, difference, estimate
-from boomerang_core.sizes import SizeRow
 
 _DIGITS = 5
 
@@ -40,6 +39,22 @@ class Item:
     answer: str | None = None
 
 
+class Answering(Protocol):
+    """The size that a row is about: a `SizeRow`, or what else has a name and dimensions."""
+
+    @property
+    def id(self) -> str:
+        """Its name."""
+
+    @property
+    def layers(self) -> int:
+        """Layers that it runs."""
+
+    @property
+    def params(self) -> int:
+        """Parameters standing alone."""
+
+
 @dataclass(frozen=True)
 class TaskRow:
     """One size on one task: the fields of a row of `tasks.json`, which `tasks.py` documents."""
@@ -62,8 +77,20 @@ class TaskRow:
     tokens_per_answer_se: float | None
     metrics: Mapping[str, float]
 
+    @property
+    def mean_accuracy(self) -> Estimate | None:
+        """The accuracy with its error."""
+        return None if self.accuracy is None else Estimate(self.accuracy, self.se, self.n)
 
-def task_row(task: str, size: SizeRow, items: Sequence[Item], teacher: Sequence[Item]) -> TaskRow:
+    @property
+    def mean_log_likelihood(self) -> Estimate | None:
+        """The log likelihood with its error."""
+        if self.log_likelihood is None:
+            return None
+        return Estimate(self.log_likelihood, self.log_likelihood_se, self.n)
+
+
+def task_row(task: str, size: Answering, items: Sequence[Item], teacher: Sequence[Item]) -> TaskRow:
     """The row of a size; that of the teacher, without differences, where the items are its own.
 
     Raises `DataError` where size and teacher answered other items.
@@ -94,7 +121,7 @@ def task_row(task: str, size: SizeRow, items: Sequence[Item], teacher: Sequence[
     )
 
 
-def _check_same(task: str, size: SizeRow, items: Sequence[Item], teacher: Sequence[Item]) -> None:
+def _check_same(task: str, size: Answering, items: Sequence[Item], teacher: Sequence[Item]) -> None:
     ours, theirs = ([(i.task, i.id, i.prompt) for i in each] for each in (items, teacher))
     if ours != theirs:
         raise DataError(f"{task}: {size.id} answered other items than the teacher; measure anew")

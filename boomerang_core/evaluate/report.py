@@ -7,6 +7,8 @@ perplexity.png    perplexity against the standalone footprint: every ladder of a
 
 and, where the family or the command has the figures:
 
+compared-TASK-accuracy.png         of a comparison's series on a task, against parameters;
+compared-TASK-log-likelihood.png   that of the right answers
 tasks.png         accuracy on each task against parameters; log-likelihood.png that of the right
                   choices, answers.png the length of generated answers
 speed.png         KL to the teacher against tokens per second
@@ -104,11 +106,15 @@ def _on_tasks(tasks: Tasks) -> dict[str, Any]:
 
 
 def _compared(comparison: Comparison) -> dict[str, Any]:
-    """The table of a comparison: a row for each number of layers, a column a series."""
+    """The tables of a comparison: a row for each number of layers, a column a series."""
     depths = sorted({point.layers for series in comparison.series for point in series.points})
+    names = [series.name for series in comparison.series]
+    tasks = comparison.tasks
     return {
-        "names": [series.name for series in comparison.series],
+        "names": names,
         "rows": [(depth, [series.at(depth) for series in comparison.series]) for depth in depths],
         "on": comparison.rows,
         "made": {series.name: series.provenance for series in comparison.series},
+        "tables": tasks.tables(names) if tasks else [],
+        "asked": {"settings": tasks.settings, "provenance": tasks.provenance} if tasks else None,
     }

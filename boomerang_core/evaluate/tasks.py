@@ -30,9 +30,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from boomerang_core.errors import SettingsError
+from boomerang_core.evaluate.answers import read_answers, write_answers
 from boomerang_core.evaluate.comparison import family_source
 from boomerang_core.evaluate.extras import TASKS
-from boomerang_core.evaluate.finished import read_finished, write_finished
 from boomerang_core.evaluate.items import Item, TaskRow, task_row
 from boomerang_core.family import Family
 from boomerang_core.provenance import provenance, save_json
@@ -93,6 +93,12 @@ class TaskSettings:
         through = {"server": True} if self.server else {"server": False, "dtype": self.dtype}
         return {"limit": self.limit, "chat": self.chat, **through}
 
+    def told(self, lm_eval: str) -> dict[str, Any]:
+        """What a report says of them, and of the version of lm-eval."""
+        names = [task_name(task) for task in self.tasks]
+        asked = {"tasks": names, "few_shot": self.few_shot, **self.deciding}
+        return {**asked, "lm_eval": lm_eval}
+
 
 def named_tasks(text: str) -> tuple[str, ...]:
     """Names separated by commas, with our groups written out; each once."""
@@ -141,10 +147,10 @@ def _task_rows(
     """A row for each size; a group's leaves count by their items."""
     items = {row.size: [item for part in parts for item in part[row.size]] for row in sizes}
     teacher = items[sizes[-1].size]
-    return [task_row(_name(task), row, items[row.size], teacher) for row in sizes]
+    return [task_row(task_name(task), row, items[row.size], teacher) for row in sizes]
 
 
-def _name(task: str) -> str:
+def task_name(task: str) -> str:
     """A YAML file goes by its name: its folder is of this machine."""
     return Path(task).stem if task.endswith(".yaml") else task
 
@@ -171,13 +177,12 @@ class _Run:
     def _size_items(self, leaf: Leaf, row: SizeRow) -> list[Item]:
         path = self._folder / leaf.name / f"{row.id}.json"
         settings = {**self._source, **leaf.settings, "size": row.size}
-        found = read_finished(path, settings)
-        if found is None:
+        items = read_answers(path, settings)
+        if items is None:
             items, seconds = self._answered(leaf, row)
             self._tell(f"{leaf.name} {row.id}: {len(items)} items in {seconds:.1f} s")
-            found = [asdict(item) for item in items]
-            write_finished(path, settings, found)
-        return [Item(**record) for record in found]
+            write_answers(path, settings, items)
+        return items
 
     def _answered(self, leaf: Leaf, row: SizeRow) -> tuple[list[Item], float]:
         from boomerang_core.evaluate.harness import run_leaf
@@ -207,16 +212,11 @@ def _record(
 ) -> dict[str, Any]:
     """What `tasks.json` holds; how the machine is called does not belong there."""
     seed = int(family.provenance.get("seed", 0))
-    told = {
-        "tasks": [_name(task) for task in settings.tasks],
-        "few_shot": settings.few_shot,
-        **settings.deciding,
-    }
     return {
         "format": FORMAT,
         "family": family.name,
         "source": family_source(family),
-        "settings": {**told, "lm_eval": version},
+        "settings": settings.told(version),
         "provenance": provenance(seed),
         "rows": [asdict(row) for row in rows],
     }

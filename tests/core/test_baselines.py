@@ -23,6 +23,7 @@ from boomerang_core.baselines.ladders import laco_ladder, shortgpt_ladder
 from boomerang_core.baselines.shortgpt import block_influence, shortgpt_route
 from boomerang_core.distill.stream import LayerRunner
 from boomerang_core.errors import SettingsError
+from boomerang_core.evaluate.planned import measure_ladder
 from boomerang_core.ladder import Ladder
 from boomerang_core.route import FamilyDesign, Owner, StudentKind, build_route
 from tests.core.conftest import (
@@ -76,10 +77,12 @@ class TestShortGPT:
             shortgpt_route([0.1] * 6, depth)
 
     def test_the_ladder_ends_at_the_teacher(self, ids: torch.Tensor) -> None:
-        ladder = shortgpt_ladder(tiny_teacher("llama", True), [3, 4, 6], ids, ids)
+        model = tiny_teacher("llama", True)
+        ladder = shortgpt_ladder(model, [3, 4, 6], ids)
         assert [len(route.layers) for route in ladder.routes] == [3, 4, 6]
-        assert ladder.qualities[-1].kl == pytest.approx(0, abs=1e-5)
-        assert ladder.qualities[0].kl > 0.01
+        qualities = measure_ladder(model, ladder, ids, "ShortGPT")
+        assert qualities[-1].kl == pytest.approx(0, abs=1e-5)
+        assert qualities[0].kl > 0.01
 
 
 class TestLaCoMerge:
@@ -114,6 +117,15 @@ class TestLaCoMerge:
         [_, merged, *_] = merge(whole_plan(LAYERS), 1, 2)
         for name, tensor in merged_maps(runner, merged).items():
             torch.testing.assert_close(tensor, runner.layers[1].get_parameter(name))
+
+    def test_a_sum_is_rounded_once(self) -> None:
+        """In bfloat16 every partial sum would be, where whole layers cancel."""
+        model = tiny_teacher("llama", True)
+        runner = LayerRunner(model.bfloat16(), ROW_LENGTH)
+        [merged, *_] = merge(whole_plan(LAYERS), 0, 4)
+        rounded = merged_maps(runner, merged)
+        exact = merged_maps(LayerRunner(model.float(), ROW_LENGTH), merged)
+        assert all(torch.equal(rounded[name], exact[name].bfloat16()) for name in exact)
 
     @pytest.mark.parametrize("architecture", ARCHITECTURES)
     def test_the_student_runs_as_the_plain_model_of_merged_layers(
@@ -237,7 +249,10 @@ class TestLaCoLadder:
             return student
 
         monkeypatch.setattr("boomerang_core.baselines.ladders.laco_student", watched)
-        ladder = laco_ladder(tiny_teacher("llama", True), [3, 4, 5, 6], ids, ids)
+        model = tiny_teacher("llama", True)
+        ladder = laco_ladder(model, [3, 4, 5, 6], ids)
+        measure_ladder(model, ladder, ids, "LaCo")
+        assert len(alive) == 4
         assert [len(route.layers) for route in ladder.routes] == [3, 4, 5, 6]
         assert most == 1
         assert ladder.notes["sizes"][-1] == {"merged": [], "similarity": 1.0}

@@ -15,6 +15,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.transforms import ScaledTranslation
 
 from boomerang_core.errors import SettingsError
 from boomerang_core.evaluate.charts.canvas import (
@@ -37,6 +38,7 @@ _MARKS = "oD^vPX<"
 _COMPARED = (GREY, "s")
 _NAME_GAP = 15  # points from one name's middle to the next
 _NAME_PAD = 10  # points between a name and its line
+_BAR_GAP = 1.4  # points between the error bars of lines at the same x: still on their marks
 _LEADER = {"arrowstyle": "-", "lw": 0.6, "shrinkA": 1, "shrinkB": 3}
 _HEIGHT = 3.6  # inches
 _SHARES = (0.0, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50)  # ticks of a square-root scale
@@ -62,7 +64,8 @@ class LinesChart:
     """Lines over one pair of axes, the first one foremost.
 
     `names` says at which end of the lines they stand: `start` or `end`.  `end_label` names the
-    point where all end.  `scale` of y: `linear` and `root` begin at zero, `log` does not.
+    point where all end.  `scale` of y: `linear` and `root` begin at zero, `log` does not, and
+    `near` is linear around the values and their errors.
     """
 
     title: str
@@ -83,8 +86,10 @@ def draw_lines(chart: LinesChart, path: Path) -> None:
         )
     with sheet(chart.title, chart.caption, path, _HEIGHT) as page:
         axes = _axes(page, chart)
+        middle = (len(chart.lines) - 1) / 2
         for place, (line, style) in enumerate(zip(chart.lines, styles(chart.lines), strict=True)):
-            draw_line(axes, line, *style, foremost=place == 0)
+            aside = (place - middle) * _BAR_GAP
+            draw_line(axes, line, *style, foremost=place == 0, aside=aside)
         _name_lines(axes, chart)
         if chart.end_label:
             _name_end(axes, chart)
@@ -96,8 +101,10 @@ def styles(lines: Sequence[Line]) -> list[tuple[str, str]]:
     return [_COMPARED if line.plain else next(free) for line in lines]
 
 
-def draw_line(axes: Axes, line: Line, colour: str, mark: str, foremost: bool = True) -> None:
-    """One line with its marks, and error bars where it has them."""
+def draw_line(
+    axes: Axes, line: Line, colour: str, mark: str, foremost: bool = True, aside: float = 0.0
+) -> None:
+    """One line with its marks, and error bars where it has them, some points `aside` of them."""
     filled = line.filled or [True] * len(line.x)
     faces = [colour if solid else "white" for solid in filled]
     depth, size, width = (4, 36, 1.8) if foremost else (3, 20, 1.2)
@@ -106,7 +113,12 @@ def draw_line(axes: Axes, line: Line, colour: str, mark: str, foremost: bool = T
         line.x, line.y, size, faces, marker=mark, ec=colour, clip_on=False, zorder=depth + 0.5
     )
     if line.errors is not None:
-        axes.errorbar(line.x, line.y, line.errors, fmt="none", ecolor=colour, elinewidth=1)
+        page = axes.get_figure(root=True)
+        assert page is not None
+        shift = ScaledTranslation(aside / POINTS, 0, page.dpi_scale_trans)
+        low, high = np.subtract(line.y, line.errors), np.add(line.y, line.errors)
+        moved = axes.transData + shift
+        axes.vlines(line.x, low, high, colour, lw=1, transform=moved, clip_on=False)
 
 
 def _axes(page: Sheet, chart: LinesChart) -> Axes:
@@ -116,12 +128,19 @@ def _axes(page: Sheet, chart: LinesChart) -> Axes:
     right = 1 - (page.text_width(beyond) + 2 * _NAME_PAD) / (WIDTH * POINTS)
     axes = page.axes(LEFT, right)
     axes.set_xlabel(chart.x_label, color=GREY)
-    y_axis(axes, [y for line in chart.lines for y in line.y], chart.scale)
+    y_axis(axes, [y for line in chart.lines for y in _reach(line)], chart.scale)
     left = page.clear_of_ticks(axes)
     xs = [x for line in chart.lines for x in line.x]
     room = names / ((right - left) * WIDTH * POINTS) if chart.names == "start" else 0.03
     _x_axis(axes, min(xs), max(xs), room, chart.log_x)
     return axes
+
+
+def _reach(line: Line) -> list[float]:
+    """The ends of its error bars; without them, its values."""
+    errors = line.errors or [0.0] * len(line.y)
+    ends = ((y - error, y + error) for y, error in zip(line.y, errors, strict=True))
+    return [end for both in ends for end in both]
 
 
 def _x_axis(axes: Axes, low: float, high: float, room: float, log: bool) -> None:
@@ -139,7 +158,7 @@ def _x_axis(axes: Axes, low: float, high: float, room: float, log: bool) -> None
 
 
 def y_axis(axes: Axes, values: Sequence[float], scale: str) -> None:
-    """Limits and ticks for these values: from zero, or logarithmic."""
+    """Limits and ticks for these values: from zero, logarithmic, or near to them."""
     low, high = min(values), max(values)
     if scale == "log":
         axes.set_yscale("log")
@@ -148,6 +167,9 @@ def y_axis(axes: Axes, values: Sequence[float], scale: str) -> None:
         wide = high / low >= 4
         axes.yaxis.set_major_locator(LogLocator(subs=steps) if wide else MaxNLocator(5))
         axes.yaxis.set_minor_locator(NullLocator())
+    elif scale == "near":
+        margin = 0.08 * (high - low) or 0.01
+        axes.set_ylim(low - margin, high + margin)
     else:
         if scale == "root":
             axes.set_yscale("function", functions=(_root, np.square))

@@ -1,0 +1,18 @@
+"""The options of tasks, which `evaluate` and `compare` share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from boomerang_core.evaluate.tasks import DTYPES, GROUPS
+
+Tasks = Annotated[
+    str | None,
+    typer.Option(help=f"lm-eval's names, YAML files, {', '.join(GROUPS)}; by commas."),
+]
+Limit = Annotated[int | None, typer.Option(min=1, help="Items of a task; default: all.")]
+FewShot = Annotated[int | None, typer.Option(min=0, help="Examples; default: as the task says.")]
+Chat = Annotated[bool, typer.Option(help="Ask in the teacher's chat template.")]
+Dtype = Annotated[str, typer.Option(help=f"Of the tasks: {', '.join(DTYPES)}.")]
