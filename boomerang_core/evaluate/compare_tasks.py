@@ -18,11 +18,11 @@ import torch
 
 from boomerang_core.assemble import assemble
 from boomerang_core.evaluate.answers import read_answers, write_answers
-from boomerang_core.evaluate.compared_tasks import ComparedRow, ComparedTasks
 from boomerang_core.evaluate.comparison import Comparison, Series
 from boomerang_core.evaluate.harness import VERSION, Leaf, harnessed, load_tasks, run_leaf
 from boomerang_core.evaluate.items import Item, task_row
 from boomerang_core.evaluate.planned import PlannedLadder, Section, teacher_ladder
+from boomerang_core.evaluate.task_scores import ComparedRow, ComparedTasks
 from boomerang_core.evaluate.tasks import TaskSettings, Tell, task_name
 from boomerang_core.provenance import provenance
 from boomerang_core.route import teacher_route

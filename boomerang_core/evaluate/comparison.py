@@ -5,7 +5,7 @@
      "series": [{"name": …, "kind": …, "source": {…}, "provenance": {…},
                  "points": [{"layers": 17, "params": …, "kl": …, "top1": …, "perplexity": …,
                              "n": …}, …]}, …],
-     "tasks": {…}}                                            as `compared_tasks` says; or absent
+     "tasks": {…}}                                            as `task_scores` says; or absent
 
 A series is as long as its ladder, smallest size first.  `source` is everything that decides its
 numbers beside the rows, so that a finished series is known again.
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from boomerang_core.errors import FamilyError
-from boomerang_core.evaluate.compared_tasks import ComparedTasks, tasks_from_json
+from boomerang_core.evaluate.task_scores import ComparedTasks, tasks_from_json
 from boomerang_core.family import Family, sha256_of
 from boomerang_core.provenance import save_json
 from boomerang_core.sizes import Quality

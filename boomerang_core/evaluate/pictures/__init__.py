@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from boomerang_core.evaluate.findings import Findings
-from boomerang_core.evaluate.pictures.compared import draw_compared_tasks
+from boomerang_core.evaluate.pictures.compared import draw_task_scores
 from boomerang_core.evaluate.pictures.picture import Picture
 from boomerang_core.evaluate.pictures.similarity import draw_similarity, draw_student_layers
 from boomerang_core.evaluate.pictures.sizes import draw_perplexity, draw_quality, draw_speed
@@ -26,4 +26,4 @@ def draw_pictures(findings: Findings, out: Path) -> list[Picture]:
     draw += [draw_curves] if findings.curves else []
     draw += [draw_training] if findings.training else []
     drawn = [each(findings, out) for each in draw]
-    return [*drawn, *draw_compared_tasks(findings, out), *draw_tasks(findings, out)]
+    return [*drawn, *draw_task_scores(findings, out), *draw_tasks(findings, out)]

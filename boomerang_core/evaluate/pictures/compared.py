@@ -38,7 +38,7 @@ _Lines = Mapping[str, Sequence[tuple[TaskRow, Estimate]]]
 """By series, smallest size first."""
 
 
-def draw_compared_tasks(findings: Findings, out: Path) -> list[Picture]:
+def draw_task_scores(findings: Findings, out: Path) -> list[Picture]:
     """For each task that the comparison has, a picture of each figure that the task has.
 
     Raises `SettingsError` for more series than a picture can show.

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from boomerang_core.errors import FamilyError
-from boomerang_core.evaluate.compared_tasks import ComparedRow, ComparedTasks
 from boomerang_core.evaluate.comparison import (
     Comparison,
     Series,
@@ -21,6 +20,7 @@ from boomerang_core.evaluate.findings import Sources
 from boomerang_core.evaluate.items import TaskRow
 from boomerang_core.evaluate.pairs import Estimate
 from boomerang_core.evaluate.report import write_report
+from boomerang_core.evaluate.task_scores import ComparedRow, ComparedTasks
 from boomerang_core.family import Family
 from tests.unit.test_comparison import series
 from tests.unit.test_report import Page, family
