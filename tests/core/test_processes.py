@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -39,19 +40,18 @@ def alone(work: Path, kind: StudentKind, settings: EndToEnd = SHORT) -> Student:
     return distill(teacher, student, design, tiny_rows(), settings, 0, work)
 
 
+def launch(launcher: str, *arguments: str) -> None:
+    """Run `two_processes`."""
+    command = [sys.executable, "-m", *LAUNCHERS[launcher], "tests.core.two_processes", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.fixture(scope="module", params=LAUNCHERS)
 def two(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of `two_processes`."""
     folder = tmp_path_factory.mktemp("two")
-    launcher = [sys.executable, "-m", *LAUNCHERS[request.param]]
-    done = subprocess.run(
-        [*launcher, "tests.core.two_processes", str(folder)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    launch(request.param, str(folder))
     limits = {"each whole": (1, 1), "sharded": (0.5, 0.52)}[request.param]
     shares = json.loads((folder / "held.json").read_text())
     assert all(limits[0] <= share <= limits[1] for share in shares.values())
@@ -66,6 +66,16 @@ def test_bfloat16_learns_the_same(two: Path, tmp_path: Path) -> None:
     )
     assert found[0] == pytest.approx(expected[0], rel=2e-3)
     assert found == pytest.approx(expected, rel=3e-2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_compiled_layers_learn_the_same(launcher: str, tmp_path: Path) -> None:
+    launch(launcher, str(tmp_path), "compiled")
+    for kind in StudentKind:
+        alone(tmp_path / kind, kind, replace(SHORT, compiled=True))
+        found = losses(tmp_path / f"{kind}-compiled")
+        assert found == pytest.approx(losses(tmp_path / kind), rel=1e-5)
 
 
 def losses(work: Path) -> list[float]:

@@ -1,5 +1,7 @@
 """Run under torchrun, with an empty folder as argument: tiny students distilled by all processes.
 
+    FOLDER/KIND-compiled  a whole run with compiled layers, where `compiled` is a second argument;
+                          then nothing else
     FOLDER/bf16           a whole run of a full student, in bfloat16
     FOLDER/KIND           a whole run
     FOLDER/KIND-stopped   the same, stopped in step 3
@@ -53,6 +55,11 @@ def distil(folder: Path, kind: StudentKind, settings: EndToEnd = SHORT) -> None:
         assert torch.equal(tensor, before[name]), name
 
 
+def compiled(folder: Path) -> None:
+    for kind in StudentKind:
+        distil(folder / f"{kind}-compiled", kind, replace(SHORT, compiled=True))
+
+
 def held(module: nn.Module) -> float:
     parameters = list(module.parameters())
     local = sum(getattr(p, "_local_tensor", p).numel() for p in parameters)
@@ -91,5 +98,5 @@ def main(folder: Path) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main(Path(sys.argv[1]))
+    (compiled if sys.argv[2:] == ["compiled"] else main)(Path(sys.argv[1]))
     torch.distributed.destroy_process_group()
