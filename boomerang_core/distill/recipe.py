@@ -66,7 +66,7 @@ class Recipe:
     kind: str = "lowrank"
     rank: int = 64
     own_embeddings: bool = False
-    start: str = "blockwise"
+    start: str = "naive"
     ladder: str = "last-to-first"
     text: tuple[str, ...] = ()
     text_tokens: int = 48_000
@@ -124,8 +124,11 @@ class Recipe:
             )
         if self.start == "random" and self.kind != StudentKind.FULL:
             raise SettingsError("start random needs kind full: a low-rank student is a change")
-        if self.start == "random" and not self.end_to_end.tokens:
-            raise SettingsError("start random needs end_to_end.tokens above 0")
+        if self.start != "blockwise" and not self.end_to_end.tokens:
+            raise SettingsError(
+                f"start {self.start} needs end_to_end.tokens above 0: nothing else is distilled; "
+                "start blockwise distils blocks alone"
+            )
 
     @property
     def student_stream(self) -> bool:

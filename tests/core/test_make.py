@@ -137,6 +137,7 @@ class TestRecipe:
             {"start": "cold"},
             {"start": "random"},  # of a low-rank student
             {"start": "random", "kind": "full"},  # and then nothing
+            {"start": "naive"},
             {"own_embeddings": True},
             {"kept": "[0,"},
             {"kept": '["0"]'},
