@@ -66,7 +66,7 @@ class Recipe:
     kind: str = "lowrank"
     rank: int = 64
     own_embeddings: bool = False
-    start: str = "naive"
+    start: str = "blockwise"
     ladder: str = "last-to-first"
     text: tuple[str, ...] = ()
     text_tokens: int = 48_000

@@ -32,7 +32,7 @@ class EndToEnd:
     ``compiled`` costs a minute at the start and about halves a step on a GPU.
     """
 
-    tokens: int = 73_728
+    tokens: int = 49_152
     batch_rows: int = 1
     micro_rows: int = 1
     learning_rate: float = 2e-3

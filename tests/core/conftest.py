@@ -105,7 +105,6 @@ def tiny_recipe(teacher: str) -> Recipe:
         row_length=ROW_LENGTH,
         heldout_every=4,
         kept_tokens=100,
-        start="blockwise",
         block_tokens=98_304,
         steps=4,
         end_to_end=EndToEnd(tokens=0),
