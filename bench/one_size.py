@@ -4,7 +4,8 @@
 
 Each size is exported (low-rank students merged into dense weights) and served by plain vLLM in the
 same process and mode.  A ratio is plain vLLM's seconds over ours, pair by pair: 1 where serving
-every size costs nothing, below 1 where it costs something.  Prints JSON.
+every size costs nothing, below 1 where it costs something.  A second engine of plain vLLM on the
+teacher's size, against the first, shows what such a ratio is worth on this machine.  Prints JSON.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,20 +28,26 @@ from boomerang_core.cli import family_folder
 from boomerang_core.family import Family, load_family
 
 
-def compare(
-    ours: Engine, plain: Engine, size: int, batch: Batch, vocabulary: int, pairs: int
-) -> dict[str, Any]:
-    """The ratio of one size on one batch."""
-    routed = batch.at([size], vocabulary, seed=0)
-    alone = batch.at([None], vocabulary, seed=0)
-    seconds = time_in_turn(
-        {
-            "ours": lambda: ours.seconds(routed, batch.tokens),
-            "plain": lambda: plain.seconds(alone, batch.tokens),
-        },
-        pairs,
-    )
-    return asdict(Ratio.of(seconds["plain"], seconds["ours"]))
+@dataclass(frozen=True)
+class Side:
+    """An engine, and the size that it is asked for; None in a plain one."""
+
+    engine: Engine
+    size: int | None = None
+
+    def seconds(self, batch: Batch, vocabulary: int) -> float:
+        """Seconds for the batch."""
+        return self.engine.seconds(batch.at([self.size], vocabulary, seed=0), batch.tokens)
+
+
+def compare(over: Side, under: Side, batch: Batch, vocabulary: int, pairs: int) -> dict[str, Any]:
+    """The ratio of their seconds on one batch."""
+    ways = {
+        "over": lambda: over.seconds(batch, vocabulary),
+        "under": lambda: under.seconds(batch, vocabulary),
+    }
+    seconds = time_in_turn(ways, pairs)
+    return asdict(Ratio.of(seconds["over"], seconds["under"]))
 
 
 def run(
@@ -53,21 +60,27 @@ def run(
 ) -> dict[str, Any]:
     """`count` sizes spread over the ladder, each on every batch."""
     ours = routed_engine(family, **LIMITS, dtype=dtype)
-    report: dict[str, Any] = {}
     kept = []  # to the end: an engine that goes takes vLLM's process groups with it
-    for size in spread(len(family.rows), count):
+
+    def plain(size: int) -> Side:
         with tempfile.TemporaryDirectory() as folder:
             export(family, size, Path(folder) / "size", getattr(torch, dtype))
-            plain = plain_engine(Path(folder) / "size", **LIMITS, dtype=dtype)
-        kept.append(plain)
-        report[family.rows[size].id] = {
-            name: compare(ours, plain, size, batch, vocabulary, pairs)
-            for name, batch in batches.items()
+            kept.append(Side(plain_engine(Path(folder) / "size", **LIMITS, dtype=dtype)))
+        return kept[-1]
+
+    def table(over: Side, under: Side) -> dict[str, Any]:
+        return {
+            name: compare(over, under, batch, vocabulary, pairs) for name, batch in batches.items()
         }
+
     return {
         "family": family.name,
         "kind": family.design.kind.value,
-        "plain_over_ours": report,
+        "plain_over_ours": {
+            family.rows[size].id: table(plain(size), Side(ours, size))
+            for size in spread(len(family.rows), count)
+        },
+        "plain_over_itself": table(kept[-1], plain(len(family.rows) - 1)),
     }
 
 

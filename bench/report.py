@@ -68,7 +68,8 @@ def _groups(found: Json) -> Iterator[Group]:
         what = f"{kind}, {report.get('dtype')}"
         if name.startswith("one-size"):
             title = f"One size: plain vLLM's time over ours, {what}"
-            yield Group(title, tuple(_rows(report["plain_over_ours"])), report)
+            control = {"plain vLLM over itself": report.get("plain_over_itself", {})}
+            yield Group(title, tuple(_rows(report["plain_over_ours"] | control)), report)
         if name.startswith("mixing"):
             sizes = ", ".join(report["sizes"])
             title = f"Mixed sizes {sizes}: the other way's time over ours, {what}"

@@ -25,7 +25,12 @@ def ratio(median: float) -> dict[str, Any]:
 
 def test_the_report_has_every_ratio_and_speed(tmp_path: Path) -> None:
     found = {
-        "one-size": {"kind": "lowrank", "plain_over_ours": {"88m": {"d": ratio(0.9)}}, **WHERE},
+        "one-size": {
+            "kind": "lowrank",
+            "plain_over_ours": {"88m": {"d": ratio(0.9)}},
+            "plain_over_itself": {"d": ratio(1.02)},
+            **WHERE,
+        },
         "mixing": {
             "kind": "full",
             "sizes": ["88m", "135m"],
