@@ -16,9 +16,6 @@ from server.engine.compat import RowParallelLinear, dispatch_cpu_unquantized_gem
 
 _SHARD_PLACES = {"q": 0, "k": 1, "v": 2}
 
-ROWS_AT_ONCE = 1024
-"""On a CPU: the outputs of more rows leave the cache before they are added."""
-
 Shard = str | int | None
 """Which part of a fused linear map a checkpoint's map is; None: all of it."""
 
@@ -91,11 +88,7 @@ class LowRankDelta(nn.Module):
             # One opaque call: taken apart, each slice would be copied.
             torch.ops.boomerang.add_delta(y_TO, x_TI, self.handle, cut)
         else:
-            total = x_TI.shape[0]
-            count = total if self.packed_a is None else ROWS_AT_ONCE
-            for first in range(cut, total, count):
-                rows = slice(first, first + count)
-                self._spread(y_TO[rows], self._narrow(x_TI[rows]))
+            self._spread(y_TO[cut:], self._narrow(x_TI[cut:]))
 
     def _narrow(self, x_TI: torch.Tensor) -> torch.Tensor:
         """A x."""
