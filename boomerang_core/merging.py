@@ -2,8 +2,8 @@
 
 Deltas save memory and cost time: every student layer runs the kept layer's matrices and its own
 small ones.  Merged once, W + B A, a map runs as fast as a plain one and takes as much memory.
-Attention's maps are small where the MLP's are large, and their deltas cost most of what they
-save: merging those alone buys back much of the time for little of the memory.
+Attention has most of the small products and the least of the memory: merging its deltas alone
+buys back some of the time for little.
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ def merge(
     family: FamilyFolder,
     out: Annotated[Path, typer.Option(help="The family folder to write.")],
     maps: Annotated[
-        str, typer.Option(help="all, or attention: its maps are small and their deltas slow.")
+        str, typer.Option(help="Deltas to merge: all, or attention, whose maps are small.")
     ] = "all",
 ) -> None:
     """Merge deltas into dense weights: small sizes run faster, and take more memory."""

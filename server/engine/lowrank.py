@@ -168,6 +168,10 @@ class _Group:
     shards: list[Shard] = field(default_factory=list)
     ranks: list[int] = field(default_factory=list)
 
+    def is_whole(self, linear: Any) -> bool:
+        """Whether they are all that vLLM's map is made of."""
+        return self.shards == [None] or len(self.shards) == len(linear.output_partition_sizes)
+
 
 class LowRankLayer(nn.Module):
     """The student's tensors of one block, built into the kept teacher layer."""
@@ -200,11 +204,13 @@ class LowRankLayer(nn.Module):
         if all(group.ranks):
             self.deltas[_key(path)] = delta = LowRankDelta(linear, group.shards, max(group.ranks))
             linear.quant_method = DeltaLinearMethod(linear.quant_method, delta, self.split)
-        elif not any(group.ranks):
+        elif not any(group.ranks) and group.is_whole(linear):
             self.merged[_key(path)] = merged = MergedMap(linear, group.shards)
             linear.quant_method = MergedLinearMethod(linear.quant_method, merged, self.split)
         else:
-            raise CheckpointError(f"the student has weights and deltas in {path}, which is one map")
+            raise CheckpointError(
+                f"the student has weights of its own for a part of {path} only, which is one map"
+            )
 
     def _groups(self, kept: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, _Group]:
         groups: dict[str, _Group] = {}

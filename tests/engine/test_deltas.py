@@ -73,12 +73,19 @@ class Fused(LinearBase):
 
     def __init__(self) -> None:
         torch.nn.Module.__init__(self)
+        self.output_partition_sizes = [4, 4, 4]
 
 
-def test_a_fused_map_has_weights_or_deltas_not_both() -> None:
+@pytest.mark.parametrize(
+    "others",
+    [{}, {"k_proj.weight": (4, 4)}, {"k_proj.lora_A": (2, 4), "k_proj.lora_B": (4, 2)}],
+    ids=["one alone", "two of three", "beside a delta"],
+)
+def test_a_part_of_a_fused_map_has_no_weights_of_its_own(
+    others: dict[str, tuple[int, ...]],
+) -> None:
     kept = torch.nn.Module()
     kept.qkv_proj = Fused()
-    shapes = {"q_proj.weight": (4, 4), "k_proj.lora_A": (2, 4), "k_proj.lora_B": (4, 2)}
     stacked = {f".{name}_proj": (".qkv_proj", name) for name in "qkv"}
-    with pytest.raises(CheckpointError, match="weights and deltas in qkv_proj"):
-        LowRankLayer(kept, shapes, stacked)
+    with pytest.raises(CheckpointError, match="for a part of qkv_proj only"):
+        LowRankLayer(kept, {"q_proj.weight": (4, 4), **others}, stacked)
