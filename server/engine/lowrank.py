@@ -192,12 +192,12 @@ class LowRankLayer(nn.Module):
         groups = self._groups(kept, shapes)
         for path, group in groups.items():
             self._build_map(path, kept.get_submodule(path), group)
-        for path in sorted(self._fused(name.rpartition(".")[0])[0] for name in shapes):
-            if path not in groups and _key(path) not in self.norms:
-                teacher = kept.get_submodule(path)
-                self.norms[_key(path)] = student = copy.deepcopy(teacher)
-                parent, _, name = path.rpartition(".")
-                setattr(kept.get_submodule(parent), name, SplitNorm(teacher, student, self.split))
+        paths = {self._fused(name.rpartition(".")[0])[0] for name in shapes}
+        for path in sorted(paths - groups.keys()):
+            teacher = kept.get_submodule(path)
+            self.norms[_key(path)] = student = copy.deepcopy(teacher)
+            parent, _, name = path.rpartition(".")
+            setattr(kept.get_submodule(parent), name, SplitNorm(teacher, student, self.split))
 
     def _build_map(self, path: str, linear: Any, group: _Group) -> None:
         """Put the student's part into a linear map of the kept layer."""
