@@ -25,7 +25,7 @@ from boomerang_core.checkpoint import teacher_folder
 from boomerang_core.family import Family
 from server.engine import register
 from server.engine.loader import engine_arguments
-from server.engine.scheduler import BoomerangScheduler
+from server.engine.scheduler import BoomerangAsyncScheduler, BoomerangScheduler
 from server.engine.sizes import SIZE_KEY
 
 LIMITS: dict[str, Any] = {
@@ -164,6 +164,10 @@ class TurnTakingScheduler(BoomerangScheduler):
         return [request for request in requests if self.size_of(request) != self._turn]
 
 
+class AheadTurnTakingScheduler(TurnTakingScheduler, BoomerangAsyncScheduler):
+    """The same, where a step is scheduled while the one before it runs."""
+
+
 def routed_engine(
     family: Family, compiled: bool = False, graphs: bool | None = None, **limits: Any
 ) -> Engine:
@@ -178,8 +182,9 @@ def routed_engine(
         graphs=graphs,
         **{**LIMITS, **limits},
     )
-    turns = f"{TurnTakingScheduler.__module__}.{TurnTakingScheduler.__name__}"
-    return Engine(LLM(**{**arguments, "scheduler_cls": turns}))
+    turns = AheadTurnTakingScheduler if arguments["async_scheduling"] else TurnTakingScheduler
+    scheduler = f"{turns.__module__}.{turns.__name__}"
+    return Engine(LLM(**{**arguments, "scheduler_cls": scheduler}))
 
 
 def plain_engine(folder: Path, **limits: Any) -> Engine:

@@ -1,15 +1,15 @@
 """One engine for every size on a GPU, in bfloat16: sizes alone, mixed, and plain vLLM beside it.
 
     python -m bench.gpu_engine FAMILY [--batch 1 16 64] [--sizes 3] [--pairs 7] [--merged]
-                                      [--no-graphs] [--out FILE]
+                                      [--ours graphs compiled] [--out FILE]
 
 Ways, timed in turn in one process on the same prompts:
 
-* each of some sizes alone, in our engine;
+* each of some sizes alone, in our engine, and in further ones that are set differently (`--ours`);
 * `mixed`, their requests at once; `one_after_another`; `in_turn`, steps of one size in turn; and
   `all_at_largest`, with which everyone gets another size than asked for;
-* `plain`: plain vLLM on the teacher, with its own compilation and CUDA graphs; with `--merged`,
-  plain vLLM on each of the sizes, exported.
+* `plain`: plain vLLM on the teacher as it comes, so with its own compilation, CUDA graphs and
+  asynchronous scheduling; with `--merged`, plain vLLM on each of the sizes, exported.
 
 Reports tokens a second, the time of a step over its floor (bytes of weights and KV read, over the
 memory bandwidth that this run measured), and ratios pair by pair.  Prints JSON.
@@ -48,6 +48,14 @@ LIMITS: dict[str, Any] = {
     "kv_cache_memory_bytes": 4 << 30,
     "enable_prefix_caching": False,
 }
+OURS: dict[str, dict[str, Any]] = {
+    "graphs": {},
+    "compiled": {"compiled": True},
+    "synchronous": {"async_scheduling": False},
+    "eager": {"graphs": False},
+}
+"""How our engine can be set; without anything, as a server sets it."""
+
 _COPIED_BYTES = 1 << 30
 
 
@@ -67,7 +75,7 @@ def copy_bandwidth(repeats: int = 20) -> float:
 
 def plain_engines(family: Family, sizes: Sequence[int], merged: bool) -> dict[int, Engine]:
     """Plain vLLM as it comes, on the teacher or, merged, on every size."""
-    limits = {**LIMITS, "enforce_eager": False, "async_scheduling": False}
+    limits = {**LIMITS, "enforce_eager": False}
     top = len(family.rows) - 1
     engines = {top: plain_engine(teacher_folder(family), **limits)}
     for size in sizes[:-1] if merged else ():
@@ -79,7 +87,7 @@ def plain_engines(family: Family, sizes: Sequence[int], merged: bool) -> dict[in
 
 def compare(
     family: Family,
-    ours: Engine,
+    ours: dict[str, Engine],
     plain: dict[int, Engine],
     batch: Batch,
     sizes: list[int],
@@ -87,15 +95,17 @@ def compare(
     pairs: int,
     bandwidth: float,
 ) -> dict[str, Any]:
-    """One batch, every way."""
+    """One batch, every way; sizes are mixed in the first of our engines."""
     names = {size: family.rows[size].id for size in sizes}
     timed: dict[str, Callable[[], float]] = {}
     for size in sizes:
-        timed[names[size]] = _timed(ours, batch, size, vocabulary)
+        for way, engine in ours.items():
+            timed[f"{names[size]} {way}"] = _timed(engine, batch, size, vocabulary)
     for size, engine in plain.items():
-        timed[f"plain {family.rows[size].id}"] = _timed(engine, batch, None, vocabulary)
+        timed[f"{names[size]} plain"] = _timed(engine, batch, None, vocabulary)
     if batch.requests >= len(sizes):
-        timed |= ways(ours, batch.at(sizes, vocabulary, seed=0), batch.tokens)
+        first = next(iter(ours.values()))
+        timed |= ways(first, batch.at(sizes, vocabulary, seed=0), batch.tokens)
     seconds = time_in_turn(timed, pairs)
     floors = {names[size]: bytes_of_answers(family.rows[size], batch) / bandwidth for size in sizes}
     return {
@@ -104,14 +114,16 @@ def compare(
             for name, values in seconds.items()
         },
         "over_floor": {
-            name: round(statistics.median(seconds[name]) / floor, 2)
+            f"{name} {way}": round(statistics.median(seconds[f"{name} {way}"]) / floor, 2)
             for name, floor in floors.items()
+            for way in ours
         },
         "plain_over_ours": {
-            family.rows[size].id: asdict(
-                Ratio.of(seconds[f"plain {family.rows[size].id}"], seconds[family.rows[size].id])
+            f"{names[size]} {way}": asdict(
+                Ratio.of(seconds[f"{names[size]} plain"], seconds[f"{names[size]} {way}"])
             )
             for size in plain
+            for way in ours
         },
         "others_over_mixed": {
             name: asdict(Ratio.of(seconds[name], seconds["mixed"]))
@@ -130,17 +142,18 @@ def run(family: Family, options: argparse.Namespace) -> dict[str, Any]:
     """The report of one family."""
     bandwidth = copy_bandwidth()
     sizes = spread(len(family.rows), options.sizes)
-    start = time.perf_counter()
-    ours = routed_engine(family, graphs=options.graphs, **LIMITS)
-    started = time.perf_counter() - start
+    ours, started = {}, {}
+    for way in options.ours:
+        start = time.perf_counter()
+        ours[way] = routed_engine(family, **{**LIMITS, **OURS[way]})
+        started[way] = round(time.perf_counter() - start, 1)
     plain = plain_engines(family, sizes, options.merged) if options.plain else {}
     return {
         "family": family.name,
         "device": torch.cuda.get_device_name(),
-        "graphs": options.graphs,
         "sizes": [family.rows[size].id for size in sizes],
         "sizes_offered": len(family.table.offered),
-        "start_seconds": round(started, 1),
+        "start_seconds": started,
         "copy_bytes_per_second": round(bandwidth),
         "batches": {
             f"{rows} decoding": compare(
@@ -165,7 +178,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 16, 64])
     parser.add_argument("--merged", action="store_true", help="plain vLLM on every size, exported")
     parser.add_argument("--no-plain", dest="plain", action="store_false", help="our engine alone")
-    parser.add_argument("--no-graphs", dest="graphs", action="store_false", help="eager steps")
+    parser.add_argument("--ours", nargs="+", choices=OURS, default=["graphs"])
     add_common(parser)
     options = parser.parse_args()
     if options.sizes < 2:

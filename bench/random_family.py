@@ -1,6 +1,6 @@
 """A family of random weights at the shape of a larger model, to time engines on.
 
-    python -m bench.random_family qwen3-4b --out FOLDER [--rank 64] [--device cuda]
+    python -m bench.random_family qwen3-4b --out FOLDER [--rank 64] [--sizes 5] [--device cuda]
 
 Teacher and low-rank student, the paper's layout and order, bfloat16, no tokenizer; what it answers
 means nothing, what it costs is what the real one would cost.
@@ -9,6 +9,7 @@ means nothing, what it costs is what the real one would cost.
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,17 @@ import torch
 from transformers import AutoModelForCausalLM, Qwen3Config
 
 from bench.gpu_layers.routes import SHAPES, Shape, family_design
+from bench.run import spread
 from boomerang_core.architectures import model_shape
 from boomerang_core.distill.lowrank import B
 from boomerang_core.family import Family, TeacherRef, build_rows, load_family, write_family
 from boomerang_core.route import StudentKind
 from boomerang_core.student import initial_student, save_student
+
+SMALL = Shape("135m", 30, 576, 1536, 9, 3, 64, 49_152, tied=True)
+"""A small model, beside whose steps all that is done around them is large."""
+
+_SHAPES = {SMALL.name: SMALL, **SHAPES}
 
 
 def config_of(shape: Shape) -> Any:
@@ -39,8 +46,8 @@ def config_of(shape: Shape) -> Any:
     )
 
 
-def random_family(shape: Shape, rank: int, folder: Path, device: str) -> Family:
-    """Write the family and load it."""
+def random_family(shape: Shape, rank: int, offered: int, folder: Path, device: str) -> Family:
+    """Write the family and load it; so many of its sizes are offered."""
     torch.manual_seed(0)
     with torch.device(device):
         teacher = AutoModelForCausalLM.from_config(config_of(shape), dtype=torch.bfloat16)
@@ -53,6 +60,8 @@ def random_family(shape: Shape, rank: int, folder: Path, device: str) -> Family:
     save_student(student, folder / "family" / "student")
     described = model_shape(teacher)
     rows = build_rows(design, described)
+    chosen = spread(len(rows), offered)
+    rows = tuple(replace(row, offered=row.size in chosen) for row in rows)
     family = Family(
         name=shape.name,
         architecture=student.architecture,
@@ -70,12 +79,15 @@ def random_family(shape: Shape, rank: int, folder: Path, device: str) -> Family:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("shape", choices=SHAPES)
+    parser.add_argument("shape", choices=_SHAPES)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--rank", type=int, default=64)
+    parser.add_argument("--sizes", type=int, default=5, help="how many are offered: default 5")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
-    family = random_family(SHAPES[options.shape], options.rank, options.out, options.device)
+    family = random_family(
+        _SHAPES[options.shape], options.rank, options.sizes, options.out, options.device
+    )
     print(family.root)
 
 

@@ -80,9 +80,9 @@ def engine_arguments(
     if graphs and on_cpu:
         raise SettingsError("cuda_graphs needs a GPU")
     graphs = not on_cpu if graphs is None else graphs
-    scheduling = "BoomerangAsyncScheduler" if limits.get("async_scheduling") else None
+    ahead = bool(limits.get("async_scheduling", not on_cpu))  # on a CPU, vLLM 0.32 never does
     return {
-        "async_scheduling": False,
+        "async_scheduling": ahead,
         # On a CPU, vLLM 0.32 cannot rewind a seeded generator, as it must for a split prompt: the
         # engine would die of one client's request.
         "enable_chunked_prefill": not on_cpu,
@@ -93,7 +93,7 @@ def engine_arguments(
         "load_format": "safetensors",  # left to itself, vLLM falls back to pickled weights
         "trust_remote_code": False,
         "worker_cls": _worker_class(),
-        "scheduler_cls": f"server.engine.scheduler.{scheduling or 'BoomerangScheduler'}",
+        "scheduler_cls": f"server.engine.scheduler.Boomerang{'Async' if ahead else ''}Scheduler",
         "logits_processors": [admission_name(family.design.ladder.num_sizes - 1)],
         **_graph_arguments(graphs, limits.get("max_num_seqs")),
     }

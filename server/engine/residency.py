@@ -189,6 +189,8 @@ def hold_sizes(worker: Any, smallest: int, largest: int) -> int:
     No request of another size may be running.
     """
     model = worker.model_runner.get_model()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()  # a step that was scheduled ahead may still run on what goes
     with set_current_vllm_config(worker.vllm_config):
         model.hold(Span(smallest, largest))
         worker.model_runner.sizes_changed()

@@ -4,6 +4,7 @@ Keys and values of one prompt differ between sizes, so two sizes must never shar
 The size joins the request's cache salt here, inside the engine, where no caller can forget it.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 from server.engine import compat
@@ -40,19 +41,11 @@ class BoomerangScheduler(Scheduler):
 
     def update_from_output(self, scheduler_output: Any, model_runner_output: Any) -> Any:
         """As vLLM's; the statistics of the step say which sizes ran in it."""
-        ran = [
-            (self.requests[request_id], count)
-            for request_id, count in scheduler_output.num_scheduled_tokens.items()
-            if request_id in self.requests  # not one that was aborted meanwhile
-        ]
+        scheduled = scheduler_output.num_scheduled_tokens
         rows, prompts = composition(
-            (
-                self.size_of(request),
-                count,
-                request.num_computed_tokens,
-                request.num_prompt_tokens,
-            )
-            for request, count in ran
+            (self.size_of(request), scheduled[name], before, request.num_prompt_tokens)
+            for name, before in _computed_before(scheduler_output)
+            if (request := self.requests.get(name))  # not one that was aborted meanwhile
         )
         by_client = super().update_from_output(scheduler_output, model_runner_output)
         for outputs in by_client.values():
@@ -68,3 +61,14 @@ class BoomerangScheduler(Scheduler):
 
 class BoomerangAsyncScheduler(BoomerangScheduler, AsyncScheduler):
     """For engines with asynchronous scheduling."""
+
+
+def _computed_before(scheduler_output: Any) -> Iterator[tuple[str, int]]:
+    """Each request of a step, and its tokens that were computed before.
+
+    The request itself may be ahead of the step: it counts one that is scheduled already.
+    """
+    for request in scheduler_output.scheduled_new_reqs:
+        yield request.req_id, request.num_computed_tokens
+    known = scheduler_output.scheduled_cached_reqs
+    yield from zip(known.req_ids, known.num_computed_tokens, strict=True)

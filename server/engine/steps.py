@@ -13,12 +13,11 @@ def composition(
 ) -> tuple[dict[str, int], dict[str, int]]:
     """Size → decoding rows, size → prompt tokens.
 
-    Of each request: its size, the tokens of this step, those computed with it, those of its prompt.
+    Of each request: its size, the tokens of this step, those computed before, those of its prompt.
     """
     rows: dict[str, int] = {}
     prompts: dict[str, int] = {}
-    for size, scheduled, computed, prompt in requests:
-        before = computed - scheduled
+    for size, scheduled, before, prompt in requests:
         counts, count = (rows, scheduled) if before >= prompt else (prompts, scheduled)
         counts[str(size)] = counts.get(str(size), 0) + count
     return rows, prompts

@@ -1,4 +1,4 @@
-"""The engine on a GPU, with and without CUDA graphs, answers as transformers does: fp32, greedy."""
+"""The engine on a GPU, however it is set, answers as transformers does: fp32, greedy."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,10 +21,18 @@ test_staggered_arrivals = equality.test_staggered_arrivals_mix_prefill_and_decod
 test_prefix_cache_never_crosses_sizes = equality.test_prefix_cache_never_crosses_sizes
 
 
-@pytest.fixture(scope="module", params=["graphs", "eager"])
-def graphs(request: pytest.FixtureRequest) -> bool:
-    """With CUDA graphs, and without."""
-    return bool(request.param == "graphs")
+WAYS: dict[str, dict[str, Any]] = {
+    "graphs": {},
+    "eager": {"graphs": False},
+    "compiled": {"compiled": True},
+    "synchronous": {"async_scheduling": False},
+}
+
+
+@pytest.fixture(scope="module", params=WAYS)
+def way(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """How the engine is set: as a server sets it, and in one thing otherwise."""
+    return WAYS[request.param]
 
 
 @pytest.fixture(scope="module", params=["lowrank", "full-own-ends"])
@@ -34,11 +42,11 @@ def tiny(request: pytest.FixtureRequest, build: Callable[[str], TinyFamily]) -> 
 
 
 @pytest.fixture(scope="module")
-def engine(tiny: TinyFamily, graphs: bool, keep: Callable[[Any], Any]) -> Any:
+def engine(tiny: TinyFamily, way: dict[str, Any], keep: Callable[[Any], Any]) -> Any:
     """Its engine on the GPU."""
     from vllm import LLM
 
-    return keep(LLM(**engine_arguments(tiny.family, tiny.teacher_dir, graphs=graphs, **LIMITS)))
+    return keep(LLM(**engine_arguments(tiny.family, tiny.teacher_dir, **way, **LIMITS)))
 
 
 def captured(worker: Any) -> int:
@@ -47,9 +55,9 @@ def captured(worker: Any) -> int:
     return len(getattr(model, "concrete_cudagraph_entries", ()))
 
 
-def test_a_graph_for_each_span_and_number_of_rows(engine: Any, graphs: bool) -> None:
+def test_a_graph_for_each_span_and_number_of_rows(engine: Any, way: dict[str, Any]) -> None:
     """Four sizes: each alone, and three spans from the smallest up; 1, 2, 4, 8 and 16 rows."""
-    assert engine.collective_rpc(captured) == [7 * 5 if graphs else 0]
+    assert engine.collective_rpc(captured) == [7 * 5 if way.get("graphs", True) else 0]
 
 
 def test_weights_that_come_and_go_are_captured_anew(tiny: TinyFamily, engine: Any) -> None:
