@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from boomerang_core.errors import ArchitectureError, SettingsError
+from server.engine import compat
 from server.engine.loader import engine_arguments
 from server.engine.sizes import SIZE_KEY, size_of
 from tests.engine.families import TinyFamily
@@ -41,6 +42,28 @@ def test_limits_pass_through(family: TinyFamily) -> None:
     arguments = engine_arguments(family.family, family.teacher_dir, max_model_len=99)
     assert arguments["max_model_len"] == 99
     assert arguments["served_model_name"] == "tiny"
+
+
+@pytest.mark.parametrize(
+    ("platform", "limits", "ahead"),
+    [
+        ("cpu", {}, False),
+        ("gpu", {}, True),
+        ("gpu", {"async_scheduling": False}, False),
+    ],
+)
+def test_on_a_gpu_steps_are_scheduled_ahead(
+    family: TinyFamily,
+    monkeypatch: pytest.MonkeyPatch,
+    platform: str,
+    limits: dict[str, Any],
+    ahead: bool,
+) -> None:
+    monkeypatch.setattr(compat, "platform", lambda: platform)
+    arguments = engine_arguments(family.family, family.teacher_dir, **limits)
+    kind = "Async" if ahead else ""
+    assert arguments["async_scheduling"] is ahead
+    assert arguments["scheduler_cls"] == f"server.engine.scheduler.Boomerang{kind}Scheduler"
 
 
 def test_an_architecture_without_a_vllm_model_is_refused(family: TinyFamily) -> None:
