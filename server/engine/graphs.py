@@ -28,6 +28,9 @@ from server.engine.masks import Graphed
 from server.engine.plan import Ranks, Side
 from server.engine.runner import RoutedRunner
 
+SCHEDULE = "scheduler_metadata"
+"""Where FlashAttention's builder keeps the schedule of its kernel, and its metadata says it."""
+
 NOWHERE = 0
 """A slot of vLLM's null block, which no request holds; a CPU's kernel does not take its -1."""
 
@@ -106,6 +109,21 @@ class GraphedRunner(RoutedRunner):
         self._one_sided = OneSided.of(sides, slots_AT)
         self._missing = spans_to_capture(self._offered, model.held)
         self._running_in = cache(lambda span: frozenset(self._running(span)))
+
+    def initialize_kv_cache(self, *args: Any, **kwargs: Any) -> None:
+        """As vLLM's; then the groups' builders keep their schedules in one place.
+
+        A graph reads the schedule of each group's own builder, as it was captured; a step makes
+        one schedule for all groups, with the first one's.
+        """
+        super().initialize_kv_cache(*args, **kwargs)
+        groups = (group for groups in self.attn_groups for group in groups)
+        builders = [builder for group in groups for builder in group.metadata_builders]
+        kept = [getattr(builder, SCHEDULE, None) for builder in builders]
+        shared = next((schedule for schedule in kept if schedule is not None), None)
+        for builder, schedule in zip(builders, kept, strict=True):
+            if schedule is not None:
+                setattr(builder, SCHEDULE, shared)
 
     # ---- capture ----------------------------------------------------------------------------
 
@@ -203,10 +221,10 @@ class GraphedRunner(RoutedRunner):
 
     def _kept_apart(self, metadata: Any) -> Any:
         """With its schedule copied: for graphs, FlashAttention writes each into one buffer."""
-        schedule = getattr(metadata, "scheduler_metadata", None)
+        schedule = getattr(metadata, SCHEDULE, None)
         if schedule is None or self.compilation_config.cudagraph_mode == CUDAGraphMode.NONE:
             return metadata
-        return replace(metadata, scheduler_metadata=schedule.clone())
+        return replace(metadata, **{SCHEDULE: schedule.clone()})
 
     def _get_slot_mappings(self, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         """As without graphs; in a mixed one, one-sided layers write their own rows only."""

@@ -35,7 +35,7 @@ def way(request: pytest.FixtureRequest) -> dict[str, Any]:
     return WAYS[request.param]
 
 
-@pytest.fixture(scope="module", params=["lowrank", "full-own-ends"])
+@pytest.fixture(scope="module", params=["lowrank", "lowrank-attention-merged", "full-own-ends"])
 def tiny(request: pytest.FixtureRequest, build: Callable[[str], TinyFamily]) -> TinyFamily:
     """A family of each kind."""
     return build(request.param)

@@ -32,13 +32,13 @@ def tiny(request: pytest.FixtureRequest, build: Callable[[str], TinyFamily]) -> 
     return build(request.param)
 
 
-@pytest.fixture(scope="module", params=["graphs", "compiled"])
+@pytest.fixture(scope="module", params=["graphs", "eager", "compiled"])
 def engine(request: pytest.FixtureRequest, tiny: TinyFamily, keep: Callable[[Any], Any]) -> Any:
     """Its engine on the GPU."""
     from vllm import LLM
 
     limits = {**LIMITS, "dtype": "bfloat16", "attention_backend": "FLASH_ATTN"}
-    way = {"compiled": request.param == "compiled"}
+    way = {"compiled": request.param == "compiled", "graphs": request.param != "eager"}
     return keep(LLM(**engine_arguments(tiny.family, tiny.teacher_dir, **way, **limits)))
 
 

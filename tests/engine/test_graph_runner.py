@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,8 +13,9 @@ import torch
 from boomerang_core.residency import Span
 from server.engine.compat import CUDAGraphMode, GPUModelRunner
 from server.engine.graph_spans import spans_to_capture
-from server.engine.graphs import GraphedRunner, RoutedBatch
+from server.engine.graphs import SCHEDULE, GraphedRunner, RoutedBatch
 from server.engine.plan import Rows
+from server.engine.runner import RoutedRunner
 
 pytestmark = pytest.mark.engine
 
@@ -92,6 +94,29 @@ class Metadata:
     """As FlashAttention's, in the one thing that counts here."""
 
     scheduler_metadata: torch.Tensor
+
+
+def test_graphs_of_all_groups_read_the_schedule_that_a_step_makes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """FlashAttention's builders have a buffer each; one of another backend has none."""
+    runner = Runner(Span(0, 3))
+    builders = [SimpleNamespace(scheduler_metadata=torch.zeros(3)) for _ in range(3)]
+    without: Any = SimpleNamespace()
+    runner.attn_groups = [
+        [SimpleNamespace(metadata_builders=[builder])] for builder in (without, *builders)
+    ]
+    monkeypatch.setattr(RoutedRunner, "initialize_kv_cache", lambda runner: None)
+    runner.initialize_kv_cache()
+    assert not hasattr(without, "scheduler_metadata")
+    assert len({builder.scheduler_metadata.data_ptr() for builder in builders}) == 1
+
+
+def test_flash_attention_keeps_its_schedule_where_we_look_for_it() -> None:
+    """Its name is all that our code knows of it, and looks for it where there may be none."""
+    module = import_module("vllm.v1.attention.backends.flash_attn")
+    assert SCHEDULE in module.FlashAttentionMetadataBuilder.__init__.__code__.co_names
+    assert SCHEDULE in {field.name for field in fields(module.FlashAttentionMetadata)}
 
 
 def test_a_builder_that_keeps_its_schedule_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
