@@ -67,6 +67,7 @@ NAMES: Mapping[str, str] = {
     "make_arg_parser": "vllm.entrypoints.launchers.cli_args:make_arg_parser",
     "MistralDecoderLayer": "vllm.model_executor.models.mistral:MistralDecoderLayer",
     "ModelRegistry": "vllm:ModelRegistry",
+    "MultiGroupBlockTable": "vllm.v1.worker.block_table:MultiGroupBlockTable",
     "ParallelLMHead": "vllm.model_executor.layers.vocab_parallel_embedding:ParallelLMHead",
     "Qwen2DecoderLayer": "vllm.model_executor.models.qwen2:Qwen2DecoderLayer",
     "Qwen2Model": "vllm.model_executor.models.qwen2:Qwen2Model",
@@ -83,6 +84,7 @@ NAMES: Mapping[str, str] = {
     "set_cudagraph_capturing_enabled": ("vllm.compilation.monitor:set_cudagraph_capturing_enabled"),
     "set_current_vllm_config": "vllm.config:set_current_vllm_config",
     "set_forward_context": "vllm.forward_context:set_forward_context",
+    "SlotMappingMode": "vllm.v1.worker.block_table:SlotMappingMode",
     "StatLoggerBase": "vllm.v1.metrics.loggers:StatLoggerBase",
     "UBatchSlice": "vllm.v1.worker.ubatch_utils:UBatchSlice",
     "VLLMError": "vllm.exceptions:VLLMError",
@@ -97,6 +99,7 @@ _RUNNER = "vllm.v1.worker.gpu_model_runner:GPUModelRunner"
 _LINEAR = "vllm.model_executor.layers.linear"
 _KV_GROUP = "vllm.v1.core.single_type_kv_cache_manager:FullAttentionManager"
 _KV = "vllm.v1.core.kv_cache_manager:KVCacheManager"
+_TABLES = "vllm.v1.worker.block_table:MultiGroupBlockTable"
 _KV_SPEC = "vllm.v1.kv_cache_interface:FullAttentionSpec"
 _KV_REGISTRY = "vllm.v1.kv_cache_spec_registry:KVCacheSpecRegistry"
 
@@ -123,6 +126,9 @@ MEMBERS: Mapping[str, tuple[str, ...]] = {
     "vllm.v1.worker.cpu_worker:CPUWorker.compile_or_warm_up_model": (),
     "vllm.v1.worker.cpu_worker:CPUWorker.init_device": (),
     "vllm.v1.worker.cpu_worker:CPUModelRunner": (),
+    "vllm.v1.worker.block_table:BlockTable._make_buffer": ("dtype",),
+    f"{_TABLES}.commit_block_table": ("num_reqs",),
+    f"{_TABLES}.compute_slot_mapping": ("num_reqs", "query_start_loc", "positions"),
     "vllm.v1.worker.gpu_input_batch:InputBatch.swap_states": ("i1", "i2"),
     "vllm.v1.core.sched.scheduler:Scheduler.add_request": ("request",),
     "vllm.v1.core.sched.scheduler:Scheduler.shutdown": (),

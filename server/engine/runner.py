@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 from boomerang_core.errors import SettingsError
+from server.engine.block_tables import joined
 from server.engine.compat import (
     CompilationMode,
     CUDAGraphMode,
@@ -83,7 +84,7 @@ class RoutedRunner(GPUModelRunner):
         return by_depth(spec, names, layer_ranks(self._routed.design))
 
     def initialize_kv_cache(self, *args: Any, **kwargs: Any) -> None:
-        """As vLLM's; then the groups have one spec.
+        """As vLLM's; then the groups have one spec, and their block tables are joined.
 
         FlashAttention's builder makes a step's metadata once for groups of equal specs, and changes
         the block table alone; here nothing else in the groups' specs counts.
@@ -92,6 +93,7 @@ class RoutedRunner(GPUModelRunner):
         for group in self.kv_cache_config.kv_cache_groups:
             if isinstance(group.kv_cache_spec, DepthSpec):
                 group.kv_cache_spec = group.kv_cache_spec.plain()
+        self.input_batch.block_table = joined(self.input_batch.block_table)
 
     def calculate_reorder_batch_threshold(self) -> None:
         """Refuse attention backends that need decodes first: our order is by size."""
