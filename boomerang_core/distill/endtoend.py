@@ -13,6 +13,7 @@ Shapes: R rows, B rows of a step, L tokens a row.
 from __future__ import annotations
 
 import math
+import time
 from contextlib import closing, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, broadcast
 from torch import nn
 
 from boomerang_core.distill.distiller import TERMS, Distiller
@@ -34,7 +35,11 @@ from boomerang_core.route import FamilyDesign
 from boomerang_core.student import Student
 
 STATES, RECORDS = 40, 200
-"""How often a run keeps its state, and its metrics, over all its steps."""
+"""How often a run keeps its state, at most, and its metrics, over all its steps."""
+
+FREE_SECONDS, SHARE = 1.0, 0.05
+"""The time, and the share of a run's time, that keeping states may have taken when one is due: the
+state of a large student is tens of gigabytes."""
 
 
 def distill(
@@ -109,6 +114,10 @@ class _Processes:
         """This process's share of a step's rows."""
         return rows[self._share * self.accelerator.process_index :][: self._share]
 
+    def first_says(self, answer: bool) -> bool:
+        """The first process's answer, on every one."""
+        return bool(broadcast(torch.tensor(int(answer), device=self.device)))
+
     def autocast(self) -> torch.autocast:
         """Matrix products in the run's precision.
 
@@ -180,6 +189,7 @@ class Trainer:
         start = self._state.restore()
         if start == self._steps:
             return
+        self._begun = time.perf_counter()
         seen, main = start * self._tokens, self._processes.main
         metrics = Metrics(self._metrics, tensorboard, start, seen) if main else None
         progress = Progress(seen, self._steps * self._tokens, shown=main)
@@ -198,8 +208,14 @@ class Trainer:
         if metrics is not None and (last or step % max(1, self._steps // RECORDS) == 0):
             line = {"size": self._schedule.size(step), **values}
             metrics.record(step, (step + 1) * self._tokens, line)
-        if last or (step + 1) % max(1, self._steps // STATES) == 0:
+        due = (step + 1) % max(1, self._steps // STATES) == 0
+        if last or (due and self._processes.first_says(self._affordable())):
             self._state.store(step + 1)
+
+    def _affordable(self) -> bool:
+        """Whether keeping states has taken no more of the run's time than it may."""
+        elapsed = time.perf_counter() - self._begun
+        return self._state.seconds <= FREE_SECONDS + SHARE * elapsed
 
     def step(self, step: int) -> dict[str, float]:
         """One optimiser step; the terms of all its rows, and what the step was made with."""

@@ -9,6 +9,7 @@ Rows, sizes and rates follow from the step and the seed, and nothing else in a s
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,8 @@ class RunState:
         self._writes = writes
         self.step: int | None = None
         """The step that the file goes on with; None where there is none."""
+        self.seconds = 0.0
+        """The time that has gone into storing."""
 
     def __str__(self) -> str:
         if self.step is None:
@@ -55,6 +58,7 @@ class RunState:
 
     def store(self, step: int) -> None:
         """Keep the state before a step, whole or not at all.  Raises WriteError."""
+        begun = time.perf_counter()
         tensors = {"run": _as_bytes({**self._run, "step": step})}
         for name, parameter in self._parameters.items():
             values = {"parameters": parameter.detach(), **self._optimiser.state[parameter]}
@@ -65,6 +69,7 @@ class RunState:
         if self._writes:
             save_tensors(tensors, self.path)
         self.step = step
+        self.seconds += time.perf_counter() - begun
 
     def restore(self) -> int:
         """Take up the stored state; the step to go on with, 0 where nothing is stored.

@@ -21,7 +21,7 @@ from boomerang_core.distill import distiller
 from boomerang_core.distill.endtoend import distill
 from boomerang_core.distill.metrics import METRICS
 from boomerang_core.distill.schedule import EndToEnd
-from boomerang_core.distill.state import STATE
+from boomerang_core.distill.state import STATE, RunState
 from boomerang_core.errors import CheckpointError, SettingsError, TrainingError, WriteError
 from boomerang_core.route import StudentKind
 from boomerang_core.student import Student
@@ -91,6 +91,23 @@ def file_size_limit(limit: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize(("seconds", "times"), [(0.0, 20), (1000.0, 2)])
+def test_a_state_that_takes_long_is_kept_less_often(
+    seconds: float, times: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first time it is due, and at the end."""
+    kept: list[int] = []
+
+    def store(state: RunState, step: int) -> None:
+        kept.append(step)
+        state.seconds += seconds
+
+    monkeypatch.setattr(RunState, "store", store)
+    run(tmp_path)
+    assert len(kept) == times
+    assert (kept[0], kept[-1]) == (1, 20)
 
 
 def test_a_state_that_cannot_be_written_is_one_clear_error(
