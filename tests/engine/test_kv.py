@@ -31,15 +31,19 @@ def groups(tiny: TinyFamily) -> KVGroups:
     return choose_groups(layer_ranks(tiny.family.design), most=LAYERS)
 
 
-@pytest.fixture(scope="module")
-def engine(tiny: TinyFamily, keep: Callable[[Any], Any]) -> Any:
-    """With a group for each layer, and room for one and a half requests of the greatest length."""
+@pytest.fixture(scope="module", params=["BoomerangScheduler", "BoomerangAsyncScheduler"])
+def engine(request: pytest.FixtureRequest, tiny: TinyFamily, keep: Callable[[Any], Any]) -> Any:
+    """With a group for each layer, and room for one and a half requests of the greatest length.
+
+    With either scheduler; on a CPU vLLM never schedules a step before the last one is done.
+    """
     from vllm import LLM
 
     from server.engine.loader import engine_arguments
 
     blocks = LAYERS * (LIMITS["max_model_len"] // BLOCK) * 3 // 2
     arguments = engine_arguments(tiny.family, tiny.teacher_dir, **LIMITS)
+    arguments["scheduler_cls"] = f"server.engine.scheduler.{request.param}"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kv, "choose_groups", partial(choose_groups, most=LAYERS))
         return keep(LLM(**arguments, num_gpu_blocks_override=blocks))
