@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -44,7 +45,10 @@ def sample(
         typer.Option(help="Memory for the KV cache: 4GiB; default: a GPU's rest, 1GiB on a CPU."),
     ] = None,
 ) -> None:
-    """Let a teacher write text to distil on, many prompts at once, by vLLM."""
+    """Let a teacher write text to distil on, many prompts at once, by vLLM.
+
+    A stopped run goes on: what was written of its rounds stays in OUT.parts until all is there.
+    """
     with plain_errors():
         if out.suffix != ".jsonl":
             raise SettingsError(f"--out is a JSONL file and must be named so: {out.stem}.jsonl")
@@ -78,14 +82,18 @@ def _write(
     beginnings = _beginnings(sources, tokenizer, tokens, seed)
     sampler = _sampler()(folder, length, len(tokenizer), tokenizer.eos_token_id, kv_cache_bytes)
 
+    parts = out.with_name(f"{out.name}.parts")
+
     def documents() -> Iterator[Drawn]:
         chat = round(tokens * share)
-        for is_chat, quota in ((True, chat), (False, tokens - chat)):
+        for kind, quota in (("chat", chat), ("text", tokens - chat)):
             prompts = tagged_prompts(tokenizer, beginnings, seed)
-            chosen = (prompt for prompt in prompts if prompt.chat is is_chat)
-            yield from sampler.documents(chosen, quota, seed, teacher)
+            chosen = (prompt for prompt in prompts if prompt.chat is (kind == "chat"))
+            yield from sampler.documents(chosen, quota, seed, teacher, parts / kind)
 
-    return Text(tuple(save_samples(documents(), tokenizer, out)), tokens, share)
+    written = save_samples(documents(), tokenizer, out)
+    shutil.rmtree(parts, ignore_errors=True)
+    return Text(tuple(written), tokens, share)
 
 
 def _sampler() -> Any:

@@ -1,18 +1,23 @@
 """Text that a teacher writes itself, by plain vLLM: its continuations of many prompts at once."""
 
+import hashlib
+import json
 import math
 import random
 from collections.abc import Iterator, Sequence
-from itertools import islice, takewhile
+from functools import cached_property
+from itertools import count, islice, takewhile
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from boomerang_core.checkpoint import load_config
+from boomerang_core.checkpoint_files import checkpoint_sha256
 from boomerang_core.distill.data import Drawn
 from boomerang_core.distill.sampling import Prompt
 from boomerang_core.errors import DataError
+from boomerang_core.evaluate.finished import read_finished, write_finished
 from server.engine import compat
 from server.engine.compat import LLM, SamplingParams
 
@@ -23,6 +28,9 @@ ROUND = 4096
 """Prompts that vLLM is given at once; it runs as many at a time as its KV cache holds."""
 
 _CPU_KV_CACHE = 1 << 30
+
+Asked = tuple[list[int], int]
+"""A prompt's token ids, and the seed of its continuation."""
 
 
 class Sampler:
@@ -50,6 +58,7 @@ class Sampler:
     ) -> None:
         compat.check_version()
         on_cpu = compat.platform() == "cpu"
+        self._teacher_dir = teacher_dir
         self._length = length
         self._vocabulary = vocabulary
         self._end = end
@@ -66,18 +75,29 @@ class Sampler:
         )
 
     def documents(
-        self, prompts: Iterator[Prompt], num_tokens: int, seed: int, source: str
+        self,
+        prompts: Iterator[Prompt],
+        num_tokens: int,
+        seed: int,
+        source: str,
+        parts: Path | None = None,
     ) -> Iterator[Drawn]:
         """Documents, each a prompt and its continuation, until they hold ``num_tokens``.
 
-        ``source`` is what they are counted as.  Raises `DataError` where no prompt fits.
+        ``source`` is what they are counted as.  Each round of prompts stays in the folder
+        ``parts``, and is not written again where it is there.  Raises `DataError` where no prompt
+        fits, or for a part that is something else.
         """
         seeds = random.Random(seed)
         tokens = 0
-        while tokens < num_tokens:
+        for number in count():
+            if tokens >= num_tokens:
+                return
             wanted = math.ceil((num_tokens - tokens) / self._length)
             chosen = self._fitting(list(islice(prompts, min(wanted, ROUND))))
-            for prompt, ids in zip(chosen, self._continue(chosen, seeds), strict=True):
+            asked = [(prompt.ids.tolist(), seeds.getrandbits(31)) for prompt in chosen]
+            part = None if parts is None else parts / f"{number:06d}.json"
+            for prompt, ids in zip(chosen, self._round(asked, part), strict=True):
                 if tokens >= num_tokens:
                     return
                 document = torch.cat([prompt.ids, torch.tensor(ids, dtype=torch.int64)])
@@ -93,11 +113,32 @@ class Sampler:
             )
         return fitting
 
-    def _continue(self, prompts: Sequence[Prompt], seeds: random.Random) -> list[list[int]]:
+    def _round(self, asked: Sequence[Asked], part: Path | None) -> list[list[int]]:
+        """What the teacher adds to each prompt; kept in the file `part`, or taken from it."""
+        if part is None:
+            return self._continue(asked)
+        settings = {
+            "teacher": self._teacher,
+            "length": self._length,
+            "vocabulary": self._vocabulary,
+            "end": self._end,
+            "asked": hashlib.sha256(json.dumps(asked).encode()).hexdigest(),
+        }
+        found: list[list[int]] | None = read_finished(part, settings)
+        if found is None:
+            found = self._continue(asked)
+            write_finished(part, settings, found)
+        return found
+
+    @cached_property
+    def _teacher(self) -> str:
+        return checkpoint_sha256(self._teacher_dir)
+
+    def _continue(self, asked: Sequence[Asked]) -> list[list[int]]:
         """The token ids that the teacher adds to each prompt, up to and with its end token."""
         outputs = self._engine.generate(
-            [{"prompt_token_ids": prompt.ids.tolist()} for prompt in prompts],
-            [self._params(seeds.getrandbits(31)) for _ in prompts],
+            [{"prompt_token_ids": ids} for ids, _ in asked],
+            [self._params(seed) for _, seed in asked],
         )
         return [
             list(takewhile(lambda token: token < self._vocabulary, output.outputs[0].token_ids))

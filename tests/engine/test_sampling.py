@@ -18,6 +18,7 @@ from boomerang_core.distill.sampling import Prompt
 from boomerang_core.errors import DataError
 from server import sample as command
 from server.cli import app
+from server.engine import sampling
 from server.engine.sampling import Sampler
 from tests.api.tokenizer import byte_tokenizer
 from tests.engine.families import VOCABULARY, TinyFamily
@@ -83,6 +84,33 @@ def test_the_seed_decides_the_text(sampler: Sampler) -> None:
     assert len({tuple(each) for each in ids(1)}) > 1  # each prompt has a seed of its own
 
 
+def test_a_stopped_run_goes_on(
+    sampler: Sampler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampling, "ROUND", 8)
+    prompts = [Prompt(torch.tensor([9, token])) for token in range(1, 200)]
+
+    def write(parts: Path | None, seed: int = 0) -> list[list[int]]:
+        drawn = sampler.documents(iter(prompts), 300, seed, "teacher", parts)
+        return [each.ids.tolist() for each in drawn]
+
+    whole, stopped = write(tmp_path / "whole"), tmp_path / "stopped"
+    assert whole == write(None)
+    drawn = sampler.documents(iter(prompts), 300, 0, "teacher", stopped)
+    assert [next(drawn).ids.tolist() for _ in range(12)] == whole[:12]  # in its second round
+    rounds, ask = [], sampler._continue
+    monkeypatch.setattr(sampler, "_continue", lambda asked: rounds.append(asked) or ask(asked))
+    assert write(stopped) == whole
+    assert len(rounds) == len(list((tmp_path / "whole").iterdir())) - 2
+    assert write(stopped, seed=1) == write(None, seed=1) != whole  # another run's parts give way
+
+
+def test_a_part_that_is_something_else_is_one_clear_error(sampler: Sampler, tmp_path: Path) -> None:
+    (tmp_path / "000000.json").write_text("[]")
+    with pytest.raises(DataError, match=r"000000.json is no finished result; delete it"):
+        next(sampler.documents(same([9, 9]), 300, 0, "teacher", tmp_path))
+
+
 def test_enough_tokens_and_no_document_more(sampler: Sampler) -> None:
     lengths = [len(document.ids) for document in draw(sampler, same([9, 9]), 300)]
     assert sum(lengths[:-1]) < 300 <= sum(lengths)
@@ -136,6 +164,7 @@ class TestCommand:
         assert result.exit_code == 0, result.output
         text = read_text([str(out)], byte_tokenizer(), 10**6, 0, share)
         assert 4000 <= text.tokens < 4000 + 2 * POSITIONS
+        assert list(tmp_path.iterdir()) == [out]
         raw = sum(map(len, text.raw))
         assert abs(raw - (1 - share) * 4000) < POSITIONS
         for count in text.counts:
