@@ -152,13 +152,18 @@ class TurnTakingScheduler(BoomerangScheduler):
         running, waiting = self._held(self.running), self._held(self.waiting)
         self.running = [request for request in self.running if request not in running]
         self.waiting.remove_requests(waiting)
-        self.max_num_running_reqs -= len(running)
+        self._make_room(-len(running))
         try:
             return super().schedule(*args, **kwargs)
         finally:
-            self.max_num_running_reqs += len(running)
+            self._make_room(len(running))
             self.running += running
             self.waiting.prepend_requests(reversed(waiting))
+
+    def _make_room(self, requests: int) -> None:
+        """Let so many more requests run."""
+        self.max_num_running_reqs += requests
+        self.max_num_active_reqs += requests
 
     def _held(self, requests: Iterable[Any]) -> list[Any]:
         return [request for request in requests if self.size_of(request) != self._turn]

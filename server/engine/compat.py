@@ -129,6 +129,7 @@ MEMBERS: Mapping[str, tuple[str, ...]] = {
     "vllm.v1.worker.block_table:BlockTable._make_buffer": ("dtype",),
     f"{_TABLES}.commit_block_table": ("num_reqs",),
     f"{_TABLES}.compute_slot_mapping": ("num_reqs", "query_start_loc", "positions"),
+    "vllm.v1.worker.gpu_input_batch:InputBatch.__init__": ("logitsprocs_need_output_token_ids",),
     "vllm.v1.worker.gpu_input_batch:InputBatch.swap_states": ("i1", "i2"),
     "vllm.v1.core.sched.scheduler:Scheduler.add_request": ("request",),
     "vllm.v1.core.sched.scheduler:Scheduler.shutdown": (),

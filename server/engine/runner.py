@@ -56,6 +56,9 @@ class RoutedRunner(GPUModelRunner):
         if self.speculative_config is not None:
             raise SettingsError("speculative decoding is not supported with a family of sizes")
         self._planned = lru_cache(maxsize=1)(self._make_plan)  # most steps decode as the last did
+        # Our admission is a logits processor to vLLM, for whose sake each step that is scheduled
+        # ahead would wait for the last one's tokens.  It reads none.
+        self.input_batch.logitsprocs_need_output_token_ids = False
 
     @property
     def _routed(self) -> BoomerangForCausalLM:
@@ -93,6 +96,11 @@ class RoutedRunner(GPUModelRunner):
         for group in self.kv_cache_config.kv_cache_groups:
             if isinstance(group.kv_cache_spec, DepthSpec):
                 group.kv_cache_spec = group.kv_cache_spec.plain()
+        if any(part.kernel_block_size for group in self.attn_groups for part in group):
+            raise SettingsError(
+                "this attention backend needs smaller blocks than the KV cache has, which slices "
+                "of a step cannot be given; choose another, such as FLASH_ATTN"
+            )
         self.input_batch.block_table = joined(self.input_batch.block_table)
 
     def calculate_reorder_batch_threshold(self) -> None:

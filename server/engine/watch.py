@@ -12,6 +12,7 @@ from server.engine.pulse import Pulse
 from server.engine.steps import step_of
 from server.load.chooser import Chooser
 from server.load.costs import Step
+from server.load.overlap import OverlappingSteps
 from server.metrics import Finished, Metrics
 
 
@@ -107,6 +108,9 @@ class StepWatch(StatLoggerBase):
         self._watch = watch
         self._clock = clock
         self._kv_bytes = _kv_bytes(vllm_config)
+        self._overlapping = (
+            OverlappingSteps(watch.chooser.costs) if _launches_ahead(vllm_config) else None
+        )
 
     def record(
         self,
@@ -124,14 +128,23 @@ class StepWatch(StatLoggerBase):
         used = scheduler_stats.kv_cache_usage * self._kv_bytes
         rows, prompts = step_of(scheduler_stats)
         self._watch.metrics.stepped(self._by_name(rows), self._by_name(prompts), used)
-        if began is not None:
-            self._watch.chooser.costs.observe(Step(rows, prompts, now - began))
+        step = None if began is None else Step(rows, prompts, now - began)
+        if self._overlapping is not None:
+            self._overlapping.observe(step)
+        elif step is not None:
+            self._watch.chooser.costs.observe(step)
 
     def _by_name(self, counts: Mapping[int, int]) -> dict[str, int]:
         return {self._watch.table.rows[size].id: count for size, count in counts.items()}
 
     def log_engine_initialized(self) -> None:
         """Nothing to say."""
+
+
+def _launches_ahead(vllm_config: Any) -> bool:
+    """Whether the thread that waits for a step launches the next: workers have their own."""
+    alone = vllm_config.parallel_config.world_size == 1
+    return bool(alone and vllm_config.scheduler_config.async_scheduling)
 
 
 def _goes_on(scheduler_stats: Any) -> bool:

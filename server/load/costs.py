@@ -84,6 +84,10 @@ class StepCosts:
         scale = self._unit * self.shares[size] * self._factors[size]
         return SizeCosts(*(scale * part for part in self._fit))
 
+    def expected(self, step: Step) -> float:
+        """Seconds that a step takes, as far as is known."""
+        return self._unit * self._factor(step) * _dot(self._features(step), self._fit)
+
     def observe(self, step: Step) -> None:
         """Learn from a step; one without rows, or without a duration, teaches nothing."""
         if not step.sizes or step.seconds <= 0:

@@ -64,7 +64,8 @@ def test_the_reading_of_weights_teaches_the_costs_nothing() -> None:
     watch = Watch(TABLE, chooser, Mock(spec=Metrics))
     config = SimpleNamespace(
         cache_config=SimpleNamespace(kv_cache_memory_bytes=1),
-        parallel_config=SimpleNamespace(tensor_parallel_size=1),
+        parallel_config=SimpleNamespace(tensor_parallel_size=1, world_size=1),
+        scheduler_config=SimpleNamespace(async_scheduling=False),
     )
     steps = StepWatch(config, watch=watch, clock=lambda: next(clock))
     step = SimpleNamespace(
