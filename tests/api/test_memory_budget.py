@@ -12,9 +12,9 @@ import pytest
 
 from boomerang_core.family import Family
 from boomerang_core.residency import Residents, Span, whole
+from tests.api.asking import assert_error, metric
 from tests.api.conftest import ADMIN_KEY
 from tests.api.servers import Running, command, environment
-from tests.api.test_server import assert_error, metric
 
 pytestmark = pytest.mark.engine
 

@@ -1,7 +1,6 @@
-"""The real server on a socket, with a real engine: what clients and operators see."""
+"""The real server on a socket, with a real engine: what clients see."""
 
 import json
-import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -11,17 +10,10 @@ import openai
 import pytest
 
 from boomerang_core.family import Family
-from server.sizing import Policy
-from tests.api.malformed import LEGITIMATE, MALFORMED, MISSPELT, Malformed, named
+from tests.api.asking import ENDPOINTS, GREEDY, assert_error, metric
 from tests.api.servers import Running
 
 pytestmark = pytest.mark.engine
-
-GREEDY: dict[str, Any] = {"max_tokens": 12, "temperature": 0}
-ENDPOINTS = {
-    "/v1/completions": {"prompt": "hello", **GREEDY},
-    "/v1/chat/completions": {"messages": [{"role": "user", "content": "hi"}], **GREEDY},
-}
 
 
 def test_while_loading_it_is_live_and_not_ready(loading: Running) -> None:
@@ -35,14 +27,6 @@ def test_while_loading_it_is_live_and_not_ready(loading: Running) -> None:
         assert_error(reply, 503, None)
         assert client.get("/health").status_code == 503
         assert client.get("/metrics").status_code == 200
-
-
-def assert_error(reply: httpx.Response, status: int, param: str | None) -> str:
-    error = reply.json()["error"]
-    assert reply.json().keys() == {"error"}
-    assert error.keys() == {"message", "type", "param", "code"}
-    assert (reply.status_code, error["code"], error["param"]) == (status, status, param), error
-    return str(error["message"])
 
 
 def offered_ids(family: Family) -> list[str]:
@@ -68,14 +52,6 @@ def test_models_and_sizes_list_what_is_offered(http: httpx.Client, family: Famil
     card = http.get(f"/v1/models/{family.name}").json()
     assert (card["id"], card["parent"]) == (family.name, None)
     assert_error(http.get("/v1/models/gpt-4"), 404, "model")
-
-
-@pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("prompt", [[5, 10**9], [[5, 6], [10**9]]])
-def test_tokens_that_there_are_not(http: httpx.Client, prompt: object, stream: bool) -> None:
-    body = {"prompt": prompt, "stream": stream, **GREEDY}
-    message = assert_error(http.post("/v1/completions", json=body), 400, "prompt")
-    assert "is out of vocabulary" in message
 
 
 @pytest.mark.parametrize("path", ENDPOINTS)
@@ -121,66 +97,6 @@ def test_fields_choose_a_size(http: httpx.Client, family: Family, path: str) -> 
         assert reply.headers["x-boomerang-reason"] == reason
 
 
-@pytest.mark.parametrize("case", MALFORMED, ids=lambda case: str(case.fields)[:40])
-def test_malformed_requests(http: httpx.Client, family: Family, case: Malformed) -> None:
-    fields = {key: named(value, family.name) for key, value in case.fields.items()}
-    for path, body in (*ENDPOINTS.items(), ("/v1/sizes/resolve", {})):
-        assert_error(http.post(path, json={**body, **fields}), case.status, case.param)
-
-
-@pytest.mark.parametrize("path", [*ENDPOINTS, "/v1/sizes/resolve"])
-def test_misspelt_fields(http: httpx.Client, path: str) -> None:
-    for name, meant in MISSPELT.items():
-        reply = http.post(path, json={**ENDPOINTS.get(path, {}), name: "1GiB"})
-        assert f"did you mean '{meant}'" in assert_error(reply, 400, name)
-
-
-@pytest.mark.parametrize("path", ENDPOINTS)
-def test_other_unknown_fields_are_ignored(http: httpx.Client, path: str) -> None:
-    extras = {name: "1" for name in LEGITIMATE if name not in ("stop", "seed", "n", "store")}
-    reply = http.post(path, json={**ENDPOINTS[path], **extras})
-    assert reply.status_code == 200, reply.text
-
-
-@pytest.mark.parametrize("path", ENDPOINTS)
-@pytest.mark.parametrize(
-    ("fields", "param"),
-    [
-        ({"max_tokens": "many"}, "max_tokens"),
-        ({"max_tokens": 10**6}, "max_tokens"),
-        ({"temperature": -1}, "temperature"),
-        ({"n": 0}, "n"),
-        ({"model": 7}, "model"),
-        ({"vllm_xargs": {"boomerang_size": 99}}, "vllm_xargs"),
-        ({"use_beam_search": True, "n": 2}, "use_beam_search"),
-    ],
-)
-def test_other_bad_fields(
-    http: httpx.Client, path: str, fields: dict[str, Any], param: str
-) -> None:
-    reply = http.post(path, json={**ENDPOINTS[path], **fields})
-    assert reply.status_code == 400, reply.text
-    message = reply.json()["error"]["message"]
-    assert param in (reply.json()["error"]["param"] or message)
-    assert http.get("/health").status_code == 200
-
-
-@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b'"x"', b"\xff", b"1" * 5000])
-@pytest.mark.parametrize("path", [*ENDPOINTS, "/v1/sizes/resolve"])
-def test_bodies_that_are_no_request(http: httpx.Client, path: str, body: bytes) -> None:
-    reply = http.post(path, content=body, headers={"content-type": "application/json"})
-    assert_error(reply, 400, None)
-
-
-def test_paths_that_are_not_there(http: httpx.Client) -> None:
-    assert_error(http.get("/nowhere"), 404, None)
-    assert_error(http.get("/v1/completions"), 405, None)
-    for page in ("/docs", "/redoc", "/docs/oauth2-redirect"):  # FastAPI's own load from elsewhere
-        assert_error(http.get(page), 404, None)
-    for path in ("/tokenize", "/invocations", "/v1/load_lora_adapter", "/v1/responses"):
-        assert http.post(path, json={}).status_code == 404, path
-
-
 def test_resolve_counts_context_and_concurrency(http: httpx.Client, family: Family) -> None:
     row = family.table.offered[1]
     body = {"memory_budget": row.footprint_bytes(6000), "context_tokens": 2000, "concurrency": 3}
@@ -190,14 +106,6 @@ def test_resolve_counts_context_and_concurrency(http: httpx.Client, family: Fami
     assert reply["size"]["footprint_bytes"] == body["memory_budget"]
     for bad in ({"context_tokens": 0}, {"concurrency": "2"}, {"tokens": 5}):
         assert_error(http.post("/v1/sizes/resolve", json=bad), 400, next(iter(bad)))
-
-
-def test_a_budget_that_fits_nothing_names_one_that_does(http: httpx.Client, family: Family) -> None:
-    reply = http.post("/v1/completions", json={"prompt": "x", "memory_budget": "1KiB"})
-    message = assert_error(reply, 400, "memory_budget")
-    smallest = family.table.offered[0]
-    assert family.table.model_id(smallest) in message
-    assert f"{smallest.footprint_bytes(Policy.of(family).footprint_tokens):,} bytes" in message
 
 
 def test_request_ids_are_echoed(http: httpx.Client) -> None:
@@ -258,11 +166,6 @@ def test_a_stream_is_server_sent_events(http: httpx.Client) -> None:
     assert all(json.loads(line)["choices"] for line in lines[:-1])
 
 
-def metric(http: httpx.Client, name: str) -> float:
-    lines = http.get("/metrics").text.splitlines()
-    return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
-
-
 def test_a_client_that_goes_frees_the_engine(http: httpx.Client) -> None:
     def generated() -> float:
         return metric(http, "vllm:generation_tokens_total")
@@ -277,17 +180,6 @@ def test_a_client_that_goes_frees_the_engine(http: httpx.Client) -> None:
     assert gone - before < 24 * 240
     http.post("/v1/completions", json={"prompt": "x", "ignore_eos": True, **GREEDY})
     assert generated() - gone == GREEDY["max_tokens"]
-
-
-def test_metrics_are_labelled_by_size(http: httpx.Client, family: Family) -> None:
-    name = f'boomerang_requests_total{{reason="size",size="{family.table.student.id}"}}'
-    before, refused = metric(http, name), metric(http, "boomerang_refusals_total")
-    http.post("/v1/completions", json={"prompt": "x", "size": "student", **GREEDY})
-    http.post("/v1/completions", json={"prompt": "x", "size": "huge"})
-    assert metric(http, name) == before + 1
-    assert metric(http, "boomerang_refusals_total") == refused + 1
-    assert metric(http, "boomerang_resident_bytes") > 0
-    assert metric(http, "boomerang_ready") == 1
 
 
 def test_our_fields_are_documented(http: httpx.Client) -> None:
@@ -326,58 +218,3 @@ def test_the_engines_steps_teach_the_chooser(http: httpx.Client) -> None:
         http.post("/v1/completions", json={"prompt": "x", "ignore_eos": True, **GREEDY})
     reply = http.post("/v1/completions", json={"prompt": "x", "size": "auto", **GREEDY})
     assert reply.headers["x-boomerang-reason"] != "auto:unmeasured"
-
-
-def test_tokens_and_latencies_are_counted_by_size(http: httpx.Client, family: Family) -> None:
-    label = f'{{size="{family.table.student.id}"}}'
-    names = [
-        f"boomerang_{name}{label}"
-        for name in (
-            "prompt_tokens_total",
-            "generated_tokens_total",
-            "request_seconds_count",
-            "first_token_seconds_count",
-            "token_seconds_count",
-        )
-    ]
-    student = label.strip("{}")
-    rows = [f'boomerang_step_rows_total{{kind="{k}",{student}}}' for k in ("decode", "prompt")]
-    body = {"size": "student", "prompt": "hello", "n": 2, "seed": 1, "ignore_eos": True}
-    for stream in (False, True):
-        before = [metric(http, name) for name in names]
-        steps = metric(http, "boomerang_step_sizes_count")
-        ran = [metric(http, name) for name in rows]
-        http.post("/v1/completions", json={**body, "max_tokens": 12, "stream": stream})
-        gained = [metric(http, name) - was for name, was in zip(names, before, strict=True)]
-        assert gained == [5, 24, 1, 1, 1]
-        assert metric(http, "boomerang_step_sizes_count") >= steps + 12
-        # a first token comes of the prompt, which is shorter than a block of the prefix cache
-        decoded, prompts = (metric(http, name) - was for name, was in zip(rows, ran, strict=True))
-        assert (decoded, prompts) == (22, 10)
-    assert metric(http, f"boomerang_requests_in_flight{label}") == 0
-
-
-def test_two_sizes_in_a_step_are_seen(http: httpx.Client) -> None:
-    def run(size: str) -> int:
-        # many and long, so that they meet, however fast a step is
-        body = {"size": size, "prompt": "x", "max_tokens": 200, "ignore_eos": True, "n": 12}
-        return http.post("/v1/completions", json=body).status_code
-
-    def mixed() -> float:
-        one = metric(http, 'boomerang_step_sizes_bucket{le="1.0"}')
-        return metric(http, "boomerang_step_sizes_count") - one
-
-    before = mixed()
-    with ThreadPoolExecutor(2) as pool:
-        assert set(pool.map(run, ["student", "teacher"])) == {200}
-    assert mixed() > before
-
-
-def test_metric_names_follow_prometheus(http: httpx.Client) -> None:
-    """promtool's rules that can be broken by a name: base units, `_total` on counters alone."""
-    for line in http.get("/metrics").text.splitlines():
-        if line.startswith("# TYPE boomerang_"):
-            name, kind = line.split()[2:4]
-            assert not re.search(r"_(ms|milliseconds|minutes|mb|mib|percent|count|sum)$", name)
-            created = name.endswith("_created")  # of the client library
-            assert created or name.endswith("_total") == (kind == "counter"), line

@@ -11,9 +11,9 @@ import httpx
 import pytest
 
 from boomerang_core.family import Family
+from tests.api.asking import ENDPOINTS, GREEDY, assert_error, metric
 from tests.api.conftest import PROMPT_TOKENS
 from tests.api.malformed import bodies
-from tests.api.test_server import ENDPOINTS, GREEDY, assert_error, metric
 
 pytestmark = pytest.mark.engine
 

@@ -1,58 +1,17 @@
 """The page in a real browser, against the real server; and switched off."""
 
-import os
-import shutil
-from collections.abc import Iterator
-from typing import Any
-
 import httpx
 import pytest
-from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
+from playwright.sync_api import Page, Route, expect
 
 from boomerang_core.family import Family
 from boomerang_core.sizes import format_bytes
+from tests.api.browsing import PROMPT, browser, browser_tier, figures, page, said, send
 from tests.api.servers import Running
 
+__all__ = ["browser", "page"]  # fixtures
+
 pytestmark = pytest.mark.engine
-
-NAMES = ("chromium", "chromium-browser", "google-chrome")
-PROMPT = "Once upon a time"
-browser_tier = pytest.mark.browser
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    path = next(filter(None, map(shutil.which, NAMES)), None)
-    assert path, "the browser tier needs Chromium; leave it out with -m 'not browser'"
-    options = ["--no-sandbox"] if os.geteuid() == 0 else []
-    with sync_playwright() as playwright:
-        yield playwright.chromium.launch(executable_path=path, args=options)
-
-
-@pytest.fixture
-def page(browser: Browser, server: Running) -> Iterator[Page]:
-    """The loaded page of a new visitor; a console message or an error of its own fails the test."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
-    page = context.new_page()
-    said: list[str] = []
-    page.on("console", lambda message: said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.goto(server.url)
-    expect(page.locator("#status")).to_have_class("ready")
-    page.get_by_label("Temperature").fill("0")
-    page.get_by_label("Max tokens").fill("24")
-    page.get_by_role("textbox", name="Prompt").fill(PROMPT)
-    yield page
-    context.close()
-    expected = "Failed to load resource: the server responded with a status of 4"  # Chromium's own
-    assert [text for text in said if not text.startswith(expected)] == []
-
-
-def send(page: Page) -> None:
-    """Ask, and wait until every answer has ended."""
-    page.get_by_role("button", name="Send").click()
-    expect(page.locator("#send")).to_be_enabled(timeout=30_000)
 
 
 def chat(http: httpx.Client, model: str, tokens: int = 24) -> tuple[str, int]:
@@ -61,16 +20,6 @@ def chat(http: httpx.Client, model: str, tokens: int = 24) -> tuple[str, int]:
     body = {"model": model, "messages": messages, "temperature": 0, "max_tokens": tokens}
     reply = http.post("/v1/chat/completions", json=body).json()
     return reply["choices"][0]["message"]["content"], reply["usage"]["completion_tokens"]
-
-
-def figures(page: Page, side: str = "first") -> dict[str, str]:
-    """The figures beside an answer, by name."""
-    pairs = page.locator(f"article.{side} dl div").all()
-    return {pair.locator("dt").inner_text(): pair.locator("dd").inner_text() for pair in pairs}
-
-
-def said(page: Page, side: str = "first") -> str:
-    return page.locator(f"article.{side} .answer").text_content() or ""
 
 
 def column(page: Page, kind: str) -> dict[str, str]:
@@ -277,67 +226,3 @@ def test_a_key_is_asked_for_sent_and_not_kept(page: Page) -> None:
     assert "s3cret" not in (page.locator("#curl pre").text_content() or "")
     send(page)
     assert said(page)
-
-
-@browser_tier
-def test_by_keyboard_alone(page: Page, family: Family) -> None:
-    """Tab reaches every control that is shown, in the order of the page; keys do the rest."""
-    page.get_by_role("heading", level=1).click()
-    seen: list[str] = []
-    for _ in range(30):
-        page.keyboard.press("Tab")
-        seen.append(page.evaluate("document.activeElement.id || document.activeElement.name"))
-    wanted = ["by", "first", "compare", "prompt", "as", "max-tokens", "temperature", "send"]
-    assert [name for name in dict.fromkeys(seen) if name in wanted] == wanted
-    page.locator("#first").focus()
-    page.keyboard.press("Home")
-    page.locator("#compare").focus()
-    page.keyboard.press("Space")
-    expect(page.locator("#second")).to_be_visible()
-    page.locator("#prompt").focus()
-    page.keyboard.press("Control+Enter")
-    expect(page.locator("#progress")).to_contain_text("tokens", timeout=30_000)
-    assert said(page)
-    assert said(page, "second")
-    expect(page.locator("article.first h3")).to_have_text(family.table.student.id)
-
-
-@browser_tier
-@pytest.mark.parametrize("budget", [False, True])
-def test_a_phone_does_not_scroll_sideways(page: Page, budget: bool) -> None:
-    page.set_viewport_size({"width": 360, "height": 740})
-    page.get_by_label("compare with a second size").check()
-    if budget:
-        page.get_by_label("by memory budget").check()
-    page.get_by_role("textbox", name="Prompt").fill("x" * 90)
-    page.locator("#curl summary").click()
-    send(page)
-    assert page.evaluate("document.documentElement.scrollWidth") == 360
-
-
-@browser_tier
-@pytest.mark.parametrize("width", [360, 1280])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing(page: Page, scheme: Any, width: int) -> None:
-    page.emulate_media(color_scheme=scheme)
-    page.set_viewport_size({"width": width, "height": 900})
-    page.get_by_label("compare with a second size").check()
-    page.locator("#access summary").click()
-    page.locator("#curl summary").click()
-    page.get_by_label("Max tokens").fill("100000")
-    send(page)  # refused: the error is looked at too
-    for way in ("by size", "by memory budget"):
-        page.get_by_label(way, exact=True).check()
-        found = Axe().run(page)
-        assert found.violations_count == 0, found.generate_report()
-
-
-@browser_tier
-def test_motion_stops_where_it_is_not_wanted(page: Page) -> None:
-    page.route("**/v1/chat/completions", lambda route: None)
-    page.get_by_role("button", name="Send").click()
-    caret = "getComputedStyle(document.querySelector('.answer'), '::after').animationName"
-    page.emulate_media(reduced_motion="no-preference")
-    assert page.evaluate(caret) == "wait"
-    page.emulate_media(reduced_motion="reduce")
-    assert page.evaluate(caret) == "none"

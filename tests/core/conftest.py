@@ -1,9 +1,10 @@
-"""Tiny random teachers of every architecture row, and students of both kinds."""
+"""Tiny random teachers of every architecture row, students of both kinds, a recipe."""
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
@@ -144,3 +145,16 @@ def write_tiny_family(
         footprint_tokens=64,
         provenance={"seed": 0},
     )
+
+
+@pytest.fixture(scope="session")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    """Of a tiny Llama; read only."""
+    folder = tmp_path_factory.mktemp("teacher")
+    tiny_teacher("llama", True).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return tiny_recipe(str(folder))
+
+
+def student_bytes(family: Family) -> bytes:
+    return (family.student_dir / "model.safetensors").read_bytes()

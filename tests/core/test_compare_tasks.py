@@ -2,106 +2,41 @@
 
 import gc
 import json
-import random
 import statistics
 import weakref
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from typer.testing import CliRunner
 
-from boomerang_core import cli
 from boomerang_core.assemble import assemble
 from boomerang_core.baselines.laco import laco_student
-from boomerang_core.errors import DataError, SettingsError
 from boomerang_core.evaluate import compare as comparing
 from boomerang_core.evaluate import compare_tasks
-from boomerang_core.evaluate.compare import Texts, compare
+from boomerang_core.evaluate.compare import compare
 from boomerang_core.evaluate.comparison import Comparison, read_comparison
 from boomerang_core.evaluate.items import TaskRow
 from boomerang_core.evaluate.planned import PlannedLadder
-from boomerang_core.evaluate.tasks import TaskSettings, evaluate_tasks
-from boomerang_core.family import Family
-from boomerang_core.route import StudentKind
-from tests.core.conftest import ROW_LENGTH, tiny_design, tiny_student, write_tiny_family
+from boomerang_core.evaluate.tasks import evaluate_tasks
+from tests.core.task_bench import CHOICES
+from tests.core.task_comparison import (
+    ANSWERS,
+    BASELINES,
+    DOCS,
+    SERIES,
+    SIZES,
+    Run,
+    begun,
+    compared,
+    rows,
+    run,
+)
 from tests.core.test_compare import CPU
-from tests.core.test_compare import words as text_of_words
-from tests.core.test_tasks import CHOICES, Bench, words
 
-BASELINES = ["naive", "shortgpt", "laco"]
-SERIES = ["ours", "full", "naive pruning", "ShortGPT", "LaCo"]
-SIZES = 3  # of each, the teacher last
-ANSWERS = len(SERIES) * (SIZES - 1) + 1  # the teacher answers once
-DOCS = 10
-
-
-@dataclass
-class Run:
-    """Comparisons of two families and all baselines on a task, in one folder."""
-
-    bench: Bench
-    families: dict[str, Family]
-    texts: Texts
-    settings: TaskSettings
-    told: list[str] = field(default_factory=list)
-
-    def __call__(
-        self, out: Path, texts: Texts | None = None, scored: bool = True, **settings: Any
-    ) -> Comparison:
-        self.told.clear()
-        asked = replace(self.settings, **settings) if scored else None
-        chosen = texts or self.texts
-        return compare(self.families, BASELINES, chosen, out, CPU, asked, self.told.append)
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    rng = random.Random(7)
-    docs = [
-        {
-            "question": words(rng, 6),
-            "choices": [words(rng, rng.randrange(1, 4)) for _ in range(3)],
-            "gold": rng.randrange(3),
-        }
-        for _ in range(DOCS)
-    ]
-    folder = tmp_path_factory.mktemp("run")
-    bench = Bench(folder, docs)
-    student = tiny_student(bench.teacher, StudentKind.FULL, True)
-    design = tiny_design(StudentKind.FULL, True)
-    full = write_tiny_family(folder / "full", bench.teacher, student, design)
-    held_out = text_of_words(folder / "held-out.txt", 1)
-    other = text_of_words(folder / "other.txt", 2)
-    texts = Texts(held_out, 60, ROW_LENGTH, str(other), 300, seed=5)
-    settings = TaskSettings((bench.task("pick", CHOICES),), batch_size=4)
-    return Run(bench, {"ours": bench.family, "full": full}, texts, settings)
-
-
-@pytest.fixture(scope="module")
-def compared(run: Run, tmp_path_factory: pytest.TempPathFactory) -> tuple[Comparison, Path]:
-    out = tmp_path_factory.mktemp("compared") / "comparison.json"
-    comparison = run(out)
-    assert len(run.told) == ANSWERS
-    return comparison, out
-
-
-@pytest.fixture
-def begun(compared: tuple[Comparison, Path], tmp_path: Path) -> Path:
-    """A comparison whose ladders are measured, and no task."""
-    record = json.loads(compared[1].read_text())
-    del record["tasks"]
-    out = tmp_path / "comparison.json"
-    out.write_text(json.dumps(record))
-    return out
-
-
-def rows(comparison: Comparison) -> dict[str, list[TaskRow]]:
-    assert comparison.tasks is not None
-    return comparison.tasks.of("pick", [series.name for series in comparison.series])
+__all__ = ["begun", "compared", "run"]  # fixtures
 
 
 def figures(row: TaskRow) -> dict[str, Any]:
@@ -228,6 +163,18 @@ class TestScores:
         assert most == [0, 0]  # the teacher's depth has its answers already
 
 
+def stopping(run_leaf: Callable[..., Any], count: int) -> Callable[..., Any]:
+    """It, until it was called that many times."""
+    calls: Iterator[int] = iter(range(count))
+
+    def stop(*args: Any) -> Any:
+        if next(calls, None) is None:
+            raise KeyboardInterrupt
+        return run_leaf(*args)
+
+    return stop
+
+
 class TestKept:
     def test_nothing_is_run_again_or_loaded(
         self, compared: tuple[Comparison, Path], run: Run, monkeypatch: pytest.MonkeyPatch
@@ -310,75 +257,3 @@ class TestKept:
         assert list(rows(some)) == ["ours", "naive pruning"]
         left_out = {line.partition(" did not answer")[0] for line in told if "did not" in line}
         assert left_out == {"full", "ShortGPT", "LaCo"}
-
-
-def stopping(run_leaf: Callable[..., Any], count: int) -> Callable[..., Any]:
-    """It, until it was called that many times."""
-    calls: Iterator[int] = iter(range(count))
-
-    def stop(*args: Any) -> Any:
-        if next(calls, None) is None:
-            raise KeyboardInterrupt
-        return run_leaf(*args)
-
-    return stop
-
-
-class TestCommand:
-    def command(self, run: Run, out: Path, *options: str) -> Any:
-        names = [f"{name}={family.root}" for name, family in run.families.items()]
-        text = ["--text", str(run.texts.text), "--tokens", "60", "--row-length", str(ROW_LENGTH)]
-        rest = ["--out", str(out), "--device", "cpu", *options]
-        return CliRunner().invoke(cli.app, ["compare", *names, *text, *rest])
-
-    def test_it_prints_a_table_a_task(
-        self, run: Run, compared: tuple[Comparison, Path], begun: Path
-    ) -> None:
-        options = ["--tasks", run.settings.tasks[0], "--batch-size", "4"]
-        result = self.command(run, begun, *options)
-        assert result.exit_code == 0, result.output
-        head, *lines, foot = result.stdout.split("\n\n")[1].splitlines()
-        assert head.split() == ["layers", "ours", "full", "naive", "pruning"]
-        assert foot == f"pick: accuracy ± standard error, n = {DOCS} items"
-        found = rows(compared[0])
-        for line, sizes in zip(lines, zip(*list(found.values())[:3], strict=True), strict=True):
-            cells = [f"{row.accuracy:.2f} ± {row.se:.2f}" for row in sizes]
-            assert line.split() == [str(sizes[0].layers), *" ".join(cells).split()]
-        assert f"pick ours 4L: {DOCS} items in" in result.stderr
-        assert result.stderr.count("pick the teacher:") == 1
-
-    @pytest.mark.parametrize(
-        ("options", "reason"),
-        [
-            (["--tasks", ","], "name at least one task"),
-            (["--tasks", "x.yaml", "--dtype", "int8"], "dtype must be one of float32, bfloat16"),
-            (["--tasks", "missing.yaml"], "there is no such YAML file"),
-            (["--tasks", "local", "--limit", "0"], "than or equal to 1"),
-            (["--tasks", "local", "--server", "http://x"], "No such option"),
-        ],
-    )
-    def test_refuses(self, options: list[str], reason: str, run: Run, tmp_path: Path) -> None:
-        result = self.command(run, tmp_path / "o.json", *options)
-        assert result.exit_code == 2
-        assert reason in result.output
-        assert list(tmp_path.iterdir()) == []
-
-    def test_what_belongs_to_tasks_is_not_looked_at_without_them(
-        self, run: Run, begun: Path
-    ) -> None:
-        """As `evaluate` has it."""
-        result = self.command(run, begun, "--limit", "3", "--dtype", "int8")
-        assert result.exit_code == 0, result.output
-        assert read_comparison(begun).tasks is None
-
-
-def test_questions_that_cannot_be_had_show_before_anything_is_measured(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    lost = run.bench.task("lost", CHOICES)
-    (run.bench.folder / "lost.jsonl").unlink()
-    monkeypatch.delattr(comparing, "load_teacher")
-    with pytest.raises(DataError, match=r"data of the task .*lost\.yaml cannot be had"):
-        run(tmp_path / "o.json", tasks=(lost,))
-    with pytest.raises(SettingsError, match=r"no such YAML file"):
-        run(tmp_path / "o.json", tasks=("no.yaml",))

@@ -1,4 +1,4 @@
-"""Ladders as shortest paths and layouts as partitions, against every possibility tried."""
+"""Ladders as shortest paths, against every possibility tried."""
 
 import random
 from collections.abc import Sequence
@@ -7,50 +7,13 @@ from math import isclose
 
 import pytest
 
-from boomerang_core.blocks import Block, BlockMap
-from boomerang_core.errors import BlockMapError, LadderError, SettingsError
+from boomerang_core.errors import LadderError, SettingsError
 from boomerang_core.ladder import Ladder
-from boomerang_core.route import FamilyDesign, Route, StudentKind, route_of_set
-from boomerang_core.search.ladders import (
-    ORDERS,
-    PRESENT,
-    RatedLadder,
-    Tools,
-    best_of,
-    lattice_of,
-    search_ladder,
-)
-from boomerang_core.search.lattice import STUDENT, BlockSet, Lattice, area
-from boomerang_core.search.partition import candidates, cheapest_layout, partition
+from boomerang_core.route import FamilyDesign, route_of_set
+from boomerang_core.search.ladders import lattice_of
+from boomerang_core.search.lattice import STUDENT, Lattice, area
 from boomerang_core.search.path import Asked, greedy, lower_bound, shortest_path
-from boomerang_core.search.report import gap, ladder_lines
-
-SEEDS = range(12)
-
-
-class Table:
-    """A random KL for every set: nothing about it is monotone.  Counts what is asked."""
-
-    def __init__(self, seed: int) -> None:
-        self._seed = seed
-        self.asked: list[BlockSet] = []
-
-    def of(self, patched: BlockSet) -> float:
-        return random.Random(f"{self._seed} {sorted(patched)}").random()
-
-    def __call__(self, sets: Sequence[BlockSet]) -> list[float]:
-        self.asked += sets
-        return [self.of(patched) for patched in sets]
-
-
-def design_of(
-    lengths: Sequence[int], shared: Sequence[int] = (), own: bool = False
-) -> FamilyDesign:
-    """Blocks of these lengths; `shared` are the places of one-layer blocks that are shared."""
-    starts = [sum(lengths[:place]) for place in range(len(lengths))]
-    layers = [list(range(s, s + n)) for s, n in zip(starts, lengths, strict=True)]
-    block_map = BlockMap.from_layers(layers, shared=[starts[place] for place in shared])
-    return FamilyDesign(block_map, Ladder.last_to_first(block_map), StudentKind.FULL, own)
+from tests.unit.ladder_tables import LENGTHS, SEEDS, Table, design_of
 
 
 def plain_area(design: FamilyDesign, ladder: Ladder, kl: Table) -> float:
@@ -69,17 +32,6 @@ def every_area(design: FamilyDesign, kl: Table) -> list[float]:
     orders = permutations(range(len(design.block_map)))
     ladders = {Ladder.from_order(design.block_map, order) for order in orders}
     return [plain_area(design, ladder, kl) for ladder in ladders]
-
-
-LENGTHS = [
-    (2,),
-    (2, 3),
-    (1, 2, 2),
-    (3, 1, 2, 2),
-    (2, 1, 3, 1, 2),
-    (2, 2, 3, 2, 2),
-    (1, 2, 1, 2, 2, 1),
-]
 
 
 class TestShortestPath:
@@ -218,137 +170,3 @@ class TestLattice:
     def test_one_layer_blocks_alone_have_no_order(self) -> None:
         with pytest.raises(LadderError, match="no block has several layers"):
             lattice_of(design_of((1, 1)))
-
-
-class TestOrders:
-    design = design_of((1, 2, 1, 3, 2, 1), shared=(0, 5))
-    similarity = (0.1, 0.9, 0.2, 0.8, 0.95, 0.3)
-
-    def tools(self, kl: Table, limit: int = 100) -> Tools:
-        named = {route_of_set(self.design, s): s for s in lattice_of(self.design).sizes()}
-        named |= {route_of_set(self.design, frozenset({2})): frozenset({2})}
-
-        def of_routes(routes: Sequence[Route]) -> list[float]:
-            return kl([named.get(route, frozenset({-1})) for route in routes])
-
-        return Tools(of_routes, lambda: self.similarity, limit)
-
-    @pytest.mark.parametrize("order", [*ORDERS, PRESENT])
-    def test_every_order_is_a_ladder_rated_by_its_sets(self, order: str) -> None:
-        kl = Table(5)
-        rated = search_ladder(self.design, order, self.tools(kl))
-        assert rated.layers == tuple(sorted(rated.layers))
-        assert rated.ladder.num_sizes == 4
-        idle = {0, 5}
-        expected = [kl.of(rated.ladder.patched(size) - idle) for size in range(3)]
-        assert rated.kl == (*expected, 0.0)
-        assert rated.models == len(set(kl.asked))
-        assert rated.one_by_one
-        assert (rated.bound is not None) == (order == "shortest-path")
-
-    def test_each_order_follows_its_rule(self) -> None:
-        def steps(order: str) -> list[set[int]]:
-            ladder = search_ladder(self.design, order, self.tools(Table(5))).ladder
-            return [set(step) for step in ladder.steps]
-
-        assert steps("last-to-first") == [{5, 4}, {3}, {2, 1, 0}]
-        assert steps("first-to-last") == [{0, 1}, {2, 3}, {4, 5}]
-        assert steps("cosine") == [{0, 5, 2, 3}, {1}, {4}]  # the shared ones with the first
-
-    @pytest.mark.parametrize("seed", SEEDS)
-    def test_the_shortest_path_is_the_best_of_them(self, seed: int) -> None:
-        tools = self.tools(Table(seed))
-        ladders = [search_ladder(self.design, order, tools) for order in (PRESENT, *ORDERS)]
-        best = best_of(ladders)
-        bound = ladders[-1].bound
-        assert bound is not None
-        assert isclose(best.area, ladders[-1].area)
-        assert gap(ladders[-1], bound) == pytest.approx(0)
-        assert all(gap(rated, bound) >= 0 for rated in ladders)
-
-    def test_an_unknown_order_is_refused(self) -> None:
-        with pytest.raises(SettingsError, match="shortest-path, got 'fastest'"):
-            search_ladder(self.design, "fastest", self.tools(Table(0)))
-
-    def test_a_ladder_of_larger_steps_has_no_gap(self) -> None:
-        design = FamilyDesign(
-            self.design.block_map, Ladder(6, ((1, 3), (0, 2, 4, 5))), StudentKind.FULL
-        )
-        rated = search_ladder(design, PRESENT, self.tools(Table(0)))
-        assert not rated.one_by_one
-        assert gap(rated, 0.1) is None
-
-    def test_the_table_has_a_line_a_depth(self) -> None:
-        ladder = Ladder(2, ((0,), (1,)))
-        one = RatedLadder("one", ladder, (2, 3, 5), (2.0, 1.0, 0.0), 3, True)
-        two = RatedLadder("two", ladder, (2, 4, 5), (2.0, 0.5, 0.0), 4, True, bound=1.0)
-        lines = [line.split() for line in ladder_lines([one, two])]
-        assert lines[:5] == [
-            ["layers", "one", "two"],
-            ["2", "2.0000", "2.0000"],
-            ["3", "1.0000"],
-            ["4", "0.5000"],
-            ["5", "0.0000", "0.0000"],
-        ]
-        assert lines[5:8] == [
-            ["area", "1.3333", "1.5000"],
-            ["gap", "25.0%", "33.3%"],
-            ["models", "3", "4"],
-        ]
-
-
-def compositions(num_layers: int) -> list[list[tuple[int, int]]]:
-    """Every way to cut layers into runs."""
-    if num_layers == 0:
-        return [[]]
-    return [
-        [*before, (start, num_layers)]
-        for start in range(num_layers)
-        for before in compositions(start)
-    ]
-
-
-class TestLayouts:
-    @pytest.mark.parametrize("seed", SEEDS)
-    @pytest.mark.parametrize("count", [3, 4, 5, None])
-    def test_is_the_best_of_all_partitions(self, seed: int, count: int | None) -> None:
-        rng, num_layers = random.Random(seed), 7
-        damage = {
-            (start, stop): rng.random()
-            for start in range(num_layers)
-            for stop in range(start + 1, min(start + 3, num_layers) + 1)
-            if stop == start + 1 or rng.random() < 0.8
-        }
-        allowed = [runs for runs in compositions(num_layers) if all(run in damage for run in runs)]
-        fewest = min(map(len, allowed))
-        wanted = fewest if count is None else count
-        sums = [sum(damage[run] for run in runs) for runs in allowed if len(runs) == wanted]
-        if sums:
-            chosen = partition(num_layers, damage, count)
-            assert chosen in allowed
-            assert len(chosen) == wanted
-            assert isclose(sum(damage[run] for run in chosen), min(sums))
-        else:
-            with pytest.raises(BlockMapError, match=f"into {wanted} blocks"):
-                partition(num_layers, damage, count)
-
-    def test_keeps_the_layer_that_stands_best(self) -> None:
-        damage = dict.fromkeys(candidates(4, 2), 1.0)
-        damage[Block(1, 3, 2)] = 0.25
-        damage[Block(1, 3, 1)] = 0.5
-        expected = BlockMap.from_layers([[0], [1, 2], [3]], kept=[0, 2, 3])
-        assert cheapest_layout(4, damage, blocks=3) == expected
-
-    def test_no_count_is_the_fewest(self) -> None:
-        damage = dict.fromkeys(candidates(7, 3), 1.0)
-        assert len(cheapest_layout(7, damage)) == 3
-        assert len(cheapest_layout(7, {})) == 7
-
-    def test_an_impossible_count_names_the_possible_ones(self) -> None:
-        with pytest.raises(BlockMapError, match="2 blocks that are allowed; 3, 4, 5 would do"):
-            cheapest_layout(5, dict.fromkeys(candidates(5, 2), 1.0), blocks=2)
-
-    def test_candidates_are_every_block_with_every_kept_layer(self) -> None:
-        found = {(tuple(block.layers), block.kept) for block in candidates(4, 3)}
-        runs = [(0, 1), (1, 2), (2, 3), (0, 1, 2), (1, 2, 3)]
-        assert found == {(run, kept) for run in runs for kept in run}

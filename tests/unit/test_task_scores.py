@@ -22,7 +22,7 @@ from boomerang_core.evaluate.pairs import Estimate
 from boomerang_core.evaluate.report import write_report
 from boomerang_core.evaluate.task_scores import ComparedRow, ComparedTasks
 from boomerang_core.family import Family
-from tests.unit.test_comparison import series
+from tests.unit.comparisons import series
 from tests.unit.test_report import Page, family
 
 ACCURACIES = {"naive pruning": [0.25, 0.3, 0.5], "ours": [0.375, 0.25, 0.5]}

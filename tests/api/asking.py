@@ -1,0 +1,24 @@
+"""What the tests ask a real server, and what they read of its replies."""
+
+from typing import Any
+
+import httpx
+
+GREEDY: dict[str, Any] = {"max_tokens": 12, "temperature": 0}
+ENDPOINTS = {
+    "/v1/completions": {"prompt": "hello", **GREEDY},
+    "/v1/chat/completions": {"messages": [{"role": "user", "content": "hi"}], **GREEDY},
+}
+
+
+def assert_error(reply: httpx.Response, status: int, param: str | None) -> str:
+    error = reply.json()["error"]
+    assert reply.json().keys() == {"error"}
+    assert error.keys() == {"message", "type", "param", "code"}
+    assert (reply.status_code, error["code"], error["param"]) == (status, status, param), error
+    return str(error["message"])
+
+
+def metric(http: httpx.Client, name: str) -> float:
+    lines = http.get("/metrics").text.splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith(name))

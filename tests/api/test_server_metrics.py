@@ -1,0 +1,78 @@
+"""The metrics of the real server, by size."""
+
+import re
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+
+from boomerang_core.family import Family
+from tests.api.asking import GREEDY, metric
+
+pytestmark = pytest.mark.engine
+
+
+def test_metrics_are_labelled_by_size(http: httpx.Client, family: Family) -> None:
+    name = f'boomerang_requests_total{{reason="size",size="{family.table.student.id}"}}'
+    before, refused = metric(http, name), metric(http, "boomerang_refusals_total")
+    http.post("/v1/completions", json={"prompt": "x", "size": "student", **GREEDY})
+    http.post("/v1/completions", json={"prompt": "x", "size": "huge"})
+    assert metric(http, name) == before + 1
+    assert metric(http, "boomerang_refusals_total") == refused + 1
+    assert metric(http, "boomerang_resident_bytes") > 0
+    assert metric(http, "boomerang_ready") == 1
+
+
+def test_tokens_and_latencies_are_counted_by_size(http: httpx.Client, family: Family) -> None:
+    label = f'{{size="{family.table.student.id}"}}'
+    names = [
+        f"boomerang_{name}{label}"
+        for name in (
+            "prompt_tokens_total",
+            "generated_tokens_total",
+            "request_seconds_count",
+            "first_token_seconds_count",
+            "token_seconds_count",
+        )
+    ]
+    student = label.strip("{}")
+    rows = [f'boomerang_step_rows_total{{kind="{k}",{student}}}' for k in ("decode", "prompt")]
+    body = {"size": "student", "prompt": "hello", "n": 2, "seed": 1, "ignore_eos": True}
+    for stream in (False, True):
+        before = [metric(http, name) for name in names]
+        steps = metric(http, "boomerang_step_sizes_count")
+        ran = [metric(http, name) for name in rows]
+        http.post("/v1/completions", json={**body, "max_tokens": 12, "stream": stream})
+        gained = [metric(http, name) - was for name, was in zip(names, before, strict=True)]
+        assert gained == [5, 24, 1, 1, 1]
+        assert metric(http, "boomerang_step_sizes_count") >= steps + 12
+        # a first token comes of the prompt, which is shorter than a block of the prefix cache
+        decoded, prompts = (metric(http, name) - was for name, was in zip(rows, ran, strict=True))
+        assert (decoded, prompts) == (22, 10)
+    assert metric(http, f"boomerang_requests_in_flight{label}") == 0
+
+
+def test_two_sizes_in_a_step_are_seen(http: httpx.Client) -> None:
+    def run(size: str) -> int:
+        # many and long, so that they meet, however fast a step is
+        body = {"size": size, "prompt": "x", "max_tokens": 200, "ignore_eos": True, "n": 12}
+        return http.post("/v1/completions", json=body).status_code
+
+    def mixed() -> float:
+        one = metric(http, 'boomerang_step_sizes_bucket{le="1.0"}')
+        return metric(http, "boomerang_step_sizes_count") - one
+
+    before = mixed()
+    with ThreadPoolExecutor(2) as pool:
+        assert set(pool.map(run, ["student", "teacher"])) == {200}
+    assert mixed() > before
+
+
+def test_metric_names_follow_prometheus(http: httpx.Client) -> None:
+    """promtool's rules that can be broken by a name: base units, `_total` on counters alone."""
+    for line in http.get("/metrics").text.splitlines():
+        if line.startswith("# TYPE boomerang_"):
+            name, kind = line.split()[2:4]
+            assert not re.search(r"_(ms|milliseconds|minutes|mb|mib|percent|count|sum)$", name)
+            created = name.endswith("_created")  # of the client library
+            assert created or name.endswith("_total") == (kind == "counter"), line

@@ -1,0 +1,89 @@
+"""What the real server refuses, and in which words."""
+
+from typing import Any
+
+import httpx
+import pytest
+
+from boomerang_core.family import Family
+from server.sizing import Policy
+from tests.api.asking import ENDPOINTS, GREEDY, assert_error
+from tests.api.malformed import LEGITIMATE, MALFORMED, MISSPELT, Malformed, named
+
+pytestmark = pytest.mark.engine
+
+
+@pytest.mark.parametrize("case", MALFORMED, ids=lambda case: str(case.fields)[:40])
+def test_malformed_requests(http: httpx.Client, family: Family, case: Malformed) -> None:
+    fields = {key: named(value, family.name) for key, value in case.fields.items()}
+    for path, body in (*ENDPOINTS.items(), ("/v1/sizes/resolve", {})):
+        assert_error(http.post(path, json={**body, **fields}), case.status, case.param)
+
+
+@pytest.mark.parametrize("path", [*ENDPOINTS, "/v1/sizes/resolve"])
+def test_misspelt_fields(http: httpx.Client, path: str) -> None:
+    for name, meant in MISSPELT.items():
+        reply = http.post(path, json={**ENDPOINTS.get(path, {}), name: "1GiB"})
+        assert f"did you mean '{meant}'" in assert_error(reply, 400, name)
+
+
+@pytest.mark.parametrize("path", ENDPOINTS)
+def test_other_unknown_fields_are_ignored(http: httpx.Client, path: str) -> None:
+    extras = {name: "1" for name in LEGITIMATE if name not in ("stop", "seed", "n", "store")}
+    reply = http.post(path, json={**ENDPOINTS[path], **extras})
+    assert reply.status_code == 200, reply.text
+
+
+@pytest.mark.parametrize("path", ENDPOINTS)
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"max_tokens": "many"}, "max_tokens"),
+        ({"max_tokens": 10**6}, "max_tokens"),
+        ({"temperature": -1}, "temperature"),
+        ({"n": 0}, "n"),
+        ({"model": 7}, "model"),
+        ({"vllm_xargs": {"boomerang_size": 99}}, "vllm_xargs"),
+        ({"use_beam_search": True, "n": 2}, "use_beam_search"),
+    ],
+)
+def test_other_bad_fields(
+    http: httpx.Client, path: str, fields: dict[str, Any], param: str
+) -> None:
+    reply = http.post(path, json={**ENDPOINTS[path], **fields})
+    assert reply.status_code == 400, reply.text
+    message = reply.json()["error"]["message"]
+    assert param in (reply.json()["error"]["param"] or message)
+    assert http.get("/health").status_code == 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("prompt", [[5, 10**9], [[5, 6], [10**9]]])
+def test_tokens_that_there_are_not(http: httpx.Client, prompt: object, stream: bool) -> None:
+    body = {"prompt": prompt, "stream": stream, **GREEDY}
+    message = assert_error(http.post("/v1/completions", json=body), 400, "prompt")
+    assert "is out of vocabulary" in message
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b'"x"', b"\xff", b"1" * 5000])
+@pytest.mark.parametrize("path", [*ENDPOINTS, "/v1/sizes/resolve"])
+def test_bodies_that_are_no_request(http: httpx.Client, path: str, body: bytes) -> None:
+    reply = http.post(path, content=body, headers={"content-type": "application/json"})
+    assert_error(reply, 400, None)
+
+
+def test_paths_that_are_not_there(http: httpx.Client) -> None:
+    assert_error(http.get("/nowhere"), 404, None)
+    assert_error(http.get("/v1/completions"), 405, None)
+    for page in ("/docs", "/redoc", "/docs/oauth2-redirect"):  # FastAPI's own load from elsewhere
+        assert_error(http.get(page), 404, None)
+    for path in ("/tokenize", "/invocations", "/v1/load_lora_adapter", "/v1/responses"):
+        assert http.post(path, json={}).status_code == 404, path
+
+
+def test_a_budget_that_fits_nothing_names_one_that_does(http: httpx.Client, family: Family) -> None:
+    reply = http.post("/v1/completions", json={"prompt": "x", "memory_budget": "1KiB"})
+    message = assert_error(reply, 400, "memory_budget")
+    smallest = family.table.offered[0]
+    assert family.table.model_id(smallest) in message
+    assert f"{smallest.footprint_bytes(Policy.of(family).footprint_tokens):,} bytes" in message

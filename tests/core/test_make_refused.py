@@ -1,0 +1,72 @@
+"""What `make` refuses before its first stage."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from boomerang_core.devices import usable_device
+from boomerang_core.distill import pipeline
+from boomerang_core.distill.pipeline import make
+from boomerang_core.distill.recipe import Recipe
+from boomerang_core.errors import (
+    BlockMapError,
+    DataError,
+    LadderError,
+    SettingsError,
+    SizeError,
+    WriteError,
+)
+
+
+class TestBeforeTheFirstStage:
+    """What the user can mend shows before anything is made."""
+
+    @pytest.fixture(autouse=True)
+    def nothing_is_made(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def made(*_: Any) -> None:
+            raise AssertionError("a stage was begun")
+
+        monkeypatch.setattr(pipeline, "_text", made)
+
+    @pytest.mark.parametrize(
+        ("text", "message"), [(None, "cannot read evaluation text"), ("w4 w5", "has 2 tokens")]
+    )
+    def test_a_text_to_measure_on(
+        self, text: str | None, message: str, recipe: Recipe, tmp_path: Path
+    ) -> None:
+        if text is not None:
+            (tmp_path / "text").write_text(text)
+        with pytest.raises(DataError, match=message):
+            make(recipe, tmp_path / "out", tmp_path / "work", tmp_path / "text")
+
+    @pytest.mark.parametrize("name", ["out", "work"])
+    def test_a_folder_that_is_a_file(self, name: str, recipe: Recipe, tmp_path: Path) -> None:
+        (tmp_path / name).touch()
+        with pytest.raises(WriteError, match=f"cannot write into .*{name}"):
+            make(recipe, tmp_path / "out", tmp_path / "work")
+
+    @pytest.mark.parametrize(
+        ("change", "error"),
+        [
+            # a step that changes one layer for another of as many parameters
+            (
+                {"layout": "[[0],[1],[2,3,4,5]]", "ladder": "[[0],[1],[2]]", "kind": "full"},
+                SizeError,
+            ),
+            ({"layout": "[[0,1],[2,3]]"}, BlockMapError),
+            ({"ladder": "[[0],[1]]"}, LadderError),
+        ],
+    )
+    def test_sizes(
+        self, change: dict[str, Any], error: type[Exception], recipe: Recipe, tmp_path: Path
+    ) -> None:
+        chosen = replace(recipe, shared=(), **change)
+        with pytest.raises(error):
+            make(chosen, tmp_path / "out", tmp_path / "work")
+
+
+def test_a_device_that_is_not_there_is_one_clear_error() -> None:
+    with pytest.raises(SettingsError, match="cannot use device 'abacus'"):
+        usable_device("abacus")

@@ -1,0 +1,111 @@
+"""Recipes: their forms, and what they refuse."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from boomerang_core import cli
+from boomerang_core.distill import pipeline
+from boomerang_core.distill.recipe import Recipe, pairs
+from boomerang_core.errors import LadderError, SettingsError
+from boomerang_core.family import load_family
+
+
+class TestRecipe:
+    def test_pairs_leave_shared_layers_alone(self) -> None:
+        assert pairs(7, (0, 3)) == [[0], [1, 2], [3], [4, 5], [6]]
+
+    def test_round_trip(self, recipe: Recipe) -> None:
+        assert Recipe.from_json(recipe.to_json()) == recipe
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"kind": "sparse"},
+            {"ladder": "sideways"},
+            {"layout": "threes"},
+            {"rank": 0},
+            {"sample_tokens": 0},
+            {"unheard_of": 1},
+            {"start": "cold"},
+            {"start": "random"},  # of a low-rank student
+            {"start": "random", "kind": "full"},  # and then nothing
+            {"start": "naive"},
+            {"own_embeddings": True},
+            {"kept": "[0,"},
+            {"kept": '["0"]'},
+            {"layout": "[0,1]"},
+        ],
+    )
+    def test_refuses_what_it_does_not_know(self, recipe: Recipe, change: dict[str, Any]) -> None:
+        with pytest.raises(SettingsError):
+            Recipe.from_json({**recipe.to_json(), **change}).block_map(6)
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"text": "prose.txt"}, r"text must be a list, each a string, got 'prose\.txt'"),
+            ({"shared": [0, "1"]}, "shared must be a list, each a whole number"),
+            ({"rank": "8"}, "rank must be a whole number, got '8'"),
+            ({"rank": True}, "rank must be a whole number, got True"),
+            ({"seed": None}, "seed must be a whole number, got None"),
+            ({"chat_share": "half"}, "chat_share must be a number or null, got 'half'"),
+            ({"own_embeddings": 1}, "own_embeddings must be true or false"),
+            ({"kept": 2}, "kept must be a string"),
+            ({"end_to_end": {"clip": "1"}}, "clip must be a number"),
+            ({"end_to_end": {"objective": 3}}, "objective must be an object of settings"),
+            ({"kept": "0;2"}, r"measured, sequential, first, or layers such as \[0,2,4\]"),
+        ],
+    )
+    def test_a_value_of_another_type_is_named(
+        self, recipe: Recipe, change: dict[str, Any], message: str
+    ) -> None:
+        with pytest.raises(SettingsError, match=message):
+            Recipe.from_json({**recipe.to_json(), **change})
+
+    def test_lists_are_lists_in_json_too(self, recipe: Recipe) -> None:
+        lists = {
+            "layout": [[0], [1, 2], [3, 4], [5]],
+            "kept": [0, 2, 3, 5],
+            "ladder": [[1, 2, 3, 0]],
+        }
+        plain = Recipe.from_json({**recipe.to_json(), **lists, "learning_rate": 1})
+        text = {name: json.dumps(value, separators=(",", ":")) for name, value in lists.items()}
+        assert plain == replace(recipe, **text, learning_rate=1)
+        assert [block.kept for block in plain.block_map(6)] == lists["kept"]
+
+    @pytest.mark.parametrize(
+        "name", ["", ".", "..", "a/b", "a@b", "a b", "a\tb", "a\u00a0b", "a\\b"]
+    )
+    def test_a_name_that_no_server_can_use(self, recipe: Recipe, name: str) -> None:
+        with pytest.raises(SettingsError, match="name must be one word without '/' and '@'"):
+            replace(recipe, name=name)
+
+    def test_blocks_kept_layers_and_ladder_as_json(self, recipe: Recipe) -> None:
+        layout = "[[0],[1,2],[3,4],[5]]"
+        chosen = replace(recipe, layout=layout, kept="[0,2,3,5]", ladder="[[1],[2,3,0]]")
+        block_map = chosen.block_map(6)
+        assert [block.kept for block in block_map] == [0, 2, 3, 5]
+        assert chosen.patch_order(block_map).steps == ((1,), (2, 3, 0))
+
+    @pytest.mark.parametrize("ladder", ["[[0],[1]]", "[[0],[0,1,2,3]]", "[[9]]"])
+    def test_a_ladder_that_does_not_fit_the_blocks(self, recipe: Recipe, ladder: str) -> None:
+        chosen = replace(recipe, ladder=ladder)
+        with pytest.raises(LadderError):
+            chosen.patch_order(chosen.block_map(6))
+
+
+def test_lists_of_a_recipe_are_options_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Recipe] = []
+    shipped = load_family(cli.common.FAMILIES / "smollm2-135m")
+    monkeypatch.setattr(pipeline, "make", lambda recipe, *_: made.append(recipe) or shipped)
+    command = ["make", "--out", str(tmp_path / "out"), "--teacher", "x"]
+    for kept in (["--kept", "0,2,4"], ["--kept", "[0,2,4]"], ["--set", "kept=[0,2,4]"]):
+        options = [*kept, "--set", "layout=[[0],[1,2],[3,4]]"]
+        result = CliRunner().invoke(cli.app, [*command, *options])
+        assert result.exit_code == 0, result.output
+    assert {(recipe.kept, recipe.layout) for recipe in made} == {("[0,2,4]", "[[0],[1,2],[3,4]]")}

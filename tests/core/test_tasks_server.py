@@ -1,0 +1,107 @@
+"""Sizes that a server answers for, over HTTP."""
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+import torch
+
+from boomerang_core.errors import SettingsError
+from boomerang_core.evaluate import tasks
+from boomerang_core.family import Family
+from tests.core.task_bench import ANSWERS, CHOICES, Bench, bench, docs
+
+__all__ = ["bench", "docs"]  # fixtures
+
+
+class Endpoint(BaseHTTPRequestHandler):
+    """The completions endpoint, as vLLM answers lm-eval, around assembled models."""
+
+    bench: Bench
+    name: str
+    asked: list[str]
+
+    def do_GET(self) -> None:
+        card = {"id": f"{self.name}@x", "root": self.name, "max_model_len": 64}
+        self._reply({"data": [card]})
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        self.asked.append(body["model"])
+        row = self.bench.family.table.named(body["model"].partition("@")[2])
+        model = self.bench.model(row.size)
+        choices = [self._choice(i, ids, body, model) for i, ids in enumerate(body["prompt"])]
+        self._reply({"choices": choices})
+
+    def _choice(self, index: int, ids: list[int], body: dict[str, Any], model: Any) -> Any:
+        ids_1L = torch.tensor([ids])
+        limit = body["max_tokens"]
+        with torch.no_grad():
+            out = model.generate(ids_1L, max_new_tokens=limit, do_sample=False, pad_token_id=0)[0]
+            log_probs_LV = model(out[None]).logits[0].log_softmax(-1)
+        text = self.bench.tokenizer.decode(out[len(ids) :], skip_special_tokens=True)
+        for stop in body.get("stop", []):
+            text = text.split(stop)[0]
+        own = [None] + [log_probs_LV[i, t].item() for i, t in enumerate(out[1:].tolist())]
+        best = [None] + [{"best": row.max().item()} for row in log_probs_LV[:-1]]
+        shown = {"token_logprobs": own, "top_logprobs": best}
+        return {"index": index, "text": text, "logprobs": shown if body.get("echo") else None}
+
+    def _reply(self, value: Any) -> None:
+        data = json.dumps(value).encode()
+        self.send_response(200)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: Any) -> None:
+        """Quiet."""
+
+
+@pytest.fixture
+def served(bench: Bench) -> Iterator[tuple[Bench, str, list[str]]]:
+    asked: list[str] = []
+    bound = {"bench": bench, "name": bench.family.name, "asked": asked}
+    handler = type("Bound", (Endpoint,), bound)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield bench, f"http://127.0.0.1:{server.server_port}", asked
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.mark.parametrize("settings", [CHOICES, ANSWERS])
+@pytest.mark.parametrize("concurrent", [1, 3])
+def test_a_server_is_asked_for_the_same(
+    settings: dict[str, Any], concurrent: int, served: tuple[Bench, str, list[str]]
+) -> None:
+    bench, url, asked = served
+    task = bench.task("ask", settings)
+    here = bench.run(task, out="here", limit=4)
+    there = bench.run(task, out="there", limit=4, server=f"{url}/", batch_size=concurrent)
+    for ours, theirs in zip(here, there, strict=True):
+        assert theirs.accuracy == ours.accuracy
+        assert theirs.tokens_per_answer == ours.tokens_per_answer
+        if ours.log_likelihood is not None:
+            assert theirs.log_likelihood == pytest.approx(ours.log_likelihood, rel=1e-4)
+    assert set(asked) == {f"tiny@{row.id}" for row in bench.family.rows}
+    assert bench.run(task, out="there", limit=4) == here  # not what the server said
+
+
+def test_a_server_that_is_not_there_or_serves_another_family(
+    served: tuple[Bench, str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench, url, _ = served
+    task = bench.task("ask", CHOICES)
+    with pytest.raises(SettingsError, match=r"the server at http://127\.0\.0\.1:9 failed"):
+        bench.run(task, server="http://127.0.0.1:9")
+    monkeypatch.setattr(tasks, "family_source", lambda family: {"family": "another"})
+    bench.family = Family(**{**vars(bench.family), "name": "another"})
+    with pytest.raises(SettingsError, match="serves no another"):
+        bench.run(task, server=url)
