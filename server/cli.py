@@ -21,7 +21,7 @@ from server.app import create_app
 from server.cgroup import default_budget, memory_left, memory_limit
 from server.device import device_budget
 from server.guard.middleware import Guarding
-from server.guard.room import kv_tokens, require_kv_cache, require_memory
+from server.guard.room import kv_tokens, require_kv_cache, require_memory, with_kv_cache
 from server.guard.sending import bound_unread
 from server.hang import Stillness
 from server.lifecycle import (
@@ -60,7 +60,7 @@ def serve(
         int | None, typer.Option(help="Longest prompt plus reply, in tokens: 2048.")
     ] = None,
     kv_cache_bytes: Annotated[
-        str | None, typer.Option(help="Memory for the KV cache: 256MiB.")
+        str | None, typer.Option(help="Memory for the KV cache: 2GiB; 256MiB or more.")
     ] = None,
     compiled: Annotated[
         bool | None,
@@ -116,15 +116,15 @@ async def _serve(settings: Settings, family: Family, precision: Precision) -> Li
     """Serve until stopped; the lifecycle tells how it ended."""
     _set_up_logging(settings)
     prepare_tracing(settings)
-    budget = _budget(settings)
+    settings = with_kv_cache(settings, family, budget := _budget(settings))
     room = memory_left if built_for_cpu() else None
-    residency = Residency(family, settings.kv_cache_bytes, budget, settings.default_size, room)
+    residency = Residency(family, settings.kv_bytes, budget, settings.default_size, room)
     require_kv_cache(family, settings)
     guarding = Guarding.of(settings)
     _warn_if_open(settings)
     objective = Objective(settings.first_token_seconds, settings.token_seconds)
-    held = kv_tokens(family, settings)
-    chooser = Chooser.of(family.table, objective, settings.max_num_seqs, held)
+    tokens, requests = kv_tokens(family, settings), settings.max_num_seqs
+    chooser = Chooser.of(family.table, objective, requests, tokens)
     app, lifecycle = create_app(
         family,
         settings.max_model_len,
@@ -250,7 +250,7 @@ def _start(
         graphs=settings.cuda_graphs,
         max_model_len=settings.max_model_len,
         max_num_seqs=settings.max_num_seqs,
-        kv_cache_memory_bytes=settings.kv_cache_bytes // settings.tensor_parallel_size,  # of each
+        kv_cache_memory_bytes=settings.kv_bytes // settings.tensor_parallel_size,  # of each
         tensor_parallel_size=settings.tensor_parallel_size,
         otlp_traces_endpoint=settings.otlp_traces_endpoint,
     )

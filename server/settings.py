@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, mo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from boomerang_core.errors import SettingsError, SizeError
-from boomerang_core.residency import DEFAULT_KV_CACHE_BYTES
+from boomerang_core.residency import DEFAULT_CONTEXT, DEFAULT_REQUESTS
 from boomerang_core.sizes import parse_bytes
 
 PREFIX = "BOOMERANG_"
@@ -55,11 +55,17 @@ class Settings(BaseSettings):
         "auto",
         description="Weights and activations; auto: float32 on a CPU, vLLM's choice on a GPU.",
     )
-    max_model_len: int = Field(2048, ge=16, description="Longest prompt plus reply, in tokens.")
-    max_num_seqs: int = Field(32, ge=1, description="Requests that run at the same time.")
-    kv_cache_bytes: Bytes = Field(
-        DEFAULT_KV_CACHE_BYTES,
-        description="Memory for the KV cache of all requests, on all GPUs together: 256MiB.",
+    max_model_len: int = Field(
+        DEFAULT_CONTEXT, ge=16, description="Longest prompt plus reply, in tokens."
+    )
+    max_num_seqs: int = Field(
+        DEFAULT_REQUESTS, ge=1, description="Requests that run at the same time."
+    )
+    kv_cache_bytes: Bytes | None = Field(
+        None,
+        description="Memory for the KV cache of all requests, on all GPUs together: 2GiB; by "
+        "default 256 MiB, or one request of max_model_len where that takes more, and on a GPU up "
+        "to max_num_seqs of them in half of what the weights leave of the memory budget.",
     )
     tensor_parallel_size: int = Field(
         1, ge=1, description="GPUs (on a CPU: processes) that share every layer."
@@ -161,6 +167,12 @@ class Settings(BaseSettings):
         description="Objective of auto: seconds for each token more.",
     )
     cache: Path | None = Field(None, description="Where unpacked teachers are kept.")
+
+    @property
+    def kv_bytes(self) -> int:
+        """Bytes of the KV cache, as told or as `guard.room.with_kv_cache` chose them."""
+        assert self.kv_cache_bytes is not None, "chosen before anything needs it"
+        return self.kv_cache_bytes
 
     @model_validator(mode="after")
     def _tls_is_whole(self) -> Self:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
-from boomerang_core.errors import BoomerangError, SettingsError
+from boomerang_core.errors import BoomerangError, FamilyError, SettingsError
 from boomerang_core.family import Family
 from boomerang_core.footprint import resident_params, teacher_params
 from boomerang_core.residency import Residents, Span, plan
@@ -69,9 +69,16 @@ def plain_errors() -> Iterator[None]:
 
 
 def family_folder(folder: Path) -> Path:
-    """The folder itself, or that of the shipped family of that name."""
-    shipped = FAMILIES / folder
-    return shipped if not folder.exists() and shipped.is_dir() else folder
+    """The folder itself, or that of the shipped family of that name.
+
+    Raises `FamilyError` where it can only be a name, and none that is shipped.
+    """
+    if folder.exists() or len(folder.parts) > 1:
+        return folder
+    if (FAMILIES / folder).is_dir():
+        return FAMILIES / folder
+    shipped = ", ".join(sorted(path.name for path in FAMILIES.iterdir() if path.is_dir()))
+    raise FamilyError(f"{folder} is no folder here and no shipped family; there is {shipped}")
 
 
 def layer_list(text: str, option: str) -> list[int]:

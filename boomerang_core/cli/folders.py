@@ -19,8 +19,8 @@ from boomerang_core.cli.common import (
 )
 from boomerang_core.errors import SettingsError
 from boomerang_core.family import Family, load_family, verify_family
-from boomerang_core.precision import AUTO, served_precision
-from boomerang_core.residency import DEFAULT_KV_CACHE_BYTES
+from boomerang_core.precision import AUTO, built_for_cpu, served_precision
+from boomerang_core.residency import beside_weights, default_kv_bytes
 from boomerang_core.sizes import parse_bytes
 
 
@@ -37,7 +37,7 @@ def sizes(
         int | None, typer.Option(min=1, help="Requests at the same time; default: 1.")
     ] = None,
     kv_cache_bytes: Annotated[
-        str | None, typer.Option(help="Of a server, instead of these two: 256MiB, its default.")
+        str | None, typer.Option(help="Of a server, instead of these two: 2GiB; default: its own.")
     ] = None,
     dtype: Annotated[
         str, typer.Option(help="Served in: bfloat16, float16, float32; auto, as `serve` here.")
@@ -51,31 +51,40 @@ def sizes(
     with plain_errors():
         precision = served_precision(dtype)
         loaded = load_family(family_folder(family)).served_in(precision.bytes_per_param)
+        budget = None if memory_budget is None else parse_bytes(memory_budget)
         kv_bytes = _kv_bytes(loaded, kv_cache_bytes, context, concurrency)
+        stated = "" if kv_bytes is None else f"--kv-cache-bytes {kv_bytes} "
+        if kv_bytes is None:
+            kv_bytes = _default_kv_bytes(loaded, budget)
         loaded = replace(loaded, footprint_tokens=context or loaded.footprint_tokens)
         print_sizes(loaded)
-        if memory_budget is not None:
-            budget = parse_bytes(memory_budget)
+        if budget is not None:
             print_holding(loaded, budget, kv_bytes)
             typer.echo(
                 f"so with: boomerang serve {family} --memory-budget {budget} "
-                f"--kv-cache-bytes {kv_bytes} --dtype {precision.dtype}"
+                f"{stated}--dtype {precision.dtype}"
             )
 
 
 def _kv_bytes(
     family: Family, stated: str | None, context: int | None, concurrency: int | None
-) -> int:
-    """The KV cache of a server: as stated, for so many tokens, or a server's default.
+) -> int | None:
+    """The KV cache of a server: as stated, or for so many tokens; None where neither is given.
 
     Every token has pages in all of the teacher's layers.  Raises `SettingsError` for both.
     """
     if context is None and concurrency is None:
-        return DEFAULT_KV_CACHE_BYTES if stated is None else parse_bytes(stated)
+        return None if stated is None else parse_bytes(stated)
     if stated is not None:
         raise SettingsError("give either --kv-cache-bytes or --context and --concurrency")
     tokens = (context or family.footprint_tokens) * (concurrency or 1)
     return tokens * family.table.teacher.kv_bytes_per_token
+
+
+def _default_kv_bytes(family: Family, budget: int | None) -> int:
+    """As a server of this machine takes it; `family` with the footprints of the served format."""
+    rest = None if budget is None or built_for_cpu() else beside_weights(family, budget)
+    return default_kv_bytes(family.table.teacher.kv_bytes_per_token, rest)
 
 
 @app.command()

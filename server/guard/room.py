@@ -5,15 +5,26 @@ vLLM finds out too, in a process of its own, and says it in a traceback of sixty
 
 from boomerang_core.errors import SettingsError
 from boomerang_core.family import Family
-from boomerang_core.residency import Plan
+from boomerang_core.precision import built_for_cpu
+from boomerang_core.residency import Plan, beside_weights, default_kv_bytes
 from boomerang_core.sizes import format_bytes
 from server.engine.kv_groups import choose_groups, layer_ranks
 from server.settings import Settings
 
 
+def with_kv_cache(settings: Settings, family: Family, budget: int | None) -> Settings:
+    """The settings with a KV cache, chosen where none is stated; `family` as below."""
+    if settings.kv_cache_bytes is not None:
+        return settings
+    rest = None if budget is None or built_for_cpu() else beside_weights(family, budget)
+    per_token = _kv_bytes(family, settings)[-1]
+    chosen = default_kv_bytes(per_token, rest, settings.max_model_len, settings.max_num_seqs)
+    return settings.model_copy(update={"kv_cache_bytes": chosen})
+
+
 def kv_tokens(family: Family, settings: Settings) -> tuple[int, ...]:
     """Tokens that the KV cache holds, by size; `family` as for `require_kv_cache`."""
-    return tuple(settings.kv_cache_bytes // each for each in _kv_bytes(family, settings))
+    return tuple(settings.kv_bytes // each for each in _kv_bytes(family, settings))
 
 
 def require_kv_cache(family: Family, settings: Settings) -> None:
@@ -22,9 +33,9 @@ def require_kv_cache(family: Family, settings: Settings) -> None:
     `family`: with the footprints of the served format.
     """
     needed = _kv_bytes(family, settings)[-1] * settings.max_model_len
-    if needed > settings.kv_cache_bytes:
+    if needed > settings.kv_bytes:
         raise SettingsError(
-            f"kv_cache_bytes: {format_bytes(settings.kv_cache_bytes)} cannot hold one request of "
+            f"kv_cache_bytes: {format_bytes(settings.kv_bytes)} cannot hold one request of "
             f"max_model_len = {settings.max_model_len} tokens, which takes {format_bytes(needed)}"
         )
 
@@ -43,9 +54,9 @@ def _kv_bytes(family: Family, settings: Settings) -> list[int]:
 
 def require_memory(plan: Plan, settings: Settings, available: int) -> None:
     """Raise `SettingsError` where a plan's weights and the KV cache are more than `available`."""
-    if plan.weight_bytes + settings.kv_cache_bytes > available:
+    if plan.weight_bytes + settings.kv_bytes > available:
         raise SettingsError(
             f"not enough memory: the weights take {format_bytes(plan.weight_bytes)} and "
-            f"kv_cache_bytes is {format_bytes(settings.kv_cache_bytes)}, with "
+            f"kv_cache_bytes is {format_bytes(settings.kv_bytes)}, with "
             f"{format_bytes(available)} available"
         )

@@ -66,7 +66,7 @@ def serving(
     guarding = Guarding.of(settings)
     objective = Objective(settings.first_token_seconds, settings.token_seconds)
     chooser = Chooser.of(family.table, objective, settings.max_num_seqs)
-    residency = Residency(family, settings.kv_cache_bytes, None)
+    residency = Residency(family, 1 << 20, None)
     app, lifecycle = create_app(
         family,
         64,

@@ -16,6 +16,7 @@ from boomerang_core.precision import served_precision
 from boomerang_core.residency import Residents, Span
 from boomerang_core.route import FamilyDesign, StudentKind
 from boomerang_core.sizes import Quality, format_bytes
+from server.guard.room import with_kv_cache
 from server.residency import Residency
 from server.settings import read_settings
 from tests.folders import write_tiny
@@ -102,7 +103,8 @@ def test_the_server_that_sizes_names_offers_what_it_says(monkeypatch: pytest.Mon
     held = served_precision(default.dtype)
     assert settings.dtype == held.dtype
     family = load_family(cli.family_folder(Path(settings.family))).served_in(held.bytes_per_param)
-    residency = Residency(family, settings.kv_cache_bytes, settings.memory_budget)
+    kv_bytes = with_kv_cache(settings, family, settings.memory_budget).kv_bytes
+    residency = Residency(family, kv_bytes, settings.memory_budget)
     offered = len(residency.policy.table.offered)
     assert verdicts(result.output) == ["offered"] * offered + ["does not fit"] * (14 - offered)
     assert 0 < offered < 14

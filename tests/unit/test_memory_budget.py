@@ -8,11 +8,11 @@ import pytest
 
 from boomerang_core.errors import BudgetError, EngineError, SettingsError, UnavailableSizeError
 from boomerang_core.family import load_family
-from boomerang_core.residency import Residents, Span
+from boomerang_core.residency import Residents, Span, whole
 from boomerang_core.sizes import SizeRow
 from server.cgroup import PROCESS_BYTES, default_budget, memory_left, memory_limit
 from server.errors import refusal_of, status_of
-from server.guard.room import kv_tokens
+from server.guard.room import kv_tokens, require_kv_cache, with_kv_cache
 from server.residency import BusyError, Residency
 from server.settings import read_settings
 from server.sizing import Ask, Policy, Reason, decide
@@ -217,6 +217,31 @@ def test_the_memory_that_a_container_has_left(
     (tmp_path / used).write_text("700\n")
     (tmp_path / used).with_name("memory.stat").write_text(f"anon 1\n{cached}")
     assert memory_left(tmp_path) == 1000 - 700 + 100
+
+
+def test_a_kv_cache_that_is_not_stated_holds_a_request() -> None:
+    settings = with_kv_cache(read_settings(), SHIPPED, None)
+    assert settings.kv_bytes == 256 << 20
+    long = with_kv_cache(read_settings(max_model_len=20_000), SHIPPED, None)
+    assert long.kv_bytes == 20_000 * SHIPPED.table.teacher.kv_bytes_per_token > 256 << 20
+    require_kv_cache(SHIPPED, long)
+    stated = read_settings(kv_cache_bytes="1MiB")
+    assert with_kv_cache(stated, SHIPPED, None) is stated
+
+
+def test_on_a_gpu_it_holds_what_may_run_in_half_of_what_is_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("server.guard.room.built_for_cpu", lambda: False)
+    weights = Residents.of(SHIPPED).weight_bytes(whole(SHIPPED.design))
+    everyone = 32 * 2048 * SHIPPED.table.teacher.kv_bytes_per_token
+
+    def chosen(budget: int) -> int:
+        return with_kv_cache(read_settings(), SHIPPED, budget).kv_bytes
+
+    assert chosen(64 << 30) == everyone
+    assert chosen(weights + everyone) == everyone // 2
+    assert chosen(weights + 1000) == chosen(1000) == 256 << 20
 
 
 def test_the_kv_cache_holds_more_tokens_of_small_sizes() -> None:
