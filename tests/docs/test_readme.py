@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from boomerang_core.family import load_family
 from boomerang_core.sizes import format_bytes
+from scripts.settings_table import table as settings_table
 from scripts.sizing_table import table as sizing_table
 from server.cli import app
 
@@ -42,6 +43,10 @@ def test_the_table_says_how_many_tokens_were_scored() -> None:
     quality = load_family(FAMILY).rows[0].quality
     assert quality is not None
     assert f"n = {quality.n:,} tokens" in README
+
+
+def test_the_settings_are_those_that_the_server_has() -> None:
+    assert settings_table() in (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
 
 
 def test_the_sizing_table_is_what_its_script_computes() -> None:
