@@ -104,7 +104,7 @@ def test_the_exit_status(cause: Exception, status: int, monkeypatch: pytest.Monk
         raise raised(cause)
 
     monkeypatch.setattr(cli.folders, "load_family", fail)
-    result = CliRunner().invoke(cli.app, ["sizes", "x"])
+    result = CliRunner().invoke(cli.app, ["sizes", "smollm2-135m"])
     assert (result.exit_code, result.output) == (status, "error: cannot read it\n")
 
 
