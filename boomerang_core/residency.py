@@ -14,13 +14,13 @@ from boomerang_core.errors import BudgetError
 from boomerang_core.family import Family
 from boomerang_core.footprint import ModelShape
 from boomerang_core.headers import tensor_shapes
+from boomerang_core.precision import built_for_cpu
 from boomerang_core.route import FamilyDesign, LayerRef, Owner, StudentKind, build_route
 from boomerang_core.sizes import format_bytes
 
 LEAST_KV_BYTES = 256 << 20
 DEFAULT_CONTEXT, DEFAULT_REQUESTS = 2048, 32
 """What a server takes where nothing is stated: tokens of a request, requests at the same time."""
-"""Of a server that is not told."""
 VOCABULARY_MULTIPLE = 64
 """vLLM pads the rows of vocabulary matrices to a multiple of this."""
 
@@ -158,30 +158,31 @@ def _end_params(shape: ModelShape, tied: bool) -> EndParams:
 
 
 def default_kv_bytes(
+    family: Family,
+    budget: int | None,
     per_token: int,
-    rest: int | None,
     context: int = DEFAULT_CONTEXT,
     requests: int = DEFAULT_REQUESTS,
 ) -> int:
     """A server's KV cache where none is stated.
 
     Args:
+        family: with the footprints of the served format.
+        budget: the server's memory budget; None where it has none.
         per_token: bytes of a token at the teacher's size.
-        rest: what a GPU's memory budget leaves beside the weights of all sizes; None on a CPU.
         context: the greatest length of a request, in tokens.
         requests: how many may run at the same time.
 
     256 MiB, or one request where that takes more.  On a GPU as much as all requests take, but no
-    more than half of what is left: CUDA graphs are not counted in the budget.
+    more than half of what the weights of every size leave of the budget: CUDA graphs are not
+    counted in it.
     """
     one = per_token * context
     least = max(LEAST_KV_BYTES, one)
-    return least if rest is None else max(least, min(requests * one, rest // 2))
-
-
-def beside_weights(family: Family, budget: int) -> int:
-    """What a memory budget leaves beside the weights of every size; 0 where they do not fit."""
-    return max(0, budget - Residents.of(family).weight_bytes(whole(family.design)))
+    if budget is None or built_for_cpu():
+        return least
+    rest = budget - Residents.of(family).weight_bytes(whole(family.design))
+    return max(least, min(requests * one, rest // 2))
 
 
 @dataclass(frozen=True)

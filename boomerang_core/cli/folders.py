@@ -19,8 +19,8 @@ from boomerang_core.cli.common import (
 )
 from boomerang_core.errors import SettingsError
 from boomerang_core.family import Family, load_family, verify_family
-from boomerang_core.precision import AUTO, built_for_cpu, served_precision
-from boomerang_core.residency import beside_weights, default_kv_bytes
+from boomerang_core.precision import AUTO, served_precision
+from boomerang_core.residency import default_kv_bytes
 from boomerang_core.sizes import parse_bytes
 
 
@@ -55,7 +55,8 @@ def sizes(
         kv_bytes = _kv_bytes(loaded, kv_cache_bytes, context, concurrency)
         stated = "" if kv_bytes is None else f"--kv-cache-bytes {kv_bytes} "
         if kv_bytes is None:
-            kv_bytes = _default_kv_bytes(loaded, budget)
+            per_token = loaded.table.teacher.kv_bytes_per_token
+            kv_bytes = default_kv_bytes(loaded, budget, per_token)
         loaded = replace(loaded, footprint_tokens=context or loaded.footprint_tokens)
         print_sizes(loaded)
         if budget is not None:
@@ -79,12 +80,6 @@ def _kv_bytes(
         raise SettingsError("give either --kv-cache-bytes or --context and --concurrency")
     tokens = (context or family.footprint_tokens) * (concurrency or 1)
     return tokens * family.table.teacher.kv_bytes_per_token
-
-
-def _default_kv_bytes(family: Family, budget: int | None) -> int:
-    """As a server of this machine takes it; `family` with the footprints of the served format."""
-    rest = None if budget is None or built_for_cpu() else beside_weights(family, budget)
-    return default_kv_bytes(family.table.teacher.kv_bytes_per_token, rest)
 
 
 @app.command()

@@ -127,6 +127,7 @@ MEMBERS: Mapping[str, tuple[str, ...]] = {
     "vllm.v1.worker.cpu_worker:CPUWorker.init_device": (),
     "vllm.v1.worker.cpu_worker:CPUModelRunner": (),
     "vllm.v1.worker.block_table:BlockTable._make_buffer": ("dtype",),
+    "vllm.v1.worker.utils:AttentionGroup": ("kernel_block_size", "metadata_builders"),
     f"{_TABLES}.commit_block_table": ("num_reqs",),
     f"{_TABLES}.compute_slot_mapping": ("num_reqs", "query_start_loc", "positions"),
     "vllm.v1.worker.gpu_input_batch:InputBatch.__init__": ("logitsprocs_need_output_token_ids",),

@@ -5,8 +5,7 @@ vLLM finds out too, in a process of its own, and says it in a traceback of sixty
 
 from boomerang_core.errors import SettingsError
 from boomerang_core.family import Family
-from boomerang_core.precision import built_for_cpu
-from boomerang_core.residency import Plan, beside_weights, default_kv_bytes
+from boomerang_core.residency import Plan, default_kv_bytes
 from boomerang_core.sizes import format_bytes
 from server.engine.kv_groups import choose_groups, layer_ranks
 from server.settings import Settings
@@ -16,9 +15,9 @@ def with_kv_cache(settings: Settings, family: Family, budget: int | None) -> Set
     """The settings with a KV cache, chosen where none is stated; `family` as below."""
     if settings.kv_cache_bytes is not None:
         return settings
-    rest = None if budget is None or built_for_cpu() else beside_weights(family, budget)
     per_token = _kv_bytes(family, settings)[-1]
-    chosen = default_kv_bytes(per_token, rest, settings.max_model_len, settings.max_num_seqs)
+    limits = settings.max_model_len, settings.max_num_seqs
+    chosen = default_kv_bytes(family, budget, per_token, *limits)
     return settings.model_copy(update={"kv_cache_bytes": chosen})
 
 

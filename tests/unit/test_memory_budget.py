@@ -232,7 +232,7 @@ def test_a_kv_cache_that_is_not_stated_holds_a_request() -> None:
 def test_on_a_gpu_it_holds_what_may_run_in_half_of_what_is_left(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("server.guard.room.built_for_cpu", lambda: False)
+    monkeypatch.setattr("boomerang_core.residency.built_for_cpu", lambda: False)
     weights = Residents.of(SHIPPED).weight_bytes(whole(SHIPPED.design))
     everyone = 32 * 2048 * SHIPPED.table.teacher.kv_bytes_per_token
 
