@@ -5,10 +5,10 @@ captures one for each number of rows and each span of sizes (`graph_spans.py`): 
 size the layers are fixed, in a wider one every row's size is read from a buffer (`masks.py`) that
 the runner fills before the replay.  All other steps, those with prompts in them, run as plans.
 
-Legend: T rows, A attention layers that only one side runs.
+Legend: T rows, G KV groups, A attention layers that only one side runs.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -42,6 +42,12 @@ class RoutedBatch(BatchDescriptor):
     span: Span | None = None
 
 
+@cache
+def routed_batch(batch: BatchDescriptor, span: Span) -> RoutedBatch:
+    """vLLM's key, with the span."""
+    return RoutedBatch(**asdict(batch), span=span)
+
+
 @dataclass(frozen=True)
 class OneSided:
     """Attention layers that only one side runs; in a mixed graph they run on every row.
@@ -51,29 +57,40 @@ class OneSided:
     """
 
     names: Sequence[str]
+    groups_A: torch.Tensor
     ranks_A1: torch.Tensor
     teachers_A1: torch.Tensor
     slots_AT: torch.Tensor
 
     @classmethod
-    def of(cls, sides: Mapping[str, tuple[int, Side]], slots_AT: torch.Tensor) -> "OneSided":
-        """`sides`: attention layer → the rank of its block, and whose rows it runs on."""
-        device = slots_AT.device
-        ranks = torch.tensor([rank for rank, _ in sides.values()], device=device)
-        teachers = torch.tensor([side is Side.TEACHER for _, side in sides.values()], device=device)
-        return cls(tuple(sides), ranks.unsqueeze(1), teachers.unsqueeze(1), slots_AT)
+    def of(
+        cls, sides: Mapping[str, tuple[int, Side]], group_of: Mapping[str, int], slots_AT: Any
+    ) -> "OneSided":
+        """What reads `slots_AT`, a row for each layer.
 
-    def cut(
-        self, slots: Mapping[str, torch.Tensor], sizes_T: torch.Tensor, write: bool
-    ) -> dict[str, torch.Tensor]:
-        """The KV slots of each layer; `NOWHERE` in rows that are not its own."""
-        out_AT = self.slots_AT[:, : len(sizes_T)]
-        if not write:
-            out_AT.fill_(NOWHERE)
-        elif self.names:
-            torch.stack([slots[name] for name in self.names], out=out_AT)
-            out_AT.masked_fill_((sizes_T > self.ranks_A1) != self.teachers_A1, NOWHERE)
-        return dict(zip(self.names, out_AT, strict=True))
+        `sides`: attention layer → the rank of its block, and whose rows it runs on; `group_of`:
+        attention layer → its KV group.
+        """
+        place = slots_AT.device
+        groups = torch.tensor([group_of[name] for name in sides], device=place, dtype=torch.int64)
+        ranks = torch.tensor([rank for rank, _ in sides.values()], device=place)
+        teachers = torch.tensor([side is Side.TEACHER for _, side in sides.values()], device=place)
+        return cls(tuple(sides), groups, ranks.unsqueeze(1), teachers.unsqueeze(1), slots_AT)
+
+    def fill(self, by_group: Iterable[torch.Tensor], sizes_T: torch.Tensor) -> None:
+        """Write the KV slots of each layer; `NOWHERE` in rows that are not its own."""
+        if self.names:
+            slots_AT = torch.stack(tuple(by_group))[self.groups_A]
+            others_AT = (sizes_T > self.ranks_A1) != self.teachers_A1
+            self.slots_AT[:, : len(sizes_T)] = slots_AT.masked_fill_(others_AT, NOWHERE)
+
+    def clear(self) -> None:
+        """No layer writes anywhere: while a graph is captured, pages hold what requests keep."""
+        self.slots_AT.fill_(NOWHERE)
+
+    def by_layer(self, rows: int) -> dict[str, torch.Tensor]:
+        """Where each layer finds its slots."""
+        return dict(zip(self.names, self.slots_AT[:, :rows], strict=True))
 
 
 class GraphedRunner(RoutedRunner):
@@ -97,18 +114,8 @@ class GraphedRunner(RoutedRunner):
     def load_model(self, *args: Any, **kwargs: Any) -> None:
         """As vLLM's; then the model says what there is to capture."""
         super().load_model(*args, **kwargs)
-        model = self._routed
-        ranks = model.ranks.blocks
-        sides = {
-            name: (ranks[block], side)
-            for name, block, side in model.attention_sides
-            if side is not Side.ALL
-        }
-        shape = (len(sides), self.max_num_tokens)
-        slots_AT = torch.empty(shape, dtype=torch.int64, device=self.device)
-        self._one_sided = OneSided.of(sides, slots_AT)
-        self._missing = spans_to_capture(self._offered, model.held)
-        self._running_in = cache(lambda span: frozenset(self._running(span)))
+        self._missing = spans_to_capture(self._offered, self._routed.held)
+        self._built_for = cache(self._needed)
 
     def initialize_kv_cache(self, *args: Any, **kwargs: Any) -> None:
         """As vLLM's; then the groups' builders keep their schedules in one place.
@@ -117,6 +124,7 @@ class GraphedRunner(RoutedRunner):
         one schedule for all groups, with the first one's.
         """
         super().initialize_kv_cache(*args, **kwargs)
+        self._one_sided = self._find_one_sided()
         groups = (group for groups in self.attn_groups for group in groups)
         builders = [builder for group in groups for builder in group.metadata_builders]
         kept = [getattr(builder, SCHEDULE, None) for builder in builders]
@@ -124,6 +132,18 @@ class GraphedRunner(RoutedRunner):
         for builder, schedule in zip(builders, kept, strict=True):
             if schedule is not None:
                 setattr(builder, SCHEDULE, shared)
+
+    def _find_one_sided(self) -> OneSided:
+        model, groups = self._routed, self.kv_cache_config.kv_cache_groups
+        group_of = {name: g for g, group in enumerate(groups) for name in group.layer_names}
+        sides = {
+            name: (model.ranks.blocks[block], side)
+            for name, block, side in model.attention_sides
+            if side is not Side.ALL
+        }
+        shape = (len(sides), self.max_num_tokens)
+        slots_AT = torch.empty(shape, dtype=torch.int64, device=self.device)
+        return OneSided.of(sides, group_of, slots_AT)
 
     # ---- capture ----------------------------------------------------------------------------
 
@@ -142,6 +162,7 @@ class GraphedRunner(RoutedRunner):
     @contextmanager
     def _captures(self, span: Span) -> Iterator[None]:
         self._capturing = True
+        self._one_sided.clear()
         self._graph = self._routed.graph = Graphed(span, self._row_sizes.gpu)
         try:
             yield
@@ -189,7 +210,7 @@ class GraphedRunner(RoutedRunner):
         if span is not None:
             self._take(span, batch.num_tokens)
         assert self._graph is not None
-        return mode, RoutedBatch(**asdict(batch), span=self._graph.span), *rest
+        return mode, routed_batch(batch, self._graph.span), *rest
 
     def _fitting(self) -> Span | None:
         """The captured span of this step's sizes, if there is one; none in vLLM's dummy runs."""
@@ -203,12 +224,21 @@ class GraphedRunner(RoutedRunner):
     def _take(self, span: Span, rows: int) -> None:
         """Take the graph of that span for this step, padded to `rows`."""
         self._graph = Graphed(span, self._row_sizes.gpu)
-        self._cut = {}
-        self._whole = self._running_in(span)
+        self._cut, self._whole = {}, self._built_for(span)
         if self._graph.mixed:
             self._row_sizes.np[: len(self._sizes)] = self._sizes
             self._row_sizes.np[len(self._sizes) : rows] = span.largest
             self._row_sizes.copy_to_gpu(rows)
+
+    def _needed(self, span: Span) -> frozenset[str]:
+        """The attention layers for which a replay needs metadata built: those of one KV group.
+
+        A replay reads none of it but the schedule, which is the same for all groups and which they
+        keep in one place.
+        """
+        running = frozenset(self._running(span))
+        parts = (part for group in self.attn_groups for part in group)
+        return next(names for part in parts if (names := running.intersection(part.layer_names)))
 
     def _running(self, span: Span) -> Iterator[str]:
         """The attention layers that some size of the span runs."""
@@ -219,21 +249,38 @@ class GraphedRunner(RoutedRunner):
             if {Side.TEACHER: for_teacher, Side.STUDENT: for_student, Side.ALL: True}[side]:
                 yield name
 
-    def _kept_apart(self, metadata: Any) -> Any:
-        """With its schedule copied: for graphs, FlashAttention writes each into one buffer."""
-        schedule = getattr(metadata, SCHEDULE, None)
-        if schedule is None or self.compilation_config.cudagraph_mode == CUDAGraphMode.NONE:
-            return metadata
-        return replace(metadata, **{SCHEDULE: schedule.clone()})
+    def _kept_apart(self, by_layer: Mapping[str, Any]) -> dict[str, Any]:
+        """With schedules copied: for graphs, FlashAttention writes each into one buffer.
+
+        The KV groups of a slice have metadata of their own around one schedule, copied once.
+        """
+        if self.compilation_config.cudagraph_mode == CUDAGraphMode.NONE:
+            return dict(by_layer)
+        copies: dict[int, torch.Tensor] = {}
+        apart: dict[int, Any] = {}
+        for metadata in by_layer.values():
+            schedule = getattr(metadata, SCHEDULE, None)
+            if schedule is not None and id(metadata) not in apart:
+                if id(schedule) not in copies:
+                    copies[id(schedule)] = schedule.clone()
+                apart[id(metadata)] = replace(metadata, **{SCHEDULE: copies[id(schedule)]})
+        return {name: apart.get(id(built), built) for name, built in by_layer.items()}
 
     def _get_slot_mappings(self, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         """As without graphs; in a mixed one, one-sided layers write their own rows only."""
         by_group, by_layer = super()._get_slot_mappings(*args, **kwargs)
-        if self._graph is not None and self._graph.mixed and by_layer:
-            rows = len(next(iter(by_layer.values())))
-            sizes_T = self._row_sizes.gpu[:rows]
-            by_layer |= self._one_sided.cut(by_layer, sizes_T, write=not self._capturing)
+        if self._graph is not None and self._graph.mixed and by_group:
+            rows = len(by_group[0])
+            if not self._capturing:
+                self._one_sided.fill(by_group.values(), self._row_sizes.gpu[:rows])
+            if self._runs_layers:
+                by_layer |= self._one_sided.by_layer(rows)
         return by_group, by_layer
+
+    @property
+    def _runs_layers(self) -> bool:
+        """Whether layers are called, and look for what is theirs: a replay calls none."""
+        return self._capturing
 
     def _model_forward(self, *args: Any, **kwargs: Any) -> Any:
         """Say what is replayed, for vLLM to run without a graph where it has none."""

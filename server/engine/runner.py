@@ -180,15 +180,14 @@ class RoutedRunner(GPUModelRunner):
                 per_slice, _ = super()._build_attention_metadata(
                     *args, **{**kwargs, "ubatch_slices": cut}
                 )
-            apart = {id(built): self._kept_apart(built) for built in per_slice[0].values()}
-            parts |= {name: apart[id(per_slice[0][name])] for name in names}
+            parts |= self._kept_apart({name: per_slice[0][name] for name in names})
         with self._groups_of(self._whole):  # last: what a builder keeps in place is then its own
             metadata, common = super()._build_attention_metadata(*args, **kwargs)
         return metadata | parts, common
 
-    def _kept_apart(self, metadata: Any) -> Any:
+    def _kept_apart(self, by_layer: Mapping[str, Any]) -> Mapping[str, Any]:
         """Metadata of a slice; a builder may keep all that it builds in the same tensors."""
-        return metadata
+        return by_layer
 
     @contextmanager
     def _groups_of(self, names: Set[str] | None) -> Iterator[None]:

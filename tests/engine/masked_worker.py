@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from boomerang_core.residency import Span
 from server.engine import compat
 from server.engine.compat import CPUModelRunner, CPUWorker
 from server.engine.graphs import GraphedRunner
@@ -20,6 +21,13 @@ class MaskedRunner(GraphedRunner, CPUModelRunner):
     def _replays(self, mode: Any) -> bool:
         plan = self._plan
         return plan is not None and plan.num_tokens == plan.num_requests
+
+    def _needed(self, span: Span) -> frozenset[str]:
+        return frozenset(self._running(span))
+
+    @property
+    def _runs_layers(self) -> bool:
+        return True
 
     def _model_forward(self, *args: Any, **kwargs: Any) -> Any:
         self.masked_steps += self._graph is not None and self._graph.mixed

@@ -13,8 +13,8 @@ import torch
 from boomerang_core.residency import Span
 from server.engine.compat import CUDAGraphMode, GPUModelRunner
 from server.engine.graph_spans import spans_to_capture
-from server.engine.graphs import SCHEDULE, GraphedRunner, RoutedBatch
-from server.engine.plan import Rows
+from server.engine.graphs import NOWHERE, SCHEDULE, GraphedRunner, OneSided, RoutedBatch
+from server.engine.plan import Rows, Side
 from server.engine.runner import RoutedRunner
 
 pytestmark = pytest.mark.engine
@@ -107,9 +107,41 @@ def test_graphs_of_all_groups_read_the_schedule_that_a_step_makes(
         [SimpleNamespace(metadata_builders=[builder])] for builder in (without, *builders)
     ]
     monkeypatch.setattr(RoutedRunner, "initialize_kv_cache", lambda runner: None)
+    monkeypatch.setattr(Runner, "_find_one_sided", lambda runner: None)
     runner.initialize_kv_cache()
     assert not hasattr(without, "scheduler_metadata")
     assert len({builder.scheduler_metadata.data_ptr() for builder in builders}) == 1
+
+
+def test_metadata_for_a_replay_is_built_for_one_group(captures: list[Span]) -> None:
+    """The first one that a size of the span runs: a replay reads its schedule, and nothing else."""
+    runner = Runner(Span(0, 3))
+    runner.model.ranks = SimpleNamespace(blocks=(0, 2))
+    runner.model.attention_sides = [
+        ("kept", 0, Side.ALL),
+        ("early", 0, Side.TEACHER),
+        ("late", 1, Side.TEACHER),
+    ]
+    runner.attn_groups = [[SimpleNamespace(layer_names=[name])] for name in ("late", "early")]
+    runner.attn_groups.append([SimpleNamespace(layer_names=["kept"])])
+    assert runner._needed(Span(3, 3)) == {"late"}
+    assert runner._needed(Span(1, 2)) == {"early"}
+    assert runner._needed(Span(0, 0)) == {"kept"}
+
+
+def test_one_sided_layers_write_where_their_own_rows_are() -> None:
+    """Of two KV groups; layer `a` runs on sizes above 1, `b` up to 1, `c` above 2."""
+    slots_AT = torch.full((3, 8), -7)
+    sides = {"a": (1, Side.TEACHER), "b": (1, Side.STUDENT), "c": (2, Side.TEACHER)}
+    layers = OneSided.of(sides, {"a": 0, "b": 1, "c": 1}, slots_AT)
+    layers.fill([torch.tensor([5, 6, 7]), torch.tensor([15, 16, 17])], torch.tensor([3, 2, 1]))
+    assert {name: slots.tolist() for name, slots in layers.by_layer(3).items()} == {
+        "a": [5, 6, NOWHERE],
+        "b": [NOWHERE, NOWHERE, 17],
+        "c": [15, NOWHERE, NOWHERE],
+    }
+    layers.clear()
+    assert not slots_AT.any()
 
 
 def test_flash_attention_keeps_its_schedule_where_we_look_for_it() -> None:
@@ -125,19 +157,21 @@ def test_a_builder_that_keeps_its_schedule_in_place(monkeypatch: pytest.MonkeyPa
 
     def build(runner: Any, ubatch_slices: Any = None) -> Any:
         kept.fill_(ubatch_slices[0].token_slice.start if ubatch_slices else 99)
-        names = ("a", "b", "whole")
-        metadata = dict.fromkeys(names, Metadata(kept))
+        metadata = {name: Metadata(kept) for name in ("a", "a of another group", "b", "whole")}
         return ([metadata] if ubatch_slices else metadata), None
 
     monkeypatch.setattr(GPUModelRunner, "_build_attention_metadata", build)
     runner = Runner(Span(0, 3))
     runner._whole = frozenset({"whole"})
-    runner._cut = {"a": Rows(0, 1, 0, 5), "b": Rows(1, 2, 5, 8)}
+    first = Rows(0, 1, 0, 5)
+    runner._cut = {"a": first, "a of another group": first, "b": Rows(1, 2, 5, 8)}
     metadata, _ = runner._build_attention_metadata()
     schedules = {name: each.scheduler_metadata for name, each in metadata.items()}
     assert {name: int(schedule) for name, schedule in schedules.items()} == {
         "a": 0,
+        "a of another group": 0,
         "b": 5,
         "whole": 99,
     }
+    assert schedules["a"] is schedules["a of another group"]
     assert schedules["whole"] is kept
