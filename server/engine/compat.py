@@ -37,6 +37,7 @@ NAMES: Mapping[str, str] = {
     "create_completion": "vllm.entrypoints.openai.completion.api_router:create_completion",
     "create_error_response": "vllm.entrypoints.serve:create_error_response",
     "CUDAGraphMode": "vllm.config:CUDAGraphMode",
+    "CustomOp": "vllm.model_executor.custom_op:CustomOp",
     "current_platform": "vllm.platforms:current_platform",
     "dispatch_cpu_unquantized_gemm": (
         "vllm.model_executor.layers.utils:dispatch_cpu_unquantized_gemm"
@@ -53,6 +54,7 @@ NAMES: Mapping[str, str] = {
     "GPUWorker": "vllm.v1.worker.gpu_worker:Worker",
     "HybridKVCacheCoordinator": "vllm.v1.core.kv_cache_coordinator:HybridKVCacheCoordinator",
     "init_app_state": "vllm.entrypoints.launchers.api_server.app_state:init_app_state",
+    "ir_ops": "vllm.ir:ops",
     "KVCacheManager": "vllm.v1.core.kv_cache_manager:KVCacheManager",
     "KVCacheSpecRegistry": "vllm.v1.kv_cache_spec_registry:KVCacheSpecRegistry",
     "LayerNorm": "vllm.model_executor.layers.layernorm:LayerNorm",
@@ -197,6 +199,10 @@ MEMBERS: Mapping[str, tuple[str, ...]] = {
         "model_config",
         "target_device",
     ),
+    "vllm.model_executor.custom_op:CustomOp.dispatch_forward": (),  # it makes `_forward_method`
+    "vllm.model_executor.custom_op:CustomOp.forward_native": (),
+    "vllm.ir:ops.rms_norm.set_priority": ("priority",),
+    "vllm.ir:ops.fused_add_rms_norm.set_priority": ("priority",),
     "vllm.v1.engine.async_llm:AsyncLLM.collective_rpc": ("method", "args"),
     "vllm:LLM.generate": ("prompts", "sampling_params"),
     "vllm:SamplingParams": ("extra_args", "seed", "stop_token_ids", "detokenize"),

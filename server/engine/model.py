@@ -165,7 +165,7 @@ class BoomerangForCausalLM(nn.Module):
     def prepare(self) -> None:
         """Compile what the held sizes run, where that was asked for; the weights are there."""
         if self.compiled:
-            took = trace(self._segments.values(), self._span, self._vllm_config)
+            took = trace(self, self._segments.values(), self._span, self._vllm_config)
             self.compile_seconds += took
             self.runs = self._segments
 

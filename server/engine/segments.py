@@ -9,16 +9,18 @@ traces anew.  Every function has a code object of its own, for Dynamo keeps its 
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import groupby
 from types import FunctionType
 from typing import Any
 
 import torch
+from torch import nn
 
 from boomerang_core.residency import Span
 from server.engine.blocks import BlockRun, Cut, LowRankBlock, State, join
-from server.engine.compat import set_forward_context
+from server.engine.compat import CustomOp, ir_ops, set_forward_context
 from server.engine.plan import ALWAYS_TEACHER, Side
 
 Body = Callable[..., State]
@@ -111,15 +113,38 @@ def segments_of(blocks: Sequence[BlockRun], ranks: Sequence[int]) -> Mapping[int
     return segments
 
 
+@contextmanager
+def plain_operators(model: nn.Module) -> Iterator[None]:
+    """Norms, activations and rotations of the model as plain operators.
+
+    vLLM's kernels for them are closed to inductor, which fuses plain ones with their neighbours.  A
+    trace keeps what it saw in here, since guards are left out, and eager layers keep the kernels.
+    """
+    operators = [module for module in model.modules() if isinstance(module, CustomOp)]
+    usual = [operator._forward_method for operator in operators]
+    norm, added_norm = ir_ops.rms_norm, ir_ops.fused_add_rms_norm
+    with norm.set_priority(["native"]), added_norm.set_priority(["native"]):
+        for operator in operators:
+            operator._forward_method = operator.forward_native
+        try:
+            yield
+        finally:
+            for operator, method in zip(operators, usual, strict=True):
+                operator._forward_method = method
+
+
 @torch.inference_mode()  # as vLLM's steps: a trace of another mode could not run in them
-def trace(segments: Iterable[CompiledSegment], span: Span, vllm_config: Any) -> float:
+def trace(
+    model: nn.Module, segments: Iterable[CompiledSegment], span: Span, vllm_config: Any
+) -> float:
     """Compile, one after another, what sizes of that span run; the seconds that it took."""
     begun = time.perf_counter()
-    model, device = vllm_config.model_config, vllm_config.device_config.device
+    config, device = vllm_config.model_config, vllm_config.device_config.device
     positions = torch.zeros(TRACED_ROWS, dtype=torch.int64, device=device)
-    hidden = torch.zeros(TRACED_ROWS, model.get_hidden_size(), dtype=model.dtype, device=device)
+    hidden = torch.zeros(TRACED_ROWS, config.get_hidden_size(), dtype=config.dtype, device=device)
     state: State = (hidden,)
-    with set_forward_context(None, vllm_config, num_tokens=TRACED_ROWS, slot_mapping={}):
+    context = set_forward_context(None, vllm_config, num_tokens=TRACED_ROWS, slot_mapping={})
+    with context, plain_operators(model):
         for segment in segments:
             state = segment.hold(span, positions, state)
     return time.perf_counter() - begun

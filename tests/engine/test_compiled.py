@@ -10,6 +10,7 @@ from bench.compiled import compare, sized
 from bench.engines import Engine
 from bench.traffic import Batch
 from boomerang_core.errors import SettingsError
+from server.engine.compat import CustomOp, ir_ops
 from server.engine.loader import engine_arguments
 from server.engine.segments import CompiledSegment
 from tests.engine import test_equality as equality
@@ -57,6 +58,36 @@ def runs(worker: Any) -> list[bool]:
 def test_what_flips_together_is_one_segment(engine: Any) -> None:
     """Blocks 0 and 1 flip in one step, but block 1 is shared: it never flips."""
     assert engine.collective_rpc(runs) == [[True] * 4]
+
+
+def operators_of_traces(worker: Any) -> tuple[set[bool], set[bool]]:
+    """On a worker: whether vLLM's operators were plain while a segment was traced, and are now."""
+    model = worker.model_runner.get_model()
+    operators = [module for module in model.modules() if isinstance(module, CustomOp)]
+
+    def plain() -> bool:
+        norms = (ir_ops.rms_norm, ir_ops.fused_add_rms_norm)
+        forwards = [each._forward_method == each.forward_native for each in operators]
+        return all(forwards) and all(norm.get_priority() == ["native"] for norm in norms)
+
+    seen = set[bool]()
+    usual = CompiledSegment.hold
+
+    def hold(*args: Any) -> Any:
+        seen.add(plain())
+        return usual(*args)
+
+    CompiledSegment.hold = hold  # type: ignore[method-assign]
+    try:
+        model.prepare()
+    finally:
+        CompiledSegment.hold = usual  # type: ignore[method-assign]
+    return seen, {plain()}
+
+
+def test_traces_are_of_plain_operators(engine: Any) -> None:
+    """Inductor cannot fuse vLLM's own kernels with what is around them."""
+    assert engine.collective_rpc(operators_of_traces) == [({True}, {False})]
 
 
 @pytest.mark.parametrize("smallest", [0, 3])
