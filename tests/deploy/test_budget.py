@@ -1,11 +1,13 @@
 """What the charts say of memory and disk: the budget of the server, the requests of a pod."""
 
+import re
 import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
 
+from boomerang_core.residency import LEAST_KV_BYTES
 from boomerang_core.sizes import parse_bytes
 from server.cgroup import PROCESS_BYTES
 from tests.deploy.charts import DISTILL, SERVE, Object, only, pod_spec, render, values
@@ -64,6 +66,13 @@ def test_the_charts_know_what_a_cpu_server_takes_by_itself() -> None:
     assert parse_bytes(reserve) == PROCESS_BYTES
     checks = (SERVE / "templates" / "_quantities.tpl").read_text()
     assert f'(include "boomerang.bytes" "{reserve}" | int64)' in checks
+
+
+def test_the_charts_know_the_least_kv_cache() -> None:
+    """They refuse a budget that has no room for it, where no cache is stated."""
+    checks = (SERVE / "templates" / "_checks.tpl").read_text()
+    (least,) = re.findall(r'kv_cache_bytes \| default "(\w+)"', checks)
+    assert parse_bytes(least) == LEAST_KV_BYTES
 
 
 @pytest.mark.parametrize(
