@@ -99,8 +99,8 @@ BAD: list[tuple[Path, Any, str]] = [
     (SERVE, {"resources": {"limits": {"cpu": "1500m"}}}, "resources.requests.cpu"),
     (
         SERVE,
-        {"resources": {"limits": {"ephemeral-storage": "20Gi"}}},
-        "resources.requests.ephemeral-storage: 21504Mi",
+        {"resources": {"limits": {"ephemeral-storage": "2Gi"}}},
+        "resources.requests.ephemeral-storage: 3072Mi",
     ),
     (SERVE, {"resources": {"requests": {"cpu": "banana"}}}, "/resources/requests/cpu"),
     (SERVE, {"resources": {"requests": {"cpu": 0}}}, "/resources/requests/cpu"),

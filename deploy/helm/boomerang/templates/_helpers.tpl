@@ -185,7 +185,7 @@ limits: {memory: 1Gi}
   {{- if include "boomerang.claim" . }}
   persistentVolumeClaim: {claimName: {{ include "boomerang.claim" . }}}
   {{- else }}
-  emptyDir: {sizeLimit: {{ .Values.storage.size }}}
+  emptyDir: {sizeLimit: {{ include "boomerang.storageSize" . }}}
   {{- end }}
 - name: temporary
   emptyDir: {sizeLimit: {{ .Values.temporary }}}
