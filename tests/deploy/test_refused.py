@@ -22,6 +22,10 @@ def memory(amount: str) -> Object:
     return {"resources": {"requests": {"memory": amount}, "limits": {"memory": amount}}}
 
 
+FAR: Object = {"parent": "g", "parentNamespace": "elsewhere"}
+NEAR: Object = {"parent": "g"}
+TLS: Object = {"secret": "my-tls"}
+
 BAD: list[tuple[Path, Any, str]] = [
     (SERVE, {"replicas": "two"}, "/replicas"),
     (SERVE, {"replicsa": 2}, "replicsa"),
@@ -128,6 +132,9 @@ BAD: list[tuple[Path, Any, str]] = [
     (SERVE, {"family": {"teacherTokenSecret": "token"}}, "networkPolicy.internet"),
     (SERVE, {"networkPolicy": {"dns": {"port": "dns"}}}, "/networkPolicy/dns/port"),
     (SERVE, {"gateway": {"models": ["m@1b"]}}, "gateway.models"),
+    (SERVE, {"gateway": FAR}, "networkPolicy.from: gateway.parent is in the namespace elsewhere"),
+    (SERVE, {"gateway": NEAR, "tls": TLS}, "tls.secret: a Gateway speaks plain HTTP"),
+    (SERVE, {"gateway": {"backendTLSPolicy": True}}, "gateway.backendTLSPolicy"),
     (SERVE, {"keys": {"existingAdmin": True}}, "keys.existingAdmin"),
     (SERVE, {"keys": {"existingAdmin": True, "api": ["0123456789abcdef"]}}, "keys.existingAdmin"),
     (SERVE, {"monitoring": {"podMonitor": True}}, "networkPolicy.metricsFrom"),
@@ -190,6 +197,11 @@ GOOD: list[tuple[Path, Object]] = [
     (SERVE, {"family": HUB, "networkPolicy": {"enabled": False}}),
     (SERVE, {"family": {"source": "image", "image": {"reference": "r/f:1"}}}),
     (SERVE, {"keys": {"existingSecret": "keys", "existingAdmin": True}}),
+    (SERVE, {"gateway": NEAR}),
+    (SERVE, {"gateway": {**NEAR, "parentNamespace": "llm"}}),
+    (SERVE, {"gateway": FAR, "networkPolicy": {"from": [{"namespaceSelector": {}}]}}),
+    (SERVE, {"gateway": FAR, "networkPolicy": {"enabled": False}}),
+    (SERVE, {"gateway": {**NEAR, "backendTLSPolicy": True}, "tls": TLS}),
     (DISTILL, {**HERE, "accelerator": MIG}),
     (DISTILL, {**HERE, "teacher": "o/t", "internet": True}),
     (DISTILL, {**HERE, "texts": ["hub:o/t"], "egress": [PROXY]}),

@@ -144,6 +144,25 @@
 {{- end -}}
 {{- end }}
 
+{{- define "boomerang.check.gateway" -}}
+{{- $gate := .Values.gateway -}}
+{{- range $field := list "pool" "models" "backendTLSPolicy" -}}
+  {{- if and (get $gate $field) (not $gate.parent) -}}
+    {{- fail (printf "gateway.%s: needs gateway.parent, without which there is no route" $field) -}}
+  {{- end -}}
+{{- end -}}
+{{- if $gate.parent -}}
+  {{- $policy := .Values.networkPolicy -}}
+  {{- $elsewhere := ne ($gate.parentNamespace | default .Release.Namespace) .Release.Namespace -}}
+  {{- if and $elsewhere $policy.enabled (not $policy.from) -}}
+    {{- fail (printf "networkPolicy.from: gateway.parent is in the namespace %s, and the policy lets in the release's own alone; name who the Gateway's pods are" $gate.parentNamespace) -}}
+  {{- end -}}
+  {{- if and .Values.tls.secret (not $gate.backendTLSPolicy) -}}
+    {{- fail "tls.secret: a Gateway speaks plain HTTP with the pods, unless a BackendTLSPolicy of yours says otherwise; set gateway.backendTLSPolicy where there is one, or end TLS at the Gateway" -}}
+  {{- end -}}
+{{- end -}}
+{{- end }}
+
 {{- define "boomerang.check.access" -}}
 {{- $keys := .Values.keys -}}
 {{- if and $keys.existingSecret (or $keys.api $keys.admin) -}}
@@ -154,10 +173,5 @@
 {{- end -}}
 {{- if and $keys.admin (not $keys.api) -}}
   {{- fail "keys.admin: admin keys without keys.api would leave /v1 open" -}}
-{{- end -}}
-{{- range $field := list "pool" "models" -}}
-  {{- if and (get $.Values.gateway $field) (not $.Values.gateway.parent) -}}
-    {{- fail (printf "gateway.%s: needs gateway.parent, without which there is no route" $field) -}}
-  {{- end -}}
 {{- end -}}
 {{- end }}
