@@ -82,7 +82,7 @@ def create_app(
     app.add_middleware(Gate, lifecycle=lifecycle)
     if cors_origins:
         app.add_middleware(CORSMiddleware, allow_origins=cors_origins, **_CORS)
-    app.add_middleware(AccessLog)  # the last one is the outermost
+    app.add_middleware(AccessLog, on_response=metrics.responded)  # the last one is the outermost
     return app, lifecycle
 
 

@@ -7,10 +7,12 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from boomerang_core.family import Family
 from boomerang_core.sizes import SizeRow
+from server.access import CLIENT_GONE
 from server.sizing import Decision
 
 _FIRST_TOKEN = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 _PER_TOKEN = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
+_CODES = ("2xx", "4xx", "5xx", str(CLIENT_GONE))
 _WHOLE = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
 
 
@@ -73,6 +75,15 @@ class Metrics:
             ("reason",),
             registry=registry,
         )
+        self._responses = Counter(
+            "boomerang_responses",
+            "Responses to requests for completions, by class of status; 499: the client left "
+            "before the end of its answer.",
+            ("code",),
+            registry=registry,
+        )
+        for code in _CODES:
+            self._responses.labels(code)  # from 0 on, so that the first error is an increase
         self._resident = Gauge(
             "boomerang_resident_bytes",
             "Bytes of weights that the engine holds for all sizes; 0 until it is loaded.",
@@ -115,6 +126,11 @@ class Metrics:
     def refused(self, reason: str) -> None:
         """Count a refusal; `reason` comes from `errors`, or is `stalled`."""
         self._refusals.labels(reason).inc()
+
+    def responded(self, status: int) -> None:
+        """Count the end of a request for a completion."""
+        code = str(status) if status == CLIENT_GONE else f"{status // 100}xx"
+        self._responses.labels(code).inc()
 
     def began(self, row: SizeRow) -> None:
         """A request reached the engine."""
