@@ -1,13 +1,16 @@
 """Our metrics, beside vLLM's own in the same registry.  Label values are bounded sets."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 from boomerang_core.family import Family
 from boomerang_core.sizes import SizeRow
 from server.access import CLIENT_GONE
+from server.residency import Residency
 from server.sizing import Decision
 
 _FIRST_TOKEN = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
@@ -56,6 +59,32 @@ class SizeMetrics:
             _PER_TOKEN,
         )
         self.whole = histogram("request_seconds", "Seconds of whole requests.", _WHOLE)
+
+
+class Offer(Collector):
+    """What a server offers at the moment of a scrape: its budget may change while it runs."""
+
+    def __init__(self, family: Family, residency: Residency) -> None:
+        self._rows = family.table.offered
+        self._residency = residency
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """The gauges; without a budget there is no series of it."""
+        sizes = GaugeMetricFamily(
+            "boomerang_size_offered",
+            "1 for a size that is offered at present, 0 for one that the memory budget leaves out.",
+            labels=("size",),
+        )
+        offered = {row.size for row in self._residency.policy.table.offered}
+        for row in self._rows:
+            sizes.add_metric([row.id], int(row.size in offered))
+        yield sizes
+        budget = GaugeMetricFamily(
+            "boomerang_memory_budget_bytes", "Bytes that weights and the KV cache may take."
+        )
+        if (amount := self._residency.plan.budget) is not None:
+            budget.add_metric([], amount)
+        yield budget
 
 
 class Metrics:

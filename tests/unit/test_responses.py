@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, generate_latest
 
 from boomerang_core.family import load_family
 from server.access import COMPLETIONS, AccessLog
@@ -92,3 +92,4 @@ def test_the_server_counts_them() -> None:
     app, _ = create_app(SHIPPED, 64, residency, chooser, guarding, registry=registry)
     assert TestClient(app).post(COMPLETIONS[1], json={}).status_code == 503
     assert counted(registry) == {**COUNTED, "5xx": 1}
+    assert b'boomerang_size_offered{size="88m"} 1.0' in generate_latest(registry)
