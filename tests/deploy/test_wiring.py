@@ -97,6 +97,25 @@ def test_tokens_reach_those_who_fetch() -> None:
     assert "HF_TOKEN" not in env(spec, "verify")
 
 
+def test_a_rollout_waits_for_the_fetch() -> None:
+    """Else a Deployment counts as failed while its first pod still fetches."""
+
+    def seconds(given: Object) -> int:
+        deadline = only(render(SERVE, given), "Deployment")["spec"]["progressDeadlineSeconds"]
+        assert f"--timeout {deadline}s" in rendered(SERVE, given, "boomerang")["NOTES.txt"]
+        return int(deadline)
+
+    more = {"startupSeconds": 100, "fetchSeconds": 5000}
+    assert seconds(more) == 400
+    assert seconds({**hub("a" * 40), **more}) == 5400
+
+
+def test_what_fetches_takes_what_it_is_given() -> None:
+    given = {"requests": {"cpu": "1", "memory": "3Gi"}, "limits": {"memory": "3Gi"}}
+    spec = pod_of({**hub("a" * 40), "initResources": given})
+    assert [each["resources"] for each in spec["initContainers"]] == [given, given]
+
+
 def test_extra_environment() -> None:
     """It reaches whatever speaks with the world, and wins over what the chart sets."""
     extra = [{"name": "HTTPS_PROXY", "value": "p"}, {"name": "OMP_NUM_THREADS", "value": "3"}]

@@ -56,16 +56,25 @@
 
 {{- define "boomerang.check.resources" -}}
 {{- $limits := .Values.resources.limits -}}
-{{- range $name, $asked := include "boomerang.requests" . | fromYaml -}}
-  {{- $measure := printf "boomerang.%s" (eq $name "cpu" | ternary "millicores" "bytes") -}}
-  {{- with get $limits $name -}}
-    {{- if gt (include $measure $asked | int64) (include $measure . | int64) -}}
-      {{- fail (printf "resources.requests.%s: %v is above resources.limits.%s, %v" $name $asked $name .) -}}
-    {{- end -}}
-  {{- end -}}
-{{- end -}}
+{{- $asked := include "boomerang.requests" . | fromYaml -}}
+{{- include "boomerang.check.requests" (dict "field" "resources" "requests" $asked "limits" $limits) -}}
+{{- $init := .Values.initResources -}}
+{{- include "boomerang.check.requests" (merge (dict "field" "initResources") $init) -}}
 {{- if ge (include "boomerang.bytes" .Values.sharedMemory | int64) (include "boomerang.bytes" $limits.memory | int64) -}}
   {{- fail (printf "sharedMemory: %s counts as the pod's memory, and is not below resources.limits.memory, %s" .Values.sharedMemory $limits.memory) -}}
+{{- end -}}
+{{- end }}
+
+{{/* `requests` above `limits` of the values' field `field`. */}}
+{{- define "boomerang.check.requests" -}}
+{{- $all := . -}}
+{{- range $name, $asked := .requests -}}
+  {{- $measure := printf "boomerang.%s" (eq $name "cpu" | ternary "millicores" "bytes") -}}
+  {{- with get $all.limits $name -}}
+    {{- if gt (include $measure $asked | int64) (include $measure . | int64) -}}
+      {{- fail (printf "%s.requests.%s: %v is above %s.limits.%s, %v" $all.field $name $asked $all.field $name .) -}}
+    {{- end -}}
+  {{- end -}}
 {{- end -}}
 {{- end }}
 

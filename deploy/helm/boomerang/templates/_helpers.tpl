@@ -64,6 +64,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- $sum -}}
 {{- end }}
 
+{{/* From a pod's start to its readiness, with time to be scheduled and to pull the image. */}}
+{{- define "boomerang.rolloutSeconds" -}}
+{{- add .Values.startupSeconds 300 (eq .Values.family.source "shipped" | ternary 0 .Values.fetchSeconds) -}}
+{{- end }}
+
 {{/* An environment: `own`, as YAML, and `extra`, which wins, since a name may be there only once. */}}
 {{- define "boomerang.env" -}}
 {{- $taken := list -}}
@@ -123,7 +128,7 @@ seccompProfile: {type: RuntimeDefault}
   command: [/bin/sh, /scripts/fetch-{{ $family.source }}.sh]
   env: {{- include "boomerang.env" (dict "own" (include "boomerang.fetchEnv" .) "extra" .Values.extraEnv) | nindent 4 }}
   securityContext: {{- include "boomerang.containerSecurity" . | nindent 4 }}
-  resources: {{- include "boomerang.initResources" . | nindent 4 }}
+  resources: {{- toYaml .Values.initResources | nindent 4 }}
   volumeMounts:
     - {name: scripts, mountPath: /scripts, readOnly: true}
     - {name: storage, mountPath: /families, subPath: families}
@@ -140,7 +145,7 @@ seccompProfile: {type: RuntimeDefault}
   command: [/bin/sh, /scripts/verify.sh]
   env: {{- include "boomerang.targetEnv" . | nindent 4 }}
   securityContext: {{- include "boomerang.containerSecurity" . | nindent 4 }}
-  resources: {{- include "boomerang.initResources" . | nindent 4 }}
+  resources: {{- toYaml .Values.initResources | nindent 4 }}
   volumeMounts:
     - {name: scripts, mountPath: /scripts, readOnly: true}
     - {name: storage, mountPath: /families, subPath: families}
@@ -173,11 +178,6 @@ seccompProfile: {type: RuntimeDefault}
   valueFrom: {fieldRef: {fieldPath: metadata.name}}
 - {name: INCOMING, value: /families/.incoming-$(POD_NAME)}
 {{- end }}
-{{- end }}
-
-{{- define "boomerang.initResources" -}}
-requests: {cpu: 500m, memory: 1Gi}
-limits: {memory: 1Gi}
 {{- end }}
 
 {{- define "boomerang.volumes" -}}
