@@ -49,6 +49,13 @@ def test_a_gpu_has_the_settings_for_one_unless_it_is_told(given: Object, told: l
     assert command[command.index("--out") + 2 :] == [*device, *told]
 
 
+@pytest.mark.parametrize(("resource", "flavour"), [("nvidia.com/gpu", "gpu"), ("", "cpu")])
+def test_the_image_is_of_the_accelerator(resource: str, flavour: str) -> None:
+    given = {**LOCAL, "accelerator": {"resource": resource}}
+    (make,) = pod_spec(only(render(DISTILL, given), "Job"))["containers"]
+    assert make["image"] == f"boomerang:0.1.0-{flavour}"
+
+
 def click_command(name: str) -> Any:
     """A command of the offline command line."""
     group: Any = typer.main.get_command(app)

@@ -11,7 +11,7 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- define "distill.image" -}}
 {{- $image := .Values.image -}}
 {{- if $image.digest -}}{{ $image.repository }}@{{ $image.digest }}
-{{- else -}}{{ $image.repository }}:{{ $image.tag | default (printf "%s-gpu" .Chart.AppVersion) }}{{- end -}}
+{{- else -}}{{ $image.repository }}:{{ $image.tag | default (printf "%s-%s" .Chart.AppVersion (empty .Values.accelerator.resource | ternary "cpu" "gpu")) }}{{- end -}}
 {{- end }}
 
 {{/* Ours and extraEnv, which wins, since a name may be there only once. */}}
