@@ -120,6 +120,13 @@
 {{- end -}}
 {{- end }}
 
+{{- define "boomerang.check.image" -}}
+{{- $version := .Capabilities.KubeVersion.Version -}}
+{{- if and (eq .Values.family.source "image") (not (semverCompare ">=1.35.0-0" $version)) -}}
+  {{- fail (printf "family.source: image needs image volumes, which Kubernetes has from 1.35 on, and this is %s" $version) -}}
+{{- end -}}
+{{- end }}
+
 {{- define "boomerang.check.storage" -}}
 {{- $v := .Values -}}
 {{- if and $v.storage.create (ne $v.storage.accessMode "ReadWriteMany") -}}
