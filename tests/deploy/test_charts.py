@@ -15,6 +15,7 @@ import yaml
 
 from server.settings import Settings
 from tests.deploy.charts import (
+    CUSTOM,
     DISTILL,
     ROOT,
     SERVE,
@@ -33,7 +34,6 @@ IMAGE_VOLUMES = "1.35"
 """The first that has them without a gate."""
 OURS = {"family", "host", "port", "cache", "memory_budget", "tensor_parallel_size"}
 OURS |= {"api_keys_file", "admin_keys_file", "tls_cert_file", "tls_key_file"}
-CUSTOM: Object = json.loads((ROOT / "tests/deploy/custom_resources.json").read_text())["kinds"]
 IDS = [f"{chart.name}-{path.stem if path else 'defaults'}" for chart, path in cases()]
 every_case = pytest.mark.parametrize(("chart", "profile"), cases(), ids=IDS)
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.deploy.charts import ROOT, Object, containers, render, values
+from tests.deploy.charts import ROOT, Object, containers, only, render, values
 
 RUNBOOK = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(
@@ -72,6 +72,23 @@ def test_it_renders_with_an_image_of_a_registry(command: str) -> None:
 def test_there_are_such_commands() -> None:
     assert len(COMMANDS) >= 5
     assert {Path(line.split()[1]).name for line in COMMANDS} == {"boomerang", "boomerang-distill"}
+
+
+def test_the_adapter_serves_what_the_scaler_asks_for() -> None:
+    (text,) = re.findall(r"```yaml\n(- seriesQuery.+?)```", RUNBOOK, re.DOTALL)
+    (rule,) = yaml.safe_load(text)
+    given = {"autoscaling": {"kind": "hpa"}, "networkPolicy": {"metricsFrom": [{}]}}
+    scaler = only(render(ROOT / "deploy/helm/boomerang", given), "HorizontalPodAutoscaler")
+    (metric,) = scaler["spec"]["metrics"]
+    assert rule["name"]["as"] == metric["pods"]["metric"]["name"]
+
+
+def test_the_keys_of_the_secret_are_those_that_the_server_reads() -> None:
+    given = {"keys": {"existingSecret": "boomerang-keys", "existingAdmin": True}}
+    data = only(render(ROOT / "deploy/helm/boomerang", given), "ConfigMap")["data"]
+    read = {data[f"BOOMERANG_{kind}_KEYS_FILE"] for kind in ("API", "ADMIN")}
+    made = re.findall(r"--from-file=(\S+)", RUNBOOK)
+    assert {f"/keys/{name}" for name in made} == read
 
 
 @pytest.mark.parametrize("command", re.findall(r"^docker (?:run|push) .+$", RUNBOOK, re.MULTILINE))

@@ -162,7 +162,7 @@
 
 {{- define "boomerang.check.gateway" -}}
 {{- $gate := .Values.gateway -}}
-{{- range $field := list "pool" "models" "backendTLSPolicy" -}}
+{{- range $field := list "pool" "models" "hostnames" "backendTLSPolicy" -}}
   {{- if and (get $gate $field) (not $gate.parent) -}}
     {{- fail (printf "gateway.%s: needs gateway.parent, without which there is no route" $field) -}}
   {{- end -}}

@@ -137,6 +137,9 @@ seccompProfile: {type: RuntimeDefault}
     {{- if eq $family.source "rclone" }}
     - {name: rclone, mountPath: /rclone, readOnly: true}
     {{- end }}
+    {{- with .Values.extraVolumeMounts }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
 {{- end }}
 {{- if ne $family.source "shipped" }}
 - name: verify
@@ -210,5 +213,8 @@ seccompProfile: {type: RuntimeDefault}
 {{- with .Values.tls.secret }}
 - name: tls
   secret: {secretName: {{ . }}, defaultMode: 0440}
+{{- end }}
+{{- with .Values.extraVolumes }}
+{{ toYaml . }}
 {{- end }}
 {{- end }}
