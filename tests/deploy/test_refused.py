@@ -174,6 +174,8 @@ BAD: list[tuple[Path, Any, str]] = [
     (DISTILL, {**HERE, "texts": ["/families/x", "hub:o/t?split=train"]}, "internet: o/t"),
     (DISTILL, {**HERE, "accelerator": {**MIG, "perNode": 2}}, "accelerator.perNode"),
     (DISTILL, {**HERE, "accelerator": MIG, "nodes": 2}, "accelerator.resource"),
+    (DISTILL, {**HERE, "sharding": "fsdp"}, "sharding: fsdp"),
+    (DISTILL, {**HERE, "sharding": "zero"}, "/sharding"),
     (DISTILL, {**HERE, "podLabels": {"app.kubernetes.io/instance": "x"}}, "podLabels:"),
     (DISTILL, {**HERE, "image": {"digest": "sha256:short"}}, "/image/digest"),
 ]
