@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -18,6 +19,9 @@ logger = logging.getLogger(ACCESS)
 _QUIET = ("/live", "/ready", "/health", "/metrics")
 CLIENT_GONE = 499
 """Status that is logged where the client left before a reply (nginx's number for it)."""
+
+COMPLETIONS = ("/v1/completions", "/v1/chat/completions")
+"""Paths whose responses are counted."""
 
 
 @dataclass
@@ -38,8 +42,12 @@ usage: ContextVar[Usage | None] = ContextVar("usage", default=None)
 class AccessLog:
     """Plain ASGI, the outermost: it sees every reply, refusals included, to its last byte."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(
+        self, app: ASGIApp, on_response: Callable[[int], None] = lambda status: None
+    ) -> None:
+        """`on_response` is told how each request for a completion ended; see `_outcome`."""
         self._app = app
+        self._on_response = on_response
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] in _QUIET:
@@ -47,25 +55,40 @@ class AccessLog:
             return
         began = time.monotonic()
         status, headers = CLIENT_GONE, Headers()
+        whole = failed = False
         spent = Usage()
         token = usage.set(spent)
 
         async def noting(message: Message) -> None:
-            nonlocal status, headers
+            nonlocal status, headers, whole
             if message["type"] == "http.response.start":
                 status, headers = message["status"], Headers(raw=message["headers"])
             await send(message)
+            whole = message["type"] == "http.response.body" and not message.get("more_body")
 
         try:
             await self._app(scope, receive, noting)
         except BaseException:
+            failed = True
             if status == CLIENT_GONE:
                 status = HTTPStatus.INTERNAL_SERVER_ERROR
             raise
         finally:
             usage.reset(token)
+            if scope["path"] in COMPLETIONS and scope["method"] == "POST":
+                self._on_response(_outcome(status, whole, failed))
             if logger.isEnabledFor(logging.INFO):
                 _log(scope, status, headers, spent, time.monotonic() - began)
+
+
+def _outcome(status: int, whole: bool, failed: bool) -> int:
+    """The status of a response; of one that was cut short, who is to blame for that.
+
+    The log keeps the status that was sent, which was 200 where a stream had begun.
+    """
+    if failed:
+        return HTTPStatus.INTERNAL_SERVER_ERROR
+    return status if whole else CLIENT_GONE
 
 
 def _log(scope: Scope, status: int, headers: Headers, spent: Usage, seconds: float) -> None:

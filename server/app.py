@@ -20,7 +20,7 @@ from server.guard.middleware import Guard, Guarding
 from server.guard.sending import BoundedSend
 from server.lifecycle import Lifecycle
 from server.load.chooser import Chooser
-from server.metrics import Metrics
+from server.metrics import Metrics, Offer
 from server.residency import Residency
 from server.routes.admin import admin_router
 from server.routes.health import health_router
@@ -60,6 +60,7 @@ def create_app(
     `admin`: whether there are admin keys, and so `/admin`.
     """
     metrics = Metrics(family, registry)
+    registry.register(Offer(family, residency))
     lifecycle = Lifecycle(on_ready=metrics.set_ready)
     app = FastAPI(
         title="Boomerang",
@@ -82,7 +83,7 @@ def create_app(
     app.add_middleware(Gate, lifecycle=lifecycle)
     if cors_origins:
         app.add_middleware(CORSMiddleware, allow_origins=cors_origins, **_CORS)
-    app.add_middleware(AccessLog)  # the last one is the outermost
+    app.add_middleware(AccessLog, on_response=metrics.responded)  # the last one is the outermost
     return app, lifecycle
 
 

@@ -1,16 +1,21 @@
 """Our metrics, beside vLLM's own in the same registry.  Label values are bounded sets."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 from boomerang_core.family import Family
 from boomerang_core.sizes import SizeRow
+from server.access import CLIENT_GONE
+from server.residency import Residency
 from server.sizing import Decision
 
 _FIRST_TOKEN = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 _PER_TOKEN = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
+_CODES = ("2xx", "4xx", "5xx", str(CLIENT_GONE))
 _WHOLE = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
 
 
@@ -56,6 +61,32 @@ class SizeMetrics:
         self.whole = histogram("request_seconds", "Seconds of whole requests.", _WHOLE)
 
 
+class Offer(Collector):
+    """What a server offers at the moment of a scrape: its budget may change while it runs."""
+
+    def __init__(self, family: Family, residency: Residency) -> None:
+        self._rows = family.table.offered
+        self._residency = residency
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """The gauges; without a budget there is no series of it."""
+        sizes = GaugeMetricFamily(
+            "boomerang_size_offered",
+            "1 for a size that is offered at present, 0 for one that the memory budget leaves out.",
+            labels=("size",),
+        )
+        offered = {row.size for row in self._residency.policy.table.offered}
+        for row in self._rows:
+            sizes.add_metric([row.id], int(row.size in offered))
+        yield sizes
+        budget = GaugeMetricFamily(
+            "boomerang_memory_budget_bytes", "Bytes that weights and the KV cache may take."
+        )
+        if (amount := self._residency.plan.budget) is not None:
+            budget.add_metric([], amount)
+        yield budget
+
+
 class Metrics:
     """Counters and gauges of one server, registered in `registry`."""
 
@@ -73,6 +104,15 @@ class Metrics:
             ("reason",),
             registry=registry,
         )
+        self._responses = Counter(
+            "boomerang_responses",
+            "Responses to requests for completions, by class of status; 499: the client left "
+            "before the end of its answer.",
+            ("code",),
+            registry=registry,
+        )
+        for code in _CODES:
+            self._responses.labels(code)  # from 0 on, so that the first error is an increase
         self._resident = Gauge(
             "boomerang_resident_bytes",
             "Bytes of weights that the engine holds for all sizes; 0 until it is loaded.",
@@ -115,6 +155,11 @@ class Metrics:
     def refused(self, reason: str) -> None:
         """Count a refusal; `reason` comes from `errors`, or is `stalled`."""
         self._refusals.labels(reason).inc()
+
+    def responded(self, status: int) -> None:
+        """Count the end of a request for a completion."""
+        code = str(status) if status == CLIENT_GONE else f"{status // 100}xx"
+        self._responses.labels(code).inc()
 
     def began(self, row: SizeRow) -> None:
         """A request reached the engine."""

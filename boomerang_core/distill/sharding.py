@@ -4,7 +4,8 @@ FSDP wants each parameter in one unit.  A low-rank student's layer runs on its k
 weights, and a shared block's layer is the teacher's, so layers that share a parameter are one unit.
 Whoever runs a layer calls it through its unit: that is where FSDP gathers the unit's parameters.
 
-Which processes there are and how they shard is `accelerate`'s configuration (docs/fsdp.yaml).
+Which processes there are and how they shard is `accelerate`'s configuration
+(boomerang_core/recipes/fsdp.yaml).
 """
 
 from __future__ import annotations
@@ -86,11 +87,13 @@ def fsdp_settings(num_processes: int) -> FullyShardedDataParallelPlugin | None:
         return None
     plugin = FullyShardedDataParallelPlugin()
     if plugin.fsdp_version != 2:
-        raise SettingsError("sharding needs FSDP 2: set fsdp_version to 2, as docs/fsdp.yaml does")
+        raise SettingsError(
+            "sharding needs FSDP 2: set fsdp_version to 2, as boomerang_core/recipes/fsdp.yaml does"
+        )
     if plugin.cpu_ram_efficient_loading:
         raise SettingsError(
             "every process needs the teacher's weights: set fsdp_cpu_ram_efficient_loading to "
-            "false, as docs/fsdp.yaml does"
+            "false, as boomerang_core/recipes/fsdp.yaml does"
         )
     return plugin
 

@@ -22,7 +22,7 @@ from pydantic import (
 
 from boomerang_core.errors import SizeError
 from boomerang_core.sizes import SizeRow
-from server.access import usage
+from server.access import COMPLETIONS, usage
 from server.engine.client import SizedEngineClient, published_sizes
 from server.engine.compat import (
     ChatCompletionRequest,
@@ -149,7 +149,8 @@ async def mount(
     async def chat(request: SizedChatCompletionRequest, raw_request: Request) -> Response:
         return await sized.run(request, raw_request, create_chat_completion)
 
-    for path, endpoint in (("/v1/completions", completions), ("/v1/chat/completions", chat)):
+    endpoints: tuple[Callable[..., Awaitable[Response]], ...] = (completions, chat)
+    for path, endpoint in zip(COMPLETIONS, endpoints, strict=True):
         app.add_api_route(path, endpoint, methods=["POST"], response_model=None, tags=["openai"])
     app.openapi_schema = None  # made anew, with these two, when it is next asked for
 

@@ -15,10 +15,13 @@ pytestmark = pytest.mark.engine
 def test_metrics_are_labelled_by_size(http: httpx.Client, family: Family) -> None:
     name = f'boomerang_requests_total{{reason="size",size="{family.table.student.id}"}}'
     before, refused = metric(http, name), metric(http, "boomerang_refusals_total")
+    codes = [f'boomerang_responses_total{{code="{code}"}}' for code in ("2xx", "4xx")]
+    were = [metric(http, code) for code in codes]
     http.post("/v1/completions", json={"prompt": "x", "size": "student", **GREEDY})
     http.post("/v1/completions", json={"prompt": "x", "size": "huge"})
     assert metric(http, name) == before + 1
     assert metric(http, "boomerang_refusals_total") == refused + 1
+    assert [metric(http, code) for code in codes] == [count + 1 for count in were]
     assert metric(http, "boomerang_resident_bytes") > 0
     assert metric(http, "boomerang_ready") == 1
 

@@ -27,7 +27,7 @@ from tests.core.two_processes import BF16, SHORT
 LAUNCHERS = {
     "each whole": ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"],
     "sharded": [
-        *("accelerate.commands.launch", "--config_file", "docs/fsdp.yaml"),
+        *("accelerate.commands.launch", "--config_file", "boomerang_core/recipes/fsdp.yaml"),
         *("--num_processes", "2", "--module"),
     ],
 }

@@ -1,5 +1,6 @@
 """The charts, rendered as Helm renders them, without a cluster."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ SERVE = ROOT / "deploy" / "helm" / "boomerang"
 DISTILL = ROOT / "deploy" / "helm" / "boomerang-distill"
 
 Object = dict[str, Any]
+CUSTOM: Object = json.loads((ROOT / "tests/deploy/custom_resources.json").read_text())["kinds"]
+"""Schemas of what operators define, by version and kind."""
 
 
 def profiles(chart: Path) -> list[Path]:

@@ -77,6 +77,22 @@ def test_every_panel_follows_the_variables() -> None:
         assert {f'{label}=~"${label}"' for label in labels} <= set(selected.split(",")), query
 
 
+def test_two_releases_have_two_dashboards() -> None:
+    """In Grafana's one folder of files, and in its own folder of titles."""
+    given = {"monitoring": {"dashboard": True}}
+    boards = {}
+    for release in ("small", "large"):
+        maps = [item for item in render(SERVE, given, release) if item["kind"] == "ConfigMap"]
+        (data,) = (item["data"] for item in maps if item["metadata"]["name"].endswith("-dashboard"))
+        boards |= {name: json.loads(text) for name, text in data.items()}
+    assert set(boards) == {"llm-small-boomerang.json", "llm-large-boomerang.json"}
+    for field in ("uid", "title"):
+        assert len({board[field] for board in boards.values()}) == 2
+    for board in boards.values():
+        assert re.fullmatch(r"[a-z0-9-]{1,40}", board["uid"])  # Grafana takes no longer one
+        assert board == {**DASHBOARD, "uid": board["uid"], "title": board["title"]}
+
+
 def test_what_is_known_by_size_is_shown_by_size() -> None:
     shown = {name for query in QUERIES for name, _ in re.findall(SERIES, query)}
     assert shown >= {
@@ -85,6 +101,7 @@ def test_what_is_known_by_size_is_shown_by_size() -> None:
         "boomerang_requests_in_flight",
         "boomerang_generated_tokens_total",
     }
+    assert shown >= {"boomerang_step_sizes_bucket", "boomerang_kv_cache_used_bytes"}
 
 
 @pytest.mark.prometheus

@@ -1,11 +1,13 @@
 """What the charts say of memory and disk: the budget of the server, the requests of a pod."""
 
+import re
 import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
 
+from boomerang_core.residency import LEAST_KV_BYTES
 from boomerang_core.sizes import parse_bytes
 from server.cgroup import PROCESS_BYTES
 from tests.deploy.charts import DISTILL, SERVE, Object, only, pod_spec, render, values
@@ -66,10 +68,17 @@ def test_the_charts_know_what_a_cpu_server_takes_by_itself() -> None:
     assert f'(include "boomerang.bytes" "{reserve}" | int64)' in checks
 
 
+def test_the_charts_know_the_least_kv_cache() -> None:
+    """They refuse a budget that has no room for it, where no cache is stated."""
+    checks = (SERVE / "templates" / "_checks.tpl").read_text()
+    (least,) = re.findall(r'kv_cache_bytes \| default "(\w+)"', checks)
+    assert parse_bytes(least) == LEAST_KV_BYTES
+
+
 @pytest.mark.parametrize(
     ("chart", "profile", "disk"),
     [
-        (SERVE, None, "21504Mi"),  # storage and temporary
+        (SERVE, None, "3072Mi"),  # storage and temporary
         (SERVE, "one-gpu", "1024Mi"),  # the claim is no part of the node's disk
         (SERVE, "mig-10gb", "52224Mi"),
         (DISTILL, "one-gpu", "61440Mi"),
@@ -89,3 +98,18 @@ def test_a_pod_asks_for_the_disk_of_its_volumes(
     assert asked(given)["ephemeral-storage"] == disk
     given.setdefault("resources", {}).setdefault("requests", {})["ephemeral-storage"] = "7Gi"
     assert asked(given)["ephemeral-storage"] == "7Gi"
+
+
+FETCHED: Object = {
+    "family": {"source": "hub", "hub": {"repository": "o/f", "revision": "0" * 40}},
+    "networkPolicy": {"internet": True},
+}
+CLAIMED: Object = {"storage": {"create": True, "accessMode": "ReadWriteMany"}}
+
+
+@pytest.mark.parametrize(("given", "size"), [({}, "2Gi"), (FETCHED, "20Gi")])
+def test_what_is_fetched_has_more_room(given: Object, size: str) -> None:
+    (storage, *_) = pod_spec(only(render(SERVE, given), "Deployment"))["volumes"]
+    assert storage["emptyDir"] == {"sizeLimit": size}
+    claim = only(render(SERVE, {**given, **CLAIMED}), "PersistentVolumeClaim")
+    assert claim["spec"]["resources"]["requests"]["storage"] == "20Gi"

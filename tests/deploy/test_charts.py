@@ -15,6 +15,7 @@ import yaml
 
 from server.settings import Settings
 from tests.deploy.charts import (
+    CUSTOM,
     DISTILL,
     ROOT,
     SERVE,
@@ -28,10 +29,11 @@ from tests.deploy.charts import (
     values,
 )
 
-MINORS = ("1.35", "1.36", "1.37")
+MINORS = ("1.30", "1.34", "1.35", "1.36", "1.37")
+IMAGE_VOLUMES = "1.35"
+"""The first that has them without a gate."""
 OURS = {"family", "host", "port", "cache", "memory_budget", "tensor_parallel_size"}
 OURS |= {"api_keys_file", "admin_keys_file", "tls_cert_file", "tls_key_file"}
-CUSTOM: Object = json.loads((ROOT / "tests/deploy/custom_resources.json").read_text())["kinds"]
 IDS = [f"{chart.name}-{path.stem if path else 'defaults'}" for chart, path in cases()]
 every_case = pytest.mark.parametrize(("chart", "profile"), cases(), ids=IDS)
 
@@ -47,8 +49,11 @@ def test_lint_has_nothing_to_say(chart: Path, profile: Path | None) -> None:
 @every_case
 @pytest.mark.parametrize("minor", MINORS)
 def test_objects_are_valid(chart: Path, profile: Path | None, minor: str) -> None:
+    given = values(profile)
+    if given.get("family", {}).get("source") == "image" and minor < IMAGE_VOLUMES:
+        pytest.skip("refused there")
     checked = 0
-    for item in render(chart, values(profile)):
+    for item in render(chart, given):
         if not is_custom(item):
             kubernetes_validate.validate(item, minor, strict=True)
             checked += 1
@@ -94,9 +99,20 @@ def test_a_wrong_custom_resource_is_noticed(kind: str, path: tuple[Any, ...], wr
 
 @pytest.mark.parametrize("chart", [SERVE, DISTILL])
 def test_no_older_kubernetes_is_let_in_than_is_tested(chart: Path) -> None:
-    """Image volumes too are there from 1.35 on."""
+    """The pause before SIGTERM is there from 1.30 on."""
     about = yaml.safe_load((chart / "Chart.yaml").read_text())
     assert about["kubeVersion"] == f">={MINORS[0]}.0-0"
+
+
+@pytest.mark.parametrize("minor", MINORS)
+def test_image_volumes_are_refused_where_there_are_none(
+    minor: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Linting, which is told a version, lets a refusal pass and logs it."""
+    family = {"source": "image", "image": {"reference": "r/f:1"}}
+    helm.lint(str(SERVE), {"family": family}, kube_version=f"{minor}.2")
+    refused = "family.source: image needs image volumes" in capfd.readouterr().err
+    assert refused == (minor < IMAGE_VOLUMES)
 
 
 @every_case
@@ -167,7 +183,7 @@ def test_the_server_takes_the_default_settings() -> None:
     assert done.returncode == 0, done.stderr
     read = json.loads(done.stdout)
     assert (read["host"], read["port"], read["max_model_len"]) == ("0.0.0.0", 8000, 2048)
-    assert read["kv_cache_bytes"] == 256 << 20
+    assert read["kv_cache_bytes"] is None  # its own default fits the family: it knows the shapes
 
 
 def test_the_schema_knows_every_setting() -> None:

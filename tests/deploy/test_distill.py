@@ -1,13 +1,17 @@
 """The Job that makes a family: its command, its failures, where it runs, what it reaches."""
 
+import tomllib
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer.main
+import yaml
 
 from boomerang_core.cli import app
-from tests.deploy.charts import DISTILL, Object, only, pod_spec, profiles, render, values
+from boomerang_core.cli.make import RECIPES
+from tests.deploy.charts import DISTILL, ROOT, Object, only, pod_spec, profiles, render, values
 
 LOCAL: Object = {"teacher": "/families/t", "texts": ["/families/x"]}
 
@@ -47,6 +51,32 @@ def test_a_gpu_has_the_settings_for_one_unless_it_is_told(given: Object, told: l
     command = pod_spec(job)["containers"][0]["command"]
     device = [] if given.get("accelerator") else ["--device", "cuda"]
     assert command[command.index("--out") + 2 :] == [*device, *told]
+
+
+@pytest.mark.parametrize(("resource", "flavour"), [("nvidia.com/gpu", "gpu"), ("", "cpu")])
+def test_the_image_is_of_the_accelerator(resource: str, flavour: str) -> None:
+    given = {**LOCAL, "accelerator": {"resource": resource}}
+    (make,) = pod_spec(only(render(DISTILL, given), "Job"))["containers"]
+    assert make["image"] == f"boomerang:0.1.0-{flavour}"
+
+
+def test_sharding_is_what_the_file_for_accelerate_says() -> None:
+    """accelerate's launcher gives its fields to the processes as environment, by the same names."""
+    said = yaml.safe_load((RECIPES / "fsdp.yaml").read_text())["fsdp_config"]
+    expected = {name.upper(): str(value).lower() for name, value in said.items()}
+    several = {**LOCAL, "accelerator": {"perNode": 8}}
+    for sharding, told in (("fsdp", {**expected, "ACCELERATE_USE_FSDP": "true"}), ("none", {})):
+        job = only(render(DISTILL, {**several, "sharding": sharding}), "Job")
+        (make,) = pod_spec(job)["containers"]
+        env = {each["name"]: each["value"] for each in make["env"]}
+        assert {name: env[name] for name in env if "FSDP" in name} == told
+        assert "torchrun" in make["command"]
+
+
+def test_the_file_for_accelerate_is_in_the_wheel() -> None:
+    data = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    patterns = data["package-data"]["boomerang_core"]
+    assert any(fnmatch(f"{RECIPES.name}/fsdp.yaml", pattern) for pattern in patterns)
 
 
 def click_command(name: str) -> Any:

@@ -22,6 +22,10 @@ def memory(amount: str) -> Object:
     return {"resources": {"requests": {"memory": amount}, "limits": {"memory": amount}}}
 
 
+FAR: Object = {"parent": "g", "parentNamespace": "elsewhere"}
+NEAR: Object = {"parent": "g"}
+TLS: Object = {"secret": "my-tls"}
+
 BAD: list[tuple[Path, Any, str]] = [
     (SERVE, {"replicas": "two"}, "/replicas"),
     (SERVE, {"replicsa": 2}, "replicsa"),
@@ -99,9 +103,12 @@ BAD: list[tuple[Path, Any, str]] = [
     (SERVE, {"resources": {"limits": {"cpu": "1500m"}}}, "resources.requests.cpu"),
     (
         SERVE,
-        {"resources": {"limits": {"ephemeral-storage": "20Gi"}}},
-        "resources.requests.ephemeral-storage: 21504Mi",
+        {"resources": {"limits": {"ephemeral-storage": "2Gi"}}},
+        "resources.requests.ephemeral-storage: 3072Mi",
     ),
+    (SERVE, {"initResources": {"requests": {"memory": "2Gi"}}}, "initResources.requests.memory"),
+    (SERVE, {"initResources": {"limits": {"memory": "much"}}}, "/initResources/limits/memory"),
+    (SERVE, {"fetchSeconds": -1}, "/fetchSeconds"),
     (SERVE, {"resources": {"requests": {"cpu": "banana"}}}, "/resources/requests/cpu"),
     (SERVE, {"resources": {"requests": {"cpu": 0}}}, "/resources/requests/cpu"),
     (SERVE, {"resources": {"limits": {"cpu": "2 cores"}}}, "/resources/limits/cpu"),
@@ -128,11 +135,18 @@ BAD: list[tuple[Path, Any, str]] = [
     (SERVE, {"family": {"teacherTokenSecret": "token"}}, "networkPolicy.internet"),
     (SERVE, {"networkPolicy": {"dns": {"port": "dns"}}}, "/networkPolicy/dns/port"),
     (SERVE, {"gateway": {"models": ["m@1b"]}}, "gateway.models"),
+    (SERVE, {"gateway": FAR}, "networkPolicy.from: gateway.parent is in the namespace elsewhere"),
+    (SERVE, {"gateway": NEAR, "tls": TLS}, "tls.secret: a Gateway speaks plain HTTP"),
+    (SERVE, {"gateway": {"backendTLSPolicy": True}}, "gateway.backendTLSPolicy"),
     (SERVE, {"keys": {"existingAdmin": True}}, "keys.existingAdmin"),
     (SERVE, {"keys": {"existingAdmin": True, "api": ["0123456789abcdef"]}}, "keys.existingAdmin"),
     (SERVE, {"monitoring": {"podMonitor": True}}, "networkPolicy.metricsFrom"),
     (SERVE, {"autoscaling": {"kind": "keda"}}, "networkPolicy.metricsFrom"),
     (SERVE, {"extraEnv": [{"value": "x"}]}, "/extraEnv/0"),
+    (SERVE, {"extraVolumes": [{"name": "storage", "emptyDir": {}}]}, "/extraVolumes/0/name"),
+    (SERVE, {"extraVolumes": [{"name": "x", "hostPath": {"path": "/"}}]}, "/extraVolumes/0"),
+    (SERVE, {"extraVolumeMounts": [{"name": "x"}]}, "/extraVolumeMounts/0"),
+    (SERVE, {"gateway": {**NEAR, "hostnames": ["https://x"]}}, "/gateway/hostnames/0"),
     (DISTILL, {**HERE, "extraEnv": [{"value": "x"}]}, "/extraEnv/0"),
     (SERVE, {"family": {"source": "volume"}}, "storage.existingClaim"),
     (SERVE, {"family": {"source": "hub"}}, "/family/hub/re"),
@@ -160,6 +174,8 @@ BAD: list[tuple[Path, Any, str]] = [
     (DISTILL, {**HERE, "texts": ["/families/x", "hub:o/t?split=train"]}, "internet: o/t"),
     (DISTILL, {**HERE, "accelerator": {**MIG, "perNode": 2}}, "accelerator.perNode"),
     (DISTILL, {**HERE, "accelerator": MIG, "nodes": 2}, "accelerator.resource"),
+    (DISTILL, {**HERE, "sharding": "fsdp"}, "sharding: fsdp"),
+    (DISTILL, {**HERE, "sharding": "zero"}, "/sharding"),
     (DISTILL, {**HERE, "podLabels": {"app.kubernetes.io/instance": "x"}}, "podLabels:"),
     (DISTILL, {**HERE, "image": {"digest": "sha256:short"}}, "/image/digest"),
 ]
@@ -190,6 +206,11 @@ GOOD: list[tuple[Path, Object]] = [
     (SERVE, {"family": HUB, "networkPolicy": {"enabled": False}}),
     (SERVE, {"family": {"source": "image", "image": {"reference": "r/f:1"}}}),
     (SERVE, {"keys": {"existingSecret": "keys", "existingAdmin": True}}),
+    (SERVE, {"gateway": NEAR}),
+    (SERVE, {"gateway": {**NEAR, "parentNamespace": "llm"}}),
+    (SERVE, {"gateway": FAR, "networkPolicy": {"from": [{"namespaceSelector": {}}]}}),
+    (SERVE, {"gateway": FAR, "networkPolicy": {"enabled": False}}),
+    (SERVE, {"gateway": {**NEAR, "backendTLSPolicy": True}, "tls": TLS}),
     (DISTILL, {**HERE, "accelerator": MIG}),
     (DISTILL, {**HERE, "teacher": "o/t", "internet": True}),
     (DISTILL, {**HERE, "texts": ["hub:o/t"], "egress": [PROXY]}),

@@ -4,9 +4,12 @@ import re
 from pathlib import Path
 from typing import Any
 
+import jsonschema
+import kubernetes_validate
 import pytest
 
 from tests.deploy.charts import (
+    CUSTOM,
     DISTILL,
     SERVE,
     Object,
@@ -97,6 +100,25 @@ def test_tokens_reach_those_who_fetch() -> None:
     assert "HF_TOKEN" not in env(spec, "verify")
 
 
+def test_a_rollout_waits_for_the_fetch() -> None:
+    """Else a Deployment counts as failed while its first pod still fetches."""
+
+    def seconds(given: Object) -> int:
+        deadline = only(render(SERVE, given), "Deployment")["spec"]["progressDeadlineSeconds"]
+        assert f"--timeout {deadline}s" in rendered(SERVE, given, "boomerang")["NOTES.txt"]
+        return int(deadline)
+
+    more = {"startupSeconds": 100, "fetchSeconds": 5000}
+    assert seconds(more) == 400
+    assert seconds({**hub("a" * 40), **more}) == 5400
+
+
+def test_what_fetches_takes_what_it_is_given() -> None:
+    given = {"requests": {"cpu": "1", "memory": "3Gi"}, "limits": {"memory": "3Gi"}}
+    spec = pod_of({**hub("a" * 40), "initResources": given})
+    assert [each["resources"] for each in spec["initContainers"]] == [given, given]
+
+
 def test_extra_environment() -> None:
     """It reaches whatever speaks with the world, and wins over what the chart sets."""
     extra = [{"name": "HTTPS_PROXY", "value": "p"}, {"name": "OMP_NUM_THREADS", "value": "3"}]
@@ -105,6 +127,27 @@ def test_extra_environment() -> None:
     for one, name in ((spec, "server"), (spec, "fetch"), (job, "make")):
         assert env(one, name)["HTTPS_PROXY"] == "p"
         assert env(one, name)["OMP_NUM_THREADS"] == "3"
+
+
+def test_extra_volumes() -> None:
+    """A private CA reaches whatever speaks with the world."""
+    volume = {"name": "ca", "configMap": {"name": "our-ca"}}
+    mount = {"name": "ca", "mountPath": "/ca", "readOnly": True}
+    extra = {"extraVolumes": [volume], "extraVolumeMounts": [mount]}
+    spec = pod_of({**hub("a" * 40), **extra})
+    assert volume in spec["volumes"]
+    mounted = [each["name"] for each in containers(spec) if mount in each["volumeMounts"]]
+    assert mounted == ["fetch", "server"]
+    kubernetes_validate.validate(only(render(SERVE, extra), "Deployment"), "1.30", strict=True)
+
+
+def test_a_route_is_of_its_hosts() -> None:
+    hosts = ["llm.example", "*.llm.example"]
+    route = only(render(SERVE, {"gateway": {"parent": "g", "hostnames": hosts}}), "HTTPRoute")
+    assert route["spec"]["hostnames"] == hosts
+    jsonschema.validate(route, CUSTOM["gateway.networking.k8s.io/v1/HTTPRoute"])
+    bare = only(render(SERVE, {"gateway": {"parent": "g"}}), "HTTPRoute")
+    assert "hostnames" not in bare["spec"]
 
 
 def test_a_cpu_server_takes_the_cores_that_it_asked_for() -> None:

@@ -11,7 +11,12 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- define "distill.image" -}}
 {{- $image := .Values.image -}}
 {{- if $image.digest -}}{{ $image.repository }}@{{ $image.digest }}
-{{- else -}}{{ $image.repository }}:{{ $image.tag | default (printf "%s-gpu" .Chart.AppVersion) }}{{- end -}}
+{{- else -}}{{ $image.repository }}:{{ $image.tag | default (printf "%s-%s" .Chart.AppVersion (empty .Values.accelerator.resource | ternary "cpu" "gpu")) }}{{- end -}}
+{{- end }}
+
+{{/* Of each pod. */}}
+{{- define "distill.processes" -}}
+{{- .Values.accelerator.resource | empty | ternary 1 (int .Values.accelerator.perNode) -}}
 {{- end }}
 
 {{/* Ours and extraEnv, which wins, since a name may be there only once. */}}
@@ -29,6 +34,15 @@ app.kubernetes.io/instance: {{ .Release.Name }}
   valueFrom: {fieldRef: {fieldPath: metadata.namespace}}
 {{- end }}
 - {name: OMP_NUM_THREADS, value: "4"}
+{{- if eq .Values.sharding "fsdp" }}
+# what `accelerate launch` makes of boomerang_core/recipes/fsdp.yaml; torchrun starts the processes
+- {name: ACCELERATE_USE_FSDP, value: "true"}
+- {name: FSDP_VERSION, value: "2"}
+- {name: FSDP_RESHARD_AFTER_FORWARD, value: "true"}
+- {name: FSDP_ACTIVATION_CHECKPOINTING, value: "false"}
+- {name: FSDP_OFFLOAD_PARAMS, value: "false"}
+- {name: FSDP_CPU_RAM_EFFICIENT_LOADING, value: "false"}
+{{- end }}
 {{- with .Values.tokenSecret }}
 - name: HF_TOKEN
   valueFrom: {secretKeyRef: {name: {{ . }}, key: token}}

@@ -8,6 +8,7 @@
 {{- else -}}
   {{- include "boomerang.check.cpuBudget" . -}}
 {{- end -}}
+{{- /* unstated, the least that the server takes: LEAST_KV_BYTES of boomerang_core/residency.py */ -}}
 {{- $kv := $v.settings.kv_cache_bytes | default "256MiB" -}}
 {{- with include "boomerang.budget" . -}}
   {{- if le (int64 .) (include "boomerang.bytes" $kv | int64) -}}
@@ -55,16 +56,25 @@
 
 {{- define "boomerang.check.resources" -}}
 {{- $limits := .Values.resources.limits -}}
-{{- range $name, $asked := include "boomerang.requests" . | fromYaml -}}
-  {{- $measure := printf "boomerang.%s" (eq $name "cpu" | ternary "millicores" "bytes") -}}
-  {{- with get $limits $name -}}
-    {{- if gt (include $measure $asked | int64) (include $measure . | int64) -}}
-      {{- fail (printf "resources.requests.%s: %v is above resources.limits.%s, %v" $name $asked $name .) -}}
-    {{- end -}}
-  {{- end -}}
-{{- end -}}
+{{- $asked := include "boomerang.requests" . | fromYaml -}}
+{{- include "boomerang.check.requests" (dict "field" "resources" "requests" $asked "limits" $limits) -}}
+{{- $init := .Values.initResources -}}
+{{- include "boomerang.check.requests" (merge (dict "field" "initResources") $init) -}}
 {{- if ge (include "boomerang.bytes" .Values.sharedMemory | int64) (include "boomerang.bytes" $limits.memory | int64) -}}
   {{- fail (printf "sharedMemory: %s counts as the pod's memory, and is not below resources.limits.memory, %s" .Values.sharedMemory $limits.memory) -}}
+{{- end -}}
+{{- end }}
+
+{{/* `requests` above `limits` of the values' field `field`. */}}
+{{- define "boomerang.check.requests" -}}
+{{- $all := . -}}
+{{- range $name, $asked := .requests -}}
+  {{- $measure := printf "boomerang.%s" (eq $name "cpu" | ternary "millicores" "bytes") -}}
+  {{- with get $all.limits $name -}}
+    {{- if gt (include $measure $asked | int64) (include $measure . | int64) -}}
+      {{- fail (printf "%s.requests.%s: %v is above %s.limits.%s, %v" $all.field $name $asked $all.field $name .) -}}
+    {{- end -}}
+  {{- end -}}
 {{- end -}}
 {{- end }}
 
@@ -110,6 +120,13 @@
 {{- end -}}
 {{- end }}
 
+{{- define "boomerang.check.image" -}}
+{{- $version := .Capabilities.KubeVersion.Version -}}
+{{- if and (eq .Values.family.source "image") (not (semverCompare ">=1.35.0-0" $version)) -}}
+  {{- fail (printf "family.source: image needs image volumes, which Kubernetes has from 1.35 on, and this is %s" $version) -}}
+{{- end -}}
+{{- end }}
+
 {{- define "boomerang.check.storage" -}}
 {{- $v := .Values -}}
 {{- if and $v.storage.create (ne $v.storage.accessMode "ReadWriteMany") -}}
@@ -143,6 +160,25 @@
 {{- end -}}
 {{- end }}
 
+{{- define "boomerang.check.gateway" -}}
+{{- $gate := .Values.gateway -}}
+{{- range $field := list "pool" "models" "hostnames" "backendTLSPolicy" -}}
+  {{- if and (get $gate $field) (not $gate.parent) -}}
+    {{- fail (printf "gateway.%s: needs gateway.parent, without which there is no route" $field) -}}
+  {{- end -}}
+{{- end -}}
+{{- if $gate.parent -}}
+  {{- $policy := .Values.networkPolicy -}}
+  {{- $elsewhere := ne ($gate.parentNamespace | default .Release.Namespace) .Release.Namespace -}}
+  {{- if and $elsewhere $policy.enabled (not $policy.from) -}}
+    {{- fail (printf "networkPolicy.from: gateway.parent is in the namespace %s, and the policy lets in the release's own alone; name who the Gateway's pods are" $gate.parentNamespace) -}}
+  {{- end -}}
+  {{- if and .Values.tls.secret (not $gate.backendTLSPolicy) -}}
+    {{- fail "tls.secret: a Gateway speaks plain HTTP with the pods, unless a BackendTLSPolicy of yours says otherwise; set gateway.backendTLSPolicy where there is one, or end TLS at the Gateway" -}}
+  {{- end -}}
+{{- end -}}
+{{- end }}
+
 {{- define "boomerang.check.access" -}}
 {{- $keys := .Values.keys -}}
 {{- if and $keys.existingSecret (or $keys.api $keys.admin) -}}
@@ -153,10 +189,5 @@
 {{- end -}}
 {{- if and $keys.admin (not $keys.api) -}}
   {{- fail "keys.admin: admin keys without keys.api would leave /v1 open" -}}
-{{- end -}}
-{{- range $field := list "pool" "models" -}}
-  {{- if and (get $.Values.gateway $field) (not $.Values.gateway.parent) -}}
-    {{- fail (printf "gateway.%s: needs gateway.parent, without which there is no route" $field) -}}
-  {{- end -}}
 {{- end -}}
 {{- end }}

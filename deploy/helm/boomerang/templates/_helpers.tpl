@@ -64,6 +64,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- $sum -}}
 {{- end }}
 
+{{/* From a pod's start to its readiness, with time to be scheduled and to pull the image. */}}
+{{- define "boomerang.rolloutSeconds" -}}
+{{- add .Values.startupSeconds 300 (eq .Values.family.source "shipped" | ternary 0 .Values.fetchSeconds) -}}
+{{- end }}
+
 {{/* An environment: `own`, as YAML, and `extra`, which wins, since a name may be there only once. */}}
 {{- define "boomerang.env" -}}
 {{- $taken := list -}}
@@ -123,7 +128,7 @@ seccompProfile: {type: RuntimeDefault}
   command: [/bin/sh, /scripts/fetch-{{ $family.source }}.sh]
   env: {{- include "boomerang.env" (dict "own" (include "boomerang.fetchEnv" .) "extra" .Values.extraEnv) | nindent 4 }}
   securityContext: {{- include "boomerang.containerSecurity" . | nindent 4 }}
-  resources: {{- include "boomerang.initResources" . | nindent 4 }}
+  resources: {{- toYaml .Values.initResources | nindent 4 }}
   volumeMounts:
     - {name: scripts, mountPath: /scripts, readOnly: true}
     - {name: storage, mountPath: /families, subPath: families}
@@ -131,6 +136,9 @@ seccompProfile: {type: RuntimeDefault}
     - {name: temporary, mountPath: /tmp}
     {{- if eq $family.source "rclone" }}
     - {name: rclone, mountPath: /rclone, readOnly: true}
+    {{- end }}
+    {{- with .Values.extraVolumeMounts }}
+    {{- toYaml . | nindent 4 }}
     {{- end }}
 {{- end }}
 {{- if ne $family.source "shipped" }}
@@ -140,7 +148,7 @@ seccompProfile: {type: RuntimeDefault}
   command: [/bin/sh, /scripts/verify.sh]
   env: {{- include "boomerang.targetEnv" . | nindent 4 }}
   securityContext: {{- include "boomerang.containerSecurity" . | nindent 4 }}
-  resources: {{- include "boomerang.initResources" . | nindent 4 }}
+  resources: {{- toYaml .Values.initResources | nindent 4 }}
   volumeMounts:
     - {name: scripts, mountPath: /scripts, readOnly: true}
     - {name: storage, mountPath: /families, subPath: families}
@@ -175,17 +183,12 @@ seccompProfile: {type: RuntimeDefault}
 {{- end }}
 {{- end }}
 
-{{- define "boomerang.initResources" -}}
-requests: {cpu: 500m, memory: 1Gi}
-limits: {memory: 1Gi}
-{{- end }}
-
 {{- define "boomerang.volumes" -}}
 - name: storage
   {{- if include "boomerang.claim" . }}
   persistentVolumeClaim: {claimName: {{ include "boomerang.claim" . }}}
   {{- else }}
-  emptyDir: {sizeLimit: {{ .Values.storage.size }}}
+  emptyDir: {sizeLimit: {{ include "boomerang.storageSize" . }}}
   {{- end }}
 - name: temporary
   emptyDir: {sizeLimit: {{ .Values.temporary }}}
@@ -210,5 +213,8 @@ limits: {memory: 1Gi}
 {{- with .Values.tls.secret }}
 - name: tls
   secret: {secretName: {{ . }}, defaultMode: 0440}
+{{- end }}
+{{- with .Values.extraVolumes }}
+{{ toYaml . }}
 {{- end }}
 {{- end }}

@@ -24,12 +24,19 @@
 {{- else if not .Values.accelerator.resource -}}{{ sub $limit (include "boomerang.bytes" "2560Mi" | int64) }}{{- end -}}
 {{- end }}
 
+{{/* Size of /families and /cache.  The shipped family only unpacks its teacher, 260 MiB; without a
+     claim a small node must have room for it. */}}
+{{- define "boomerang.storageSize" -}}
+{{- $bundled := and (eq .Values.family.source "shipped") (not (include "boomerang.claim" .)) -}}
+{{- .Values.storage.size | default (ternary "2Gi" "20Gi" $bundled) -}}
+{{- end }}
+
 {{/* What the server asks for.  Volumes on the node's disk are part of it: a pod that outgrows its
      request is the first to be evicted when the disk is full. */}}
 {{- define "boomerang.requests" -}}
 {{- $disk := include "boomerang.bytes" .Values.temporary | int64 -}}
 {{- if not (include "boomerang.claim" .) -}}
-  {{- $disk = include "boomerang.bytes" .Values.storage.size | int64 | add $disk -}}
+  {{- $disk = include "boomerang.storageSize" . | include "boomerang.bytes" | int64 | add $disk -}}
 {{- end -}}
 {{- merge (dict) .Values.resources.requests (dict "ephemeral-storage" (printf "%dMi" (div $disk 1048576))) | toYaml -}}
 {{- end }}
