@@ -23,8 +23,11 @@ WORKDIR /src
 # The dependencies change seldom: layers of their own, before any source.
 FROM builder AS cpu-packages
 COPY requirements/cpu.txt ./
+# PyTorch's CPU wheel needs no more than that.  Where pip sees the CUDA build alone, the second
+# command brings what it runs on, 4 GB: let pip.conf name PyTorch's index of CPU wheels.
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     pip install --no-cache-dir --no-deps -r cpu.txt \
+    && pip install --no-cache-dir -c cpu.txt torch \
     && pip uninstall --yes pip
 
 FROM builder AS gpu-packages

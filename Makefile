@@ -14,6 +14,7 @@ TIERS := not slow and not gpu and not guidellm$(if $(PROMTOOL),, and not prometh
 .venv/cpu: requirements/cpu.txt pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --no-deps -r requirements/cpu.txt
+	$(BIN)/pip install --quiet -c requirements/cpu.txt torch  # what its CUDA build runs on, if that is what pip sees
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 

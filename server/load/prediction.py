@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from server.load.costs import StepCosts
+from server.load.costs import SizeCosts, StepCosts
 from server.load.tracker import Demand
 
 _PARTS = 5
@@ -82,7 +82,7 @@ def _followed(
     cost, present = costs.at(size), _Group.of(costs, demand.in_flight, size)
     coming = _Group.of(costs, {**demand.fixed_rates, size: _rate(demand, size)}, size)
     free = 1 - demand.prompt_tokens * coming.prompt
-    if free <= 0:
+    if free <= 0 and math.isinf(demand.clients):
         return []
     flights = deque([present.times(1 / _PARTS)] * _PARTS)  # the oldest first
     seen = list[tuple[float, float]]()
@@ -93,11 +93,25 @@ def _followed(
         weights = cost.weights
         if others >= _PRESENT:
             weights = max(weights, present.weights, coming.weights) * costs.mixed
-        token = (weights + runs * row_seconds) / free
+        token = _with_prompts(weights + runs * row_seconds, free, cost, demand, slots)
         seen.append((rows, token))
         flights.popleft()
-        flights.append(coming.times(token * demand.output_tokens / _PARTS / runs))
+        came = coming.times(token * demand.output_tokens / _PARTS / runs)
+        flights.append(came.at_most(demand.clients - sum(flight.rows for flight in flights)))
     return seen
+
+
+def _with_prompts(token: float, free: float, cost: SizeCosts, demand: Demand, slots: int) -> float:
+    """A token's seconds with the prompts that are read between, which leave `free` of the time.
+
+    Clients that wait for their answers ask less often where those are slower: each of those that
+    run reads one prompt in an answer's time.
+    """
+    crowded = token / free if free > 0 else math.inf
+    if math.isinf(demand.clients):
+        return crowded
+    prompts = min(demand.clients, slots) * demand.prompt_tokens / demand.output_tokens
+    return min(crowded, token + prompts * cost.prompt)
 
 
 def _rate(demand: Demand, size: int) -> float:
@@ -137,3 +151,10 @@ class _Flight(NamedTuple):
     rows: float
     others: float
     row_seconds: float
+
+    def at_most(self, rows: float) -> "_Flight":
+        """So many of them, where there are more."""
+        if self.rows <= rows:
+            return self
+        share = max(rows, 0.0) / self.rows
+        return _Flight(*(share * part for part in self))

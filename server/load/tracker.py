@@ -13,6 +13,12 @@ _DEVIATIONS = 1.5
 """The standard deviations of a number of arrivals that may be chance."""
 _SHORTEST = 2.0
 """Seconds; what came in less counts as having come in so long: more often it is only a clump."""
+_TURNS = 4
+"""How often a crowd must have changed wholly to tell whether clients wait for their answers."""
+_FEWEST, _MOST = 12, 256
+"""Arrivals that tell it at least, and that are remembered."""
+_STEADY = 0.8
+"""A crowd whose variance is less than so many times its mean is steadier than chance makes one."""
 _LENGTH_WEIGHT = 0.05
 _PROMPT_TOKENS = 128.0
 _OUTPUT_TOKENS = 64.0
@@ -76,7 +82,9 @@ class Demand:
 
     `auto_rate` is the requests a second whose size is ours to choose, `fixed_rates` those of
     requests that name a size; `in_flight` counts those that run or wait, by size, and `waiting`
-    is how many the engine has not begun; lengths are means in tokens.
+    is how many the engine has not begun; lengths are means in tokens.  `clients` is how many there
+    seem to be, each of which waits for its answer before it asks again; infinite where they do not
+    wait.
     """
 
     auto_rate: float
@@ -85,6 +93,7 @@ class Demand:
     waiting: int
     prompt_tokens: float
     output_tokens: float
+    clients: float = math.inf
 
 
 @dataclass
@@ -95,12 +104,15 @@ class Load:
     waiting: int = 0
     _auto: Arrivals = field(default_factory=Arrivals)
     _fixed: dict[int, Arrivals] = field(default_factory=dict)
+    _crowds: deque[int] = field(default_factory=lambda: deque(maxlen=_MOST))
+    """How many ran or waited when each of the last requests came."""
     _prompt_tokens: float = _PROMPT_TOKENS
     _output_tokens: float = _OUTPUT_TOKENS
     _finished: int = 0
 
     def arrived(self, size: int, auto: bool, now: float, choices: int = 1) -> None:
         """A request for so many answers begins; `auto` where its size was ours to choose."""
+        self._crowds.append(self.in_flight.total())
         self.in_flight[size] += choices
         self.waiting += choices  # until the engine counts
         arrivals = self._auto if auto else self._fixed.setdefault(size, Arrivals())
@@ -138,4 +150,17 @@ class Load:
             waiting=self.waiting,
             prompt_tokens=self._prompt_tokens,
             output_tokens=self._output_tokens,
+            clients=self._clients(),
         )
+
+    def _clients(self) -> float:
+        """See `Demand`: the crowd of those who come by chance varies by its root, as they do."""
+        if not self._crowds:
+            return math.inf
+        count = max(_FEWEST, _TURNS * self._crowds[-1])
+        crowds = list(self._crowds)[-count:]
+        if len(crowds) < count:
+            return math.inf
+        mean = sum(crowds) / count
+        variance = sum((crowd - mean) ** 2 for crowd in crowds) / count
+        return max(crowds) + 1 if variance < _STEADY * mean else math.inf

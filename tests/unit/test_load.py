@@ -1,6 +1,7 @@
 """Choosing by load, on a simulated server: it settles, moves once for a step of load, and helps."""
 
 import math
+import random
 from collections import deque
 from collections.abc import Callable
 
@@ -141,10 +142,9 @@ def test_a_burst_that_is_over_is_forgotten() -> None:
 
 
 def busy(chooser: Chooser, rate: float, since: float, until: float) -> None:
-    """Requests arrive evenly, and each is in flight for three seconds."""
-    flights = deque[tuple[float, int]]()
-    for step in range(int((until - since) * rate)):
-        now = since + step / rate
+    """Requests arrive by chance, and each is in flight for three seconds."""
+    flights, draw, now = deque[tuple[float, int]](), random.Random(0), since
+    while (now := now + draw.expovariate(rate)) < until:
         while flights and flights[0][0] <= now:
             chooser.load.ended(flights.popleft()[1], now, (60, 40))
         size = chooser.choose(SIX.rows, SIX.rows, now)[0].size
