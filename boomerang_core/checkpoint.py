@@ -26,7 +26,7 @@ from boomerang_core.checkpoint_files import (
     SHARDS,
     checkpoint_sha256,
 )
-from boomerang_core.errors import CheckpointError, WriteError
+from boomerang_core.errors import CheckpointError, WriteError, first_line
 from boomerang_core.family import Family, TeacherRef, sha256_of
 
 if TYPE_CHECKING:
@@ -205,8 +205,7 @@ def clear_errors(where: Path) -> Iterator[None]:
         StrictDataclassError,
         http_error(),
     ) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise CheckpointError(f"cannot read the checkpoint {where}: {reason}") from error
+        raise CheckpointError(f"cannot read the checkpoint {where}: {first_line(error)}") from error
 
 
 def _local_folder(source: Family | TeacherRef, ref: TeacherRef) -> Path:
