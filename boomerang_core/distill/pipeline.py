@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import shutil
 import sys
@@ -40,12 +39,12 @@ from boomerang_core.distill.kept import kept_layers
 from boomerang_core.distill.metrics import METRICS, require_tensorboard
 from boomerang_core.distill.recipe import Recipe
 from boomerang_core.distill.result import Result, write_result
-from boomerang_core.distill.sampling import prompts, sample_documents
 from boomerang_core.distill.schedule import EndToEnd
 from boomerang_core.distill.sharding import fsdp_settings
 from boomerang_core.distill.sources import pin_sources, shown, source_versions
 from boomerang_core.distill.start import starting_student
 from boomerang_core.distill.stream import LayerRunner
+from boomerang_core.distill.written import written_documents
 from boomerang_core.evaluate.ladder import evaluate_design
 from boomerang_core.evaluate.perplexity import evaluation_rows, leading_rows
 from boomerang_core.evaluate.record import evaluation_note
@@ -245,7 +244,8 @@ def _text(
     path = stage / "samples.safetensors"
     if recipe.sample_tokens and not path.exists():
         parts = stage / "samples"
-        save_documents(_samples(recipe, teacher, text.raw, parts), path)
+        written = written_documents(recipe, teacher.model, teacher.tokenizer, text.raw, parts)
+        save_documents(written, path)
         shutil.rmtree(parts)
     written = load_documents(path) if recipe.sample_tokens else []
     documents = [*text.documents, *written]
@@ -261,24 +261,6 @@ def _text(
         rest = f"to train on: {counts['train']:,} tokens, held out: {counts['heldout']:,}"
         print(*text.lines, wrote, rest, sep="\n", file=sys.stderr)
     return rows, counts
-
-
-def _samples(
-    recipe: Recipe, teacher: _Teacher, documents: list[torch.Tensor], parts: Path
-) -> list[torch.Tensor]:
-    model = teacher.model
-    if model.device.type == "cuda":  # what is sampled need not be exact, and this is twice as fast
-        model = copy.deepcopy(model).to(torch.bfloat16)
-    return sample_documents(
-        model,
-        teacher.tokenizer,
-        prompts(teacher.tokenizer, documents, recipe.seed),
-        recipe.sample_tokens,
-        recipe.seed,
-        parts,
-        recipe.sample_length,
-        recipe.sample_rows,
-    )
 
 
 def _blocks(recipe: Recipe, runner: LayerRunner, rows: Rows, stage: Path) -> BlockMap:
