@@ -23,9 +23,7 @@ from boomerang_core.checkpoint import (
     load_config,
     load_teacher,
     pinned,
-    require_unused,
     teacher_folder,
-    write_folder,
 )
 from boomerang_core.distill.recipe import Recipe, parse_ladder, parse_layout
 from boomerang_core.errors import BlockMapError, CheckpointError, SettingsError
@@ -37,6 +35,7 @@ from boomerang_core.family import (
     sha256_of,
     write_family,
 )
+from boomerang_core.folders import require_unused, write_folder
 from boomerang_core.matching import (
     check_logits,
     check_origins,

@@ -18,12 +18,13 @@ from pathlib import Path
 import torch
 
 from boomerang_core.architectures import Architecture
-from boomerang_core.checkpoint import load_teacher, require_unused, write_folder
+from boomerang_core.checkpoint import load_teacher
 from boomerang_core.distill.lowrank import A, B
 from boomerang_core.errors import SettingsError
 from boomerang_core.evaluate.comparison import family_source
 from boomerang_core.evaluate.extras import SIMILARITY, TASKS
 from boomerang_core.family import INDEX, Family, load_family, sha256_of, write_family
+from boomerang_core.folders import require_unused, write_folder
 from boomerang_core.packing import carry_teacher, require_outside
 from boomerang_core.provenance import save_json
 from boomerang_core.route import StudentKind

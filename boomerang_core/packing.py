@@ -9,9 +9,7 @@ from boomerang_core.architectures import architecture_of, shape_of
 from boomerang_core.checkpoint import (
     check_weights,
     load_config,
-    require_unused,
     teacher_folder,
-    write_folder,
 )
 from boomerang_core.checkpoint_files import CONFIG, copy_companions, shard_index, weight_files
 from boomerang_core.contents import TEACHER, files_in
@@ -24,6 +22,7 @@ from boomerang_core.family import (
     verify_family,
     write_family,
 )
+from boomerang_core.folders import require_unused, write_folder
 from boomerang_core.provenance import copy_file
 
 
