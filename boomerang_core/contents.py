@@ -62,6 +62,23 @@ def listed_in(index: Path) -> dict[str, str]:
     return listed
 
 
+def require_nothing_else(out: Path) -> None:
+    """Raise `FamilyError` unless `out` is a family's folder or empty, but for what is not listed.
+
+    Whatever lies there when a family is written becomes part of it, and is published with it.
+    """
+    finish_save(out)
+    listed = listed_in(out / INDEX)
+    others = sorted(set(files_in(out)) - listed.keys() - _FOR_PEOPLE)
+    if not listed and (out / INDEX).exists():
+        others = [INDEX]
+    if others:
+        raise FamilyError(
+            f"{out} holds {others[0]}, which is no family's, and would become part of this one: "
+            "give a folder that is empty, or a family's"
+        )
+
+
 def require_inside(folder: Path, names: Iterable[str]) -> None:
     """Raise `FamilyError` for a name that leads out of a family folder, by itself or by a link.
 

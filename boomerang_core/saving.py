@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from boomerang_core.contents import INDEX, NEXT, files_in, finish_save, list_files, listed_in
+from boomerang_core.contents import INDEX, NEXT, finish_save, list_files, listed_in
 from boomerang_core.errors import WriteError
 from boomerang_core.family import Family, index_text
 from boomerang_core.folders import unfinished_folder
@@ -50,8 +50,3 @@ def _staged(root: Path) -> Iterator[Path]:
             yield staged
     except OSError as error:
         raise WriteError(f"cannot write into {root}: {error.strerror or error}") from error
-
-
-def reports_in(folder: Path) -> list[str]:
-    """The names of a family folder's reports, for `without`."""
-    return [name for name in files_in(folder) if name.startswith("report/")]

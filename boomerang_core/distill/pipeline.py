@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
 import sys
 import time
@@ -26,6 +27,7 @@ from boomerang_core.checkpoint import (
     teacher_folder,
     version_of,
 )
+from boomerang_core.contents import require_nothing_else
 from boomerang_core.devices import usable_device
 from boomerang_core.distill.data import (
     Rows,
@@ -45,6 +47,7 @@ from boomerang_core.distill.sources import pin_sources, shown, source_versions
 from boomerang_core.distill.start import starting_student
 from boomerang_core.distill.stream import LayerRunner
 from boomerang_core.distill.written import written_documents
+from boomerang_core.errors import SettingsError
 from boomerang_core.evaluate.ladder import evaluate_design
 from boomerang_core.evaluate.perplexity import evaluation_rows, leading_rows
 from boomerang_core.evaluate.record import evaluation_note
@@ -106,9 +109,10 @@ def make(
     prepares the text and the blocks, all train end to end, and the first measures and writes;
     ``work`` must be a folder that all of them see.
     Raises, before the first stage where that can be known: CheckpointError, ArchitectureError,
-    BlockMapError, LadderError, SizeError, DataError, SettingsError, TrainingError, WriteError.
+    BlockMapError, LadderError, SizeError, DataError, FamilyError, SettingsError, TrainingError,
+    WriteError.
     """
-    make_folder(out)
+    _check_folders(out, work)
     if tensorboard is not None:
         require_tensorboard()
     recipe = replace(recipe, text=pin_sources(recipe.text))
@@ -156,6 +160,18 @@ def make(
         )
     processes.wait_for_everyone()
     return load_family(out)
+
+
+def _check_folders(out: Path, work: Path) -> None:
+    """Raise what is wrong with a folder to write a family into, and with one to work in."""
+    make_folder(out)
+    require_nothing_else(out)
+    inside = os.path.relpath(work.resolve(), out.resolve())
+    if inside == "." or inside[0] != ".":  # which is not listed; nor is what lies outside, at ..
+        raise SettingsError(
+            f"the work folder {work} lies in {out}, of which everything becomes the family: "
+            "give one beside it"
+        )
 
 
 class _Clock:
