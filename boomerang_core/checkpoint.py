@@ -22,7 +22,6 @@ from boomerang_core.checkpoint_files import (
     COMPANIONS,
     CONFIG,
     SHARDS,
-    checkpoint_sha256,
 )
 from boomerang_core.errors import CheckpointError, WriteError, first_line
 from boomerang_core.family import Family, TeacherRef, sha256_of
@@ -83,11 +82,6 @@ def teacher_folder(source: Source, cache: Path | None = None) -> Path:
 def pinned(ref: TeacherRef, folder: Path) -> TeacherRef:
     """A hub id with the commit that was read: its client names the folders of snapshots by it."""
     return replace(ref, revision=folder.name) if ref.kind == "hub" and ref.file is None else ref
-
-
-def version_of(ref: TeacherRef, folder: Path) -> str:
-    """What a teacher's contents go by: a commit, the sha256 of a GGUF, that of a folder's files."""
-    return checkpoint_sha256(folder) if ref.kind == "folder" and ref.file is None else folder.name
 
 
 def cache_root() -> Path:

@@ -25,7 +25,6 @@ from boomerang_core.checkpoint import (
     parse_teacher,
     pinned,
     teacher_folder,
-    version_of,
 )
 from boomerang_core.contents import require_nothing_else
 from boomerang_core.devices import usable_device
@@ -52,6 +51,7 @@ from boomerang_core.evaluate.ladder import evaluate_design
 from boomerang_core.evaluate.perplexity import evaluation_rows, leading_rows
 from boomerang_core.evaluate.record import evaluation_note
 from boomerang_core.family import Family, TeacherRef, build_rows, load_family
+from boomerang_core.own_teacher import VERSION, version_of
 from boomerang_core.provenance import make_folder
 from boomerang_core.route import FamilyDesign, StudentKind
 from boomerang_core.student import Student
@@ -144,7 +144,7 @@ def make(
             _heldout_text(recipe, rows) if evaluated is None else evaluated,
         )
         notes = {
-            "teacher_version": teacher.version,
+            VERSION: teacher.version,
             "text": {shown(name): sha for name, sha in source_versions(recipe.text).items()},
             "tokens": counts,
             "seconds": clock.seconds,
