@@ -156,5 +156,6 @@ class BlockMap:
     def from_json(cls, rows: Sequence[Mapping[str, Any]]) -> Self:
         """The inverse of `to_json`."""
         layers = [list(row["layers"]) for row in rows]
-        shared = [row["layers"][0] for row in rows if row["shared"]]
+        # where a shared block has no layers, or several, `from_layers` says so
+        shared = [layer for row in rows if row["shared"] for layer in row["layers"]]
         return cls.from_layers(layers, [row["kept"] for row in rows], shared)

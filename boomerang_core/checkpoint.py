@@ -9,9 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import re
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -24,10 +22,10 @@ from boomerang_core.checkpoint_files import (
     COMPANIONS,
     CONFIG,
     SHARDS,
-    checkpoint_sha256,
 )
-from boomerang_core.errors import CheckpointError, WriteError
+from boomerang_core.errors import CheckpointError, WriteError, first_line
 from boomerang_core.family import Family, TeacherRef, sha256_of
+from boomerang_core.folders import write_folder
 
 if TYPE_CHECKING:
     import torch
@@ -68,7 +66,7 @@ def teacher_folder(source: Source, cache: Path | None = None) -> Path:
 
     A folder is used where it lies and a hub id where the hub's client caches it.  A GGUF file is
     dequantised once (bfloat16) into `cache`, by default `cache_root()`; two processes may do it at
-    the same time.  Raises `CheckpointError`.
+    the same time.  Raises `CheckpointError`; `WriteError` where the cache cannot be written.
     """
     if isinstance(source, Path):
         return _require_checkpoint(source)
@@ -84,11 +82,6 @@ def teacher_folder(source: Source, cache: Path | None = None) -> Path:
 def pinned(ref: TeacherRef, folder: Path) -> TeacherRef:
     """A hub id with the commit that was read: its client names the folders of snapshots by it."""
     return replace(ref, revision=folder.name) if ref.kind == "hub" and ref.file is None else ref
-
-
-def version_of(ref: TeacherRef, folder: Path) -> str:
-    """What a teacher's contents go by: a commit, the sha256 of a GGUF, that of a folder's files."""
-    return checkpoint_sha256(folder) if ref.kind == "folder" and ref.file is None else folder.name
 
 
 def cache_root() -> Path:
@@ -158,32 +151,6 @@ def load_tokenizer(source: Source, config: Any = None) -> Any:
         )
 
 
-def require_unused(out: Path) -> None:
-    """Raise `CheckpointError` where `out` exists and is not an empty folder."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise CheckpointError(f"{out} exists and is not an empty folder")
-
-
-def write_folder(out: Path, fill: Callable[[Path], None]) -> None:
-    """Let `fill` write a neighbouring temporary folder, then rename it to `out`: whole or absent.
-
-    Raises `CheckpointError` where `out` exists and is not an empty folder, `WriteError` where
-    there cannot be one.
-    """
-    require_unused(out)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
-    except OSError as error:
-        raise WriteError(f"cannot write {out}: {error.strerror or error}") from error
-    try:
-        fill(temporary)
-        temporary.chmod(0o755)
-        temporary.replace(out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
 @contextmanager
 def clear_errors(where: Path) -> Iterator[None]:
     """What transformers, safetensors and gguf raise for bad files becomes `CheckpointError`."""
@@ -205,8 +172,7 @@ def clear_errors(where: Path) -> Iterator[None]:
         StrictDataclassError,
         http_error(),
     ) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise CheckpointError(f"cannot read the checkpoint {where}: {reason}") from error
+        raise CheckpointError(f"cannot read the checkpoint {where}: {first_line(error)}") from error
 
 
 def _local_folder(source: Family | TeacherRef, ref: TeacherRef) -> Path:
@@ -270,13 +236,9 @@ def _dequantised(file: Path, cache: Path | None) -> Path:
         return folder
     try:
         write_folder(folder, lambda temporary: _dequantise(file, temporary))
-    except CheckpointError:
-        if not folder.is_dir():
+    except (CheckpointError, WriteError):
+        if not folder.is_dir():  # else another process was first: its folder is as good as ours
             raise
-    except (OSError, WriteError) as error:
-        # another process was first: its folder is as good as ours
-        if not folder.is_dir():
-            raise CheckpointError(f"cannot write the cache {folder}: {error}") from error
     return folder
 
 

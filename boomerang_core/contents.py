@@ -7,9 +7,10 @@ keeps its notes there), and a model card or a licence beside the index.
 import contextlib
 import hashlib
 import json
+import os
 import shutil
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePath
 
 from boomerang_core.errors import FamilyError
 
@@ -49,28 +50,68 @@ def list_files(folder: Path, known: Mapping[str, str]) -> dict[str, str]:
 
 
 def listed_in(index: Path) -> dict[str, str]:
-    """The files that an index lists; none where there is no index, or a malformed one."""
+    """The files that an index lists; none where there is no index, or a malformed one.
+
+    Raises `FamilyError` where one lies outside of the index's folder.
+    """
     try:
-        return dict(json.loads(index.read_text(encoding="utf-8"))["sha256"])
+        listed = dict(json.loads(index.read_text(encoding="utf-8"))["sha256"])
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return {}
+    require_inside(index.parent, listed)
+    return listed
+
+
+def require_nothing_else(out: Path) -> None:
+    """Raise `FamilyError` unless `out` is a family's folder or empty, but for what is not listed.
+
+    Whatever lies there when a family is written becomes part of it, and is published with it.
+    """
+    finish_save(out)
+    listed = listed_in(out / INDEX)
+    others = sorted(set(files_in(out)) - listed.keys() - _FOR_PEOPLE)
+    if not listed and (out / INDEX).exists():
+        others = [INDEX]
+    if others:
+        raise FamilyError(
+            f"{out} holds {others[0]}, which is no family's, and would become part of this one: "
+            "give a folder that is empty, or a family's"
+        )
+
+
+def require_inside(folder: Path, names: Iterable[str]) -> None:
+    """Raise `FamilyError` for a name that leads out of a family folder, by itself or by a link.
+
+    Who made the folder need not be trusted, and what it lists is read, moved and removed.  A file
+    may be a link, as the hub's client keeps them: only its name is moved or removed.
+    """
+    root = os.path.realpath(folder)
+    for name in names:
+        path = PurePath(name)
+        leaves = path.is_absolute() or ".." in path.parts or "\0" in name
+        if leaves or not Path(os.path.realpath(folder / path.parent)).is_relative_to(root):
+            raise FamilyError(f"{folder / INDEX} lists {name!r}, which leaves the family folder")
 
 
 def finish_save(folder: Path) -> None:
     """Move a save's files to their places, the index last; nothing where there is no save.
 
     Whoever loads a family does what a killed process left undone, and several may at once: a file
-    that is gone was moved.  Raises `FamilyError` where the folder cannot be written.
+    that is gone was moved.  Raises `FamilyError` where the folder cannot be written, and where a
+    file would be moved or removed outside of it.
     """
     save = folder / NEXT
     if not save.is_dir():
         return
+    if save.is_symlink():
+        raise FamilyError(f"{save} is a link, which no save of ours is: remove it")
     try:
-        kept = listed_in(save / INDEX)
-        for name in files_in(save):
+        kept, before, names = listed_in(save / INDEX), listed_in(folder / INDEX), files_in(save)
+        require_inside(folder, names)
+        for name in names:
             _move(save / name, folder / name)
         if kept:  # else its index is in its place, and nothing left to remove
-            for name in listed_in(folder / INDEX).keys() - kept.keys():
+            for name in before.keys() - kept.keys():
                 (folder / name).unlink(missing_ok=True)
             _move(save / INDEX, folder / INDEX)
         shutil.rmtree(save, ignore_errors=True)
@@ -94,6 +135,7 @@ def verify_files(folder: Path, expected: object, teacher_weights: bool) -> None:
     """
     if not isinstance(expected, dict) or not expected:
         raise FamilyError(f"{folder / INDEX} lists no files under 'sha256'")
+    require_inside(folder, expected)
     present = set(files_in(folder))
     if missing := sorted(set(expected) - present):
         raise FamilyError(f"{folder} lacks {missing[0]}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from boomerang_core.errors import SettingsError
+from boomerang_core.errors import SettingsError, first_line
 
 
 def usable_device(name: str | None) -> torch.device:
@@ -14,7 +14,7 @@ def usable_device(name: str | None) -> torch.device:
         device = torch.device(name or found)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise SettingsError(f"cannot use device {name!r}: {reason}; there is {found!r}") from error
     return device
 

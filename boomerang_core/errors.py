@@ -98,3 +98,8 @@ class SettingsError(BoomerangError):
 def install_hint(extra: str) -> str:
     """How to get the packages of an extra."""
     return f"pip install '.[{extra}]' in Boomerang's source folder"
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of a library says, as one line: some go on for pages, some say nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

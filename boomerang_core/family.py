@@ -213,7 +213,7 @@ def _load(folder: Path, teacher_weights: bool, attempts: int = 3) -> Family:
         _ = family.table  # checked here, rather than where it is first used
     except BoomerangError as error:
         raise FamilyError(f"{folder / INDEX}: {error}") from error
-    except (KeyError, TypeError, ValueError, AssertionError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AssertionError, AttributeError) as error:
         raise FamilyError(f"{folder / INDEX} is malformed at {error!r}") from error
     for row, computed in zip(family.rows, expected, strict=True):
         if replace(row, id=computed.id, offered=True, quality=None) != computed:

@@ -9,7 +9,7 @@ patches DistilBERT too.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,9 +23,7 @@ from boomerang_core.checkpoint import (
     load_config,
     load_teacher,
     pinned,
-    require_unused,
     teacher_folder,
-    write_folder,
 )
 from boomerang_core.distill.recipe import Recipe, parse_ladder, parse_layout
 from boomerang_core.errors import BlockMapError, CheckpointError, SettingsError
@@ -37,6 +35,7 @@ from boomerang_core.family import (
     sha256_of,
     write_family,
 )
+from boomerang_core.folders import require_unused, write_folder
 from boomerang_core.matching import (
     check_logits,
     check_origins,
@@ -68,18 +67,36 @@ class Pair:
     kept: tuple[int, ...] | None = None
 
 
-def import_pair(pair: Pair, out: Path, name: str | None = None) -> Family:
-    """Write the family folder of a pair that fits; every size is offered, none is measured.
+def import_pair(
+    pair: Pair,
+    out: Path,
+    name: str | None = None,
+    measure: Callable[[Family], object] | None = None,
+) -> Family:
+    """Write the family folder of a pair that fits, whole or not at all.
 
     The student keeps its stored dtype and its own embedding, final norm and head.  A hub id is
-    pinned to the commit that was read.  `name` None is the folder's.  Raises `CheckpointError`,
-    `ArchitectureError`, `BlockMapError`, `LadderError`, `SettingsError` or `SizeError`, and then
-    leaves no folder.
+    pinned to the commit that was read.  `name` None is the folder's.  Every size is offered;
+    `measure` changes that, where it is given, in the family's folder before it becomes `out`.
+    Raises `CheckpointError`, `ArchitectureError`, `BlockMapError`, `LadderError`, `SettingsError`,
+    `SizeError` or `WriteError`, and then leaves no folder.
     """
     require_unused(out)
     name = name or out.absolute().name
     if not is_family_name(name):
         raise SettingsError(f"a family's name must be {FAMILY_NAME}, got {name!r}: give --name")
+
+    def fill(folder: Path) -> None:
+        _write(pair, name, folder)
+        if measure is not None:
+            measure(load_family(folder))
+
+    write_folder(out, fill)
+    return load_family(out)
+
+
+def _write(pair: Pair, name: str, folder: Path) -> None:
+    """Check the pair and write its family; both models are gone when this returns."""
     teacher_dir, student_dir = teacher_folder(pair.teacher), teacher_folder(pair.student)
     block_map = _block_map(pair, load_config(teacher_dir), teacher_dir, student_dir)
     ladder = parse_ladder(pair.ladder, block_map)
@@ -99,14 +116,9 @@ def import_pair(pair: Pair, out: Path, name: str | None = None) -> Family:
         provenance=provenance(0, imported=_source(pair.student, student_dir)),
     )
 
-    def fill(folder: Path) -> None:
-        save_student(loaded.student, folder / "student")  # as stored: what is next converts it
-        smallest = build_route(design, 0)
-        check_logits(loaded.teacher, loaded.student, smallest, loaded.checkpoint)
-        write_family(family, folder)
-
-    write_folder(out, fill)
-    return load_family(out)
+    save_student(loaded.student, folder / "student")  # as stored: what is next converts it
+    check_logits(loaded.teacher, loaded.student, build_route(design, 0), loaded.checkpoint)
+    write_family(family, folder)
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,12 +18,14 @@ from pathlib import Path
 import torch
 
 from boomerang_core.architectures import Architecture
-from boomerang_core.checkpoint import load_teacher, require_unused, write_folder
+from boomerang_core.checkpoint import load_teacher
 from boomerang_core.distill.lowrank import A, B
 from boomerang_core.errors import SettingsError
 from boomerang_core.evaluate.comparison import family_source
 from boomerang_core.evaluate.extras import SIMILARITY, TASKS
 from boomerang_core.family import INDEX, Family, load_family, sha256_of, write_family
+from boomerang_core.folders import require_unused, write_folder
+from boomerang_core.own_teacher import require_own_teacher
 from boomerang_core.packing import carry_teacher, require_outside
 from boomerang_core.provenance import save_json
 from boomerang_core.route import StudentKind
@@ -45,12 +47,14 @@ def merge_family(family: Family, out: Path, maps: Maps = Maps.ALL) -> Family:
     The merged maps are stored in the teacher's dtype.  Name, ladder, default size, report and
     measured quality stay; the recipe, which would make the deltas again, does not.  A packed
     family's teacher comes along.  Raises `SettingsError` where there is no delta left to merge
-    or `out` lies in the family, `CheckpointError` where `out` is in use.
+    or `out` lies in the family, `CheckpointError` where `out` is in use, `FamilyError` where the
+    teacher is not this family's.
     """
     if family.design.kind is not StudentKind.LOWRANK:
         raise SettingsError(f"{family.name} has a full student already: there is nothing to merge")
     require_unused(out)
     require_outside(out, family)
+    require_own_teacher(family)
     student = merged_student(family, maps)
 
     def fill(folder: Path) -> None:

@@ -5,25 +5,22 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from boomerang_core.architectures import architecture_of, shape_of
 from boomerang_core.checkpoint import (
     check_weights,
-    load_config,
-    require_unused,
     teacher_folder,
-    write_folder,
 )
 from boomerang_core.checkpoint_files import CONFIG, copy_companions, shard_index, weight_files
 from boomerang_core.contents import TEACHER, files_in
-from boomerang_core.errors import FamilyError, SettingsError
+from boomerang_core.errors import SettingsError
 from boomerang_core.family import (
     PACKED_TEACHER,
     Family,
     TeacherRef,
     load_family,
-    verify_family,
     write_family,
 )
+from boomerang_core.folders import require_unused, write_folder
+from boomerang_core.own_teacher import require_own_teacher
 from boomerang_core.provenance import copy_file
 
 
@@ -37,6 +34,7 @@ def pack_family(family: Family, out: Path) -> Family:
     """
     require_unused(out)
     require_outside(out, family)
+    require_own_teacher(family)
 
     def fill(folder: Path) -> None:
         for name in files_in(family.root):
@@ -49,9 +47,11 @@ def pack_family(family: Family, out: Path) -> Family:
 
 
 def carry_teacher(family: Family, folder: Path) -> Family:
-    """Copy the family's teacher into `folder`; the family that refers to it there."""
+    """Copy the family's teacher into `folder`; the family that refers to it there.
+
+    The teacher must be the family's own.
+    """
     source = teacher_folder(family)
-    _check_teacher(family, source)
     _copy_checkpoint(source, folder / TEACHER)
     return replace(
         family,
@@ -71,16 +71,6 @@ def _is_of_teacher(name: str, teacher: TeacherRef) -> bool:
     """Whether a file of the family folder belongs to a teacher in it."""
     folders = [TEACHER, teacher.location] if teacher.inside else [TEACHER]
     return any(Path(name).is_relative_to(folder) for folder in folders)
-
-
-def _check_teacher(family: Family, source: Path) -> None:
-    """Raise `FamilyError` for a damaged teacher, or another one in the place of the family's."""
-    if family.teacher.inside:
-        verify_family(family.root)
-    config = load_config(source)
-    shape = replace(shape_of(config), bytes_per_param=family.shape.bytes_per_param)
-    if (architecture_of(config).name, shape) != (family.architecture, family.shape):
-        raise FamilyError(f"the checkpoint in {source} is not the teacher of {family.name}")
 
 
 def _copy_checkpoint(source: Path, out: Path) -> None:

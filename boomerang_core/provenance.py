@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     import torch
 
 _PACKAGES = ("torch", "transformers", "safetensors", "gguf")
+_SOURCE = Path(__file__).parents[1]
+"""The repository, where this is a checkout."""
 
 
 def provenance(seed: int, **more: Any) -> dict[str, Any]:
@@ -60,18 +63,26 @@ def _without_folders(word: str) -> str:
     return f"{name}{equals}{Path(value).name}" if os.path.isabs(value) else word
 
 
-def git_commit() -> str | None:
-    """The commit of the working folder, ``-dirty`` when changed; None outside a repository."""
+def git_commit(root: Path = _SOURCE) -> str | None:
+    """Our own commit, ``-dirty`` when changed; None where this is no checkout of ours.
+
+    Installed, the package may lie in somebody else's repository, as in a project's ``.venv``.
+    """
+    top = _git(root, "rev-parse", "--show-toplevel")
+    if top is None or Path(top).resolve() != root.resolve():
+        return None
+    return _git(root, "describe", "--always", "--dirty", "--abbrev=12")
+
+
+def _git(folder: Path, *words: str) -> str | None:
+    """What git says of the folder itself, whatever repository it is told of; None for an error."""
+    environment = {name: value for name, value in os.environ.items() if name[:4] != "GIT_"}
+    command = ["git", "-C", str(folder), *words]
     try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
-    return described.stdout.strip()
+    return done.stdout.strip()
 
 
 def _version(package: str) -> str | None:
@@ -84,7 +95,9 @@ def _version(package: str) -> str | None:
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Let ``write`` fill a neighbouring temporary file, then rename it onto ``path``.
 
-    Raises WriteError where that is not possible; ``path`` is then as it was.
+    It is on the disk when this returns: after a power cut a rename alone may leave an empty file
+    in the place of a whole one.  Raises WriteError where that is not possible; ``path`` is then as
+    it was.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -94,11 +107,22 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         try:
             write(temporary)
             temporary.chmod(0o644)
+            _sync(temporary)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
         raise WriteError(f"cannot write {path}: {error.strerror or error}") from error
+    with contextlib.suppress(OSError):  # the file is in its place; some volumes sync no folder
+        _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def make_folder(folder: Path) -> None:

@@ -9,15 +9,14 @@ two of these renames, and is told so.
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from boomerang_core.contents import INDEX, NEXT, files_in, finish_save, list_files, listed_in
+from boomerang_core.contents import INDEX, NEXT, finish_save, list_files, listed_in
 from boomerang_core.errors import WriteError
 from boomerang_core.family import Family, index_text
+from boomerang_core.folders import unfinished_folder
 from boomerang_core.provenance import write_text
 
 
@@ -30,11 +29,7 @@ def saved(family: Family, without: Collection[str] = ()) -> Iterator[Path]:
     file does not become right.  Raises `WriteError`; the family is then as it was.
     """
     root = family.root
-    try:
-        staged = Path(tempfile.mkdtemp(dir=root, prefix=".new."))
-    except OSError as error:
-        raise WriteError(f"cannot write into {root}: {error.strerror or error}") from error
-    try:
+    with _staged(root) as staged:
         yield staged
         changed = list_files(staged, {})
         finish_save(root)  # of another process, so that its files are known
@@ -43,20 +38,15 @@ def saved(family: Family, without: Collection[str] = ()) -> Iterator[Path]:
         for name in (known.keys() & set(without)) - changed.keys():
             stay.pop(name, None)
         write_text(staged / INDEX, index_text(family, {**stay, **changed}))
-        _commit(staged, root)
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
+        staged.chmod(0o755)
+        staged.rename(root / NEXT)
     finish_save(root)
 
 
-def _commit(staged: Path, root: Path) -> None:
+@contextmanager
+def _staged(root: Path) -> Iterator[Path]:
     try:
-        staged.chmod(0o755)
-        staged.rename(root / NEXT)
+        with unfinished_folder(root, ".new.") as staged:
+            yield staged
     except OSError as error:
         raise WriteError(f"cannot write into {root}: {error.strerror or error}") from error
-
-
-def reports_in(folder: Path) -> list[str]:
-    """The names of a family folder's reports, for `without`."""
-    return [name for name in files_in(folder) if name.startswith("report/")]

@@ -21,6 +21,7 @@ from boomerang_core.cli.common import (
     plain_errors,
     print_sizes,
 )
+from boomerang_core.family import Family
 
 
 @app.command("import")
@@ -70,12 +71,14 @@ def import_(
 
         pair = Pair(parse_teacher(teacher), parse_teacher(student), ladder, layout, layers)
         where = usable_device(device)
+
+        def measure(family: Family) -> None:
+            if text is not None:
+                measured = evaluate_family(family, text, row_length, tokens, evaluate_routes, where)
+                save_measured(family, measured, text)
+
         if text is not None:  # too short a text shows before the slow part
             evaluation_rows(text, load_tokenizer(pair.teacher), row_length, tokens)
-        family = import_pair(pair, out, name)
-        if text is not None:
-            measured = evaluate_family(family, text, row_length, tokens, evaluate_routes, where)
-            family = save_measured(family, measured, text)
-        print_sizes(family)
+        print_sizes(import_pair(pair, out, name, measure))
         if text is None:
             typer.echo(f"not measured yet: boomerang evaluate {out} --text FILE --save")

@@ -20,6 +20,7 @@ from boomerang_core.cli.task_options import Chat, Dtype, FewShot, Limit, Tasks
 from boomerang_core.errors import SettingsError, install_hint
 from boomerang_core.evaluate.tasks import TaskSettings, named_sizes, named_tasks
 from boomerang_core.family import load_family
+from boomerang_core.own_teacher import require_own_teacher
 
 Device = Annotated[
     str | None, typer.Option(help="cpu, cuda, cuda:1; default: a GPU where there is one.")
@@ -62,6 +63,8 @@ def evaluate(
         loaded = load_family(family_folder(family))
         _check(text, tasks, server, out)
         limit_threads(threads)
+        if save:  # what is measured becomes the family's own
+            require_own_teacher(loaded)
         if tasks is not None and out is not None:
             settings = TaskSettings(
                 named_tasks(tasks), limit, few_shot, chat, batch_size, dtype, device, server

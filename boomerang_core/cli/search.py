@@ -69,9 +69,12 @@ def ladder(
         loaded = load_family(family_folder(family))
         orders = _known_orders(order or ORDERS[:-1])
         limit_threads(threads)
+        from boomerang_core.own_teacher import require_own_teacher
         from boomerang_core.search.save import save_ladder
         from boomerang_core.search.session import LadderSession, Sample
 
+        if save:
+            require_own_teacher(loaded)
         sample = Sample(text, tokens, row_length)
         scored = Sample(eval_text or text, eval_tokens, row_length)
         session = LadderSession(loaded, sample, _work(work), _device(device))

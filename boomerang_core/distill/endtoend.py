@@ -21,7 +21,11 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, broadcast
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    GradientAccumulationPlugin,
+    broadcast,
+)
 from torch import nn
 
 from boomerang_core.distill.distiller import TERMS, Distiller
@@ -92,6 +96,9 @@ class _Processes:
         self.accelerator = Accelerator(
             cpu=device.type == "cpu",
             mixed_precision="no",  # the recipe says what is computed in which precision
+            # as does the number of rows at a time; what a user's configuration says would divide
+            # the gradients once more
+            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
         )
         self.count = self.accelerator.num_processes

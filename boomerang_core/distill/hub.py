@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from boomerang_core.causes import http_error
 from boomerang_core.distill.records import Document, Feed, read_record
-from boomerang_core.errors import DataError, SettingsError, install_hint
+from boomerang_core.errors import DataError, SettingsError, first_line, install_hint
 
 HUB = "hub:"
 BUFFER = 10_000
@@ -161,5 +161,4 @@ def _clear_errors(source: str) -> Iterator[Any]:
         ImportError,
         http_error(),
     ) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise DataError(f"cannot read {source}: {reason}") from error
+        raise DataError(f"cannot read {source}: {first_line(error)}") from error

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import math
+import os
 import shutil
 import sys
 import time
@@ -25,8 +25,8 @@ from boomerang_core.checkpoint import (
     parse_teacher,
     pinned,
     teacher_folder,
-    version_of,
 )
+from boomerang_core.contents import require_nothing_else
 from boomerang_core.devices import usable_device
 from boomerang_core.distill.data import (
     Rows,
@@ -40,16 +40,18 @@ from boomerang_core.distill.kept import kept_layers
 from boomerang_core.distill.metrics import METRICS, require_tensorboard
 from boomerang_core.distill.recipe import Recipe
 from boomerang_core.distill.result import Result, write_result
-from boomerang_core.distill.sampling import prompts, sample_documents
 from boomerang_core.distill.schedule import EndToEnd
 from boomerang_core.distill.sharding import fsdp_settings
 from boomerang_core.distill.sources import pin_sources, shown, source_versions
 from boomerang_core.distill.start import starting_student
 from boomerang_core.distill.stream import LayerRunner
+from boomerang_core.distill.written import written_documents
+from boomerang_core.errors import SettingsError
 from boomerang_core.evaluate.ladder import evaluate_design
 from boomerang_core.evaluate.perplexity import evaluation_rows, leading_rows
 from boomerang_core.evaluate.record import evaluation_note
 from boomerang_core.family import Family, TeacherRef, build_rows, load_family
+from boomerang_core.own_teacher import VERSION, version_of
 from boomerang_core.provenance import make_folder
 from boomerang_core.route import FamilyDesign, StudentKind
 from boomerang_core.student import Student
@@ -107,9 +109,10 @@ def make(
     prepares the text and the blocks, all train end to end, and the first measures and writes;
     ``work`` must be a folder that all of them see.
     Raises, before the first stage where that can be known: CheckpointError, ArchitectureError,
-    BlockMapError, LadderError, SizeError, DataError, SettingsError, TrainingError, WriteError.
+    BlockMapError, LadderError, SizeError, DataError, FamilyError, SettingsError, TrainingError,
+    WriteError.
     """
-    make_folder(out)
+    _check_folders(out, work)
     if tensorboard is not None:
         require_tensorboard()
     recipe = replace(recipe, text=pin_sources(recipe.text))
@@ -141,7 +144,7 @@ def make(
             _heldout_text(recipe, rows) if evaluated is None else evaluated,
         )
         notes = {
-            "teacher_version": teacher.version,
+            VERSION: teacher.version,
             "text": {shown(name): sha for name, sha in source_versions(recipe.text).items()},
             "tokens": counts,
             "seconds": clock.seconds,
@@ -157,6 +160,18 @@ def make(
         )
     processes.wait_for_everyone()
     return load_family(out)
+
+
+def _check_folders(out: Path, work: Path) -> None:
+    """Raise what is wrong with a folder to write a family into, and with one to work in."""
+    make_folder(out)
+    require_nothing_else(out)
+    inside = os.path.relpath(work.resolve(), out.resolve())
+    if inside == "." or inside[0] != ".":  # which is not listed; nor is what lies outside, at ..
+        raise SettingsError(
+            f"the work folder {work} lies in {out}, of which everything becomes the family: "
+            "give one beside it"
+        )
 
 
 class _Clock:
@@ -245,7 +260,8 @@ def _text(
     path = stage / "samples.safetensors"
     if recipe.sample_tokens and not path.exists():
         parts = stage / "samples"
-        save_documents(_samples(recipe, teacher, text.raw, parts), path)
+        written = written_documents(recipe, teacher.model, teacher.tokenizer, text.raw, parts)
+        save_documents(written, path)
         shutil.rmtree(parts)
     written = load_documents(path) if recipe.sample_tokens else []
     documents = [*text.documents, *written]
@@ -261,24 +277,6 @@ def _text(
         rest = f"to train on: {counts['train']:,} tokens, held out: {counts['heldout']:,}"
         print(*text.lines, wrote, rest, sep="\n", file=sys.stderr)
     return rows, counts
-
-
-def _samples(
-    recipe: Recipe, teacher: _Teacher, documents: list[torch.Tensor], parts: Path
-) -> list[torch.Tensor]:
-    model = teacher.model
-    if model.device.type == "cuda":  # what is sampled need not be exact, and this is twice as fast
-        model = copy.deepcopy(model).to(torch.bfloat16)
-    return sample_documents(
-        model,
-        teacher.tokenizer,
-        prompts(teacher.tokenizer, documents, recipe.seed),
-        recipe.sample_tokens,
-        recipe.seed,
-        parts,
-        recipe.sample_length,
-        recipe.sample_rows,
-    )
 
 
 def _blocks(recipe: Recipe, runner: LayerRunner, rows: Rows, stage: Path) -> BlockMap:

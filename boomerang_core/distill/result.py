@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from boomerang_core.architectures import model_shape
+from boomerang_core.contents import INDEX, listed_in
 from boomerang_core.distill.blockwise import Fit
 from boomerang_core.distill.recipe import Recipe
 from boomerang_core.evaluate.ladder import Measured
@@ -15,7 +16,7 @@ from boomerang_core.evaluate.record import measured_rows, write_reports
 from boomerang_core.family import Family, TeacherRef
 from boomerang_core.provenance import copy_file, provenance, save_json
 from boomerang_core.route import FamilyDesign
-from boomerang_core.saving import reports_in, saved
+from boomerang_core.saving import saved
 from boomerang_core.student import Student, save_student
 
 RECIPE = "recipe.json"
@@ -38,7 +39,7 @@ class Result:
 
 
 def write_result(result: Result, out: Path) -> Family:
-    """Write the folder, all at once; a family that is there gives way, with all its reports.
+    """Write the folder, all at once; a family that is there gives way, with all its files.
 
     Raises `WriteError`; what was there is then as it was.
     """
@@ -57,7 +58,7 @@ def write_result(result: Result, out: Path) -> Family:
         provenance=provenance(recipe.seed, **result.notes),
         root=out,
     )
-    with saved(family, without=reports_in(out)) as folder:
+    with saved(family, without=listed_in(out / INDEX)) as folder:
         save_student(result.student, folder / "student")
         save_json(recipe.to_json(), folder / RECIPE)
         write_reports(folder / "report", design, measured)

@@ -29,7 +29,7 @@ from lm_eval.tasks import TaskManager
 
 from boomerang_core.assemble import assemble
 from boomerang_core.checkpoint import load_teacher, load_tokenizer, teacher_folder
-from boomerang_core.errors import DataError, SettingsError
+from boomerang_core.errors import DataError, SettingsError, first_line
 from boomerang_core.evaluate import local_tasks
 from boomerang_core.evaluate.items import Item
 from boomerang_core.family import Family
@@ -85,10 +85,9 @@ def _leaves(manager: Any, name: str, few_shot: int | None) -> list[Leaf]:
     try:
         tasks = manager.load([name])["tasks"]
     except ImportError as error:
-        reason = str(error).splitlines()[0]
-        raise SettingsError(f"the task {name} needs a package: {reason}") from error
+        raise SettingsError(f"the task {name} needs a package: {first_line(error)}") from error
     except (OSError, DatasetsError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise DataError(f"the data of the task {name} cannot be had: {reason}") from error
     return [_leaf(task_name, task, few_shot) for task_name, task in tasks.items()]
 

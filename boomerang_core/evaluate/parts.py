@@ -16,10 +16,10 @@ import torch
 from tqdm import tqdm
 
 from boomerang_core.errors import DataError
-from boomerang_core.evaluate.comparison import family_source
 from boomerang_core.evaluate.finished import read_finished, write_finished
 from boomerang_core.evaluate.perplexity import Lanes, evaluate_routes
 from boomerang_core.family import Family, sha256_of
+from boomerang_core.own_teacher import measured_source
 from boomerang_core.route import Route
 from boomerang_core.sizes import Quality
 
@@ -74,10 +74,13 @@ def joined(parts: Sequence[Quality]) -> Quality:
 
 
 def text_parts(family: Family, text: Path, row_length: int, tokens: int, folder: Path) -> Parts:
-    """Parts of a family's evaluation on a text, kept in the folder.  Raises `DataError`."""
+    """Parts of a family's evaluation on a text, kept in the folder.
+
+    Raises `DataError`, and `CheckpointError` where there is no teacher.
+    """
     try:
         digest = sha256_of(text)
     except OSError as error:
         raise DataError(f"cannot read evaluation text from {text}: {error}") from error
     measured = {"text": digest, "row_length": row_length, "tokens": tokens}
-    return Parts(folder, {**family_source(family), **measured})
+    return Parts(folder, {**measured_source(family), **measured})

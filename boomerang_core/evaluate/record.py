@@ -68,8 +68,16 @@ def evaluation_note(measured: Measured, text: Path | None) -> dict[str, Any]:
     scored = {"n": measured.family[0].n, "against": "the teacher in float32, student as stored"}
     if text is None:
         return {"text": "held-out documents of the recipe's own text", **scored}
-    note = "detokenised, sentences with <unk> dropped: not comparable with published perplexities"
-    return {"text": text.name, "sha256": sha256_of(text), "note": note, **scored}
+    return {"text": text.name, "sha256": sha256_of(text), "note": _reading(text), **scored}
+
+
+def _reading(text: Path) -> str:
+    """What `evaluation_rows` did to the text before it was scored."""
+    if b"<unk>" in text.read_bytes():
+        return (
+            "detokenised, sentences with <unk> dropped: not comparable with published perplexities"
+        )
+    return "as it is, cut into rows: not comparable with published perplexities"
 
 
 def write_reports(folder: Path, design: FamilyDesign, measured: Measured) -> None:

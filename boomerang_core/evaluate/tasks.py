@@ -35,6 +35,7 @@ from boomerang_core.evaluate.comparison import family_source
 from boomerang_core.evaluate.extras import TASKS
 from boomerang_core.evaluate.items import Item, TaskRow, task_row
 from boomerang_core.family import Family
+from boomerang_core.own_teacher import measured_source
 from boomerang_core.provenance import provenance, save_json
 from boomerang_core.sizes import SizeRow
 
@@ -129,7 +130,7 @@ def evaluate_tasks(
     from boomerang_core.evaluate.harness import VERSION, load_tasks
 
     leaves = load_tasks(settings.tasks, settings.few_shot)
-    source = {**family_source(family), "lm_eval": VERSION, **settings.deciding}
+    source = {**measured_source(family), "lm_eval": VERSION, **settings.deciding}
     run = _Run(family, settings, source, out / "items", tell)
     rows = [
         row

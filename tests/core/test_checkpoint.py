@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from boomerang_core import checkpoint
 from boomerang_core.checkpoint import (
     cache_root,
     load_config,
@@ -20,11 +22,11 @@ from boomerang_core.checkpoint import (
     load_tokenizer,
     parse_teacher,
     teacher_folder,
-    write_folder,
 )
 from boomerang_core.checkpoint_files import shard_index, weight_files
-from boomerang_core.errors import ArchitectureError, BoomerangError, CheckpointError
+from boomerang_core.errors import ArchitectureError, BoomerangError, CheckpointError, WriteError
 from boomerang_core.family import TeacherRef
+from boomerang_core.folders import write_folder
 from boomerang_core.route import StudentKind
 from tests.core.conftest import (
     tiny_design,
@@ -246,6 +248,19 @@ class TestCache:
         text = tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False)
         assert text.endswith("<|im_start|>user\nHi<|im_end|>\n")
 
+    def test_a_full_disk_is_one_clear_error(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(*_: Any) -> None:
+            raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+        (tmp_path / "x.gguf").touch()
+        monkeypatch.setattr(checkpoint, "_dequantise", full)
+        with pytest.raises(WriteError, match=r"cannot write .*cache.*No space left") as caught:
+            teacher_folder(TeacherRef("folder", str(tmp_path), "x.gguf"), tmp_path / "cache")
+        assert caught.value.may_pass
+        assert not list((tmp_path / "cache").iterdir())
+
     def test_two_processes_leave_one_whole_folder(self, tmp_path: Path) -> None:
         context = multiprocessing.get_context("fork")
         barrier = context.Barrier(2)
@@ -260,7 +275,7 @@ class TestCache:
 
 
 def _write(root: Path, barrier: Any) -> None:
-    """Both fill their own folder, then race for the name; the loser's OSError is exit status 3."""
+    """Both fill their own folder, then race for the name; the loser's error is exit status 3."""
 
     def fill(folder: Path) -> None:
         (folder / "a").write_text("a")
@@ -269,5 +284,5 @@ def _write(root: Path, barrier: Any) -> None:
 
     try:
         write_folder(root / "out", fill)
-    except OSError:
+    except WriteError:
         raise SystemExit(3) from None

@@ -200,3 +200,16 @@ class TestRun:
         also = {n: faster.tensors[n] - t for n, t in student.tensors.items()}
         one, other = (torch.cat([t.flatten() for t in ts.values()]) for ts in (moved, also))
         assert functional.cosine_similarity(one, other, dim=0) > 0.95
+
+    def test_accelerates_own_accumulation_divides_no_gradient(
+        self, teacher: Any, rows: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """`accelerate launch` sets it from a configuration that the user made for another run."""
+        student, design = start(teacher, StudentKind.LOWRANK)
+        one_step = replace(SETTINGS, tokens=4 * ROW)
+        norms = []
+        for steps in ("1", "4"):
+            monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", steps)
+            distill(teacher, student, design, rows, one_step, 0, tmp_path / steps)
+            norms += [line["gradient_norm"] for line in metrics(tmp_path / steps)]
+        assert norms[0] == norms[1] > 0

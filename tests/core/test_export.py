@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from boomerang_core.assemble import export
-from boomerang_core.errors import CheckpointError
+from boomerang_core.errors import CheckpointError, WriteError
 from tests.core.cases import SIZES, Case, generate, llama
 from tests.core.conftest import CONFIGS, write_tiny_family
 
@@ -71,9 +71,9 @@ class TestExport:
         family = write_tiny_family(tmp_path / "f", llama.teacher, llama.student, llama.design)
 
         def fail(*_: Any) -> None:
-            raise OSError("disk full")
+            raise OSError(28, "No space left on device")
 
         monkeypatch.setattr("boomerang_core.assemble.copy_companions", fail)
-        with pytest.raises(OSError, match="disk full"):
+        with pytest.raises(WriteError, match=r"cannot write .*out: No space left"):
             export(family, 0, tmp_path / "out")
         assert {path.name for path in tmp_path.iterdir()} == {"f", "f-teacher"}

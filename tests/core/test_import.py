@@ -18,7 +18,7 @@ from boomerang_core.assemble import assemble
 from boomerang_core.blocks import BlockMap
 from boomerang_core.checkpoint import load_teacher, parse_teacher
 from boomerang_core.cli import app
-from boomerang_core.errors import CheckpointError, SettingsError
+from boomerang_core.errors import CheckpointError, SettingsError, WriteError
 from boomerang_core.family import Family, load_family
 from boomerang_core.importing import Pair, import_pair
 from boomerang_core.route import StudentKind, build_route
@@ -214,10 +214,10 @@ class TestTheFolder:
         self, llama: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def fail(*_: Any) -> None:
-            raise OSError("disk full")
+            raise OSError(28, "No space left on device")
 
         monkeypatch.setattr(importing, "write_family", fail)
-        with pytest.raises(OSError, match="disk full"):
+        with pytest.raises(WriteError, match=r"cannot write .*out: No space left"):
             import_pair(pair(llama), llama / "out")
         assert {path.name for path in llama.iterdir()} == {"teacher", "student"}
 
@@ -237,10 +237,26 @@ class TestCommand:
         assert f"boomerang evaluate {tmp_path / 'out'} --text FILE --save" in result.output
         assert load_family(tmp_path / "out").name == "x"
 
-    def test_measures(self, llama: Path) -> None:
+    def measure(self, llama: Path) -> Any:
         text = llama / "text"
         text.write_text(" ".join(f"w{4 + index * 7 % 60}" for index in range(400)))
-        result = self.run(llama, "--text", str(text), "--tokens", "100", "--row-length", "16")
+        return self.run(llama, "--text", str(text), "--tokens", "100", "--row-length", "16")
+
+    def test_stopped_as_it_measures_it_begins_again(
+        self, llama: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def stop(*_: Any) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr("boomerang_core.evaluate.ladder.load_teacher", stop)
+            assert self.measure(llama).exit_code != 0
+        assert {path.name for path in llama.iterdir()} == {"teacher", "student", "text"}
+        assert self.measure(llama).exit_code == 0
+        assert load_family(llama / "out").rows[0].quality is not None
+
+    def test_measures(self, llama: Path) -> None:
+        result = self.measure(llama)
         assert result.exit_code == 0, result.output
         assert "not measured" not in result.output
         family = load_family(llama / "out")

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from boomerang_core.contents import files_in
 from boomerang_core.distill.pipeline import make
 from boomerang_core.distill.recipe import Recipe
 from boomerang_core.distill.result import CURVE
@@ -20,6 +21,7 @@ from boomerang_core.errors import SettingsError
 from boomerang_core.evaluate.perplexity import naive_route
 from boomerang_core.evaluate.record import save_report
 from boomerang_core.family import Family, load_family
+from boomerang_core.packing import pack_family
 from boomerang_core.route import Owner, build_route
 from tests.core.conftest import ROW_LENGTH, student_bytes
 
@@ -132,9 +134,11 @@ class TestEndToEnd:
         )
         assert after < first
         save_report(trained, "tasks.json", {"rows": []})
-        over = make(recipe, trained.root, tmp_path / "work")  # nothing of the family before
-        assert not (over.root / CURVE).exists()
-        assert not (over.root / "report" / "tasks.json").exists()
+        packed = pack_family(load_family(trained.root), tmp_path / "packed")
+        over = make(recipe, packed.root, tmp_path / "work")  # nothing of the family before
+        listed = json.loads((over.root / "family.json").read_text())["sha256"]
+        assert listed == json.loads((blockwise.root / "family.json").read_text())["sha256"]
+        assert set(listed) == set(files_in(over.root))
 
     def test_same_seed_same_bytes(
         self, longer: Recipe, made_longer: Family, tmp_path: Path

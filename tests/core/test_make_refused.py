@@ -13,6 +13,7 @@ from boomerang_core.distill.recipe import Recipe
 from boomerang_core.errors import (
     BlockMapError,
     DataError,
+    FamilyError,
     LadderError,
     SettingsError,
     SizeError,
@@ -46,6 +47,29 @@ class TestBeforeTheFirstStage:
         (tmp_path / name).touch()
         with pytest.raises(WriteError, match=f"cannot write into .*{name}"):
             make(recipe, tmp_path / "out", tmp_path / "work")
+
+    @pytest.mark.parametrize("name", ["notes.txt", "photos/me.jpg", "family.json"])
+    def test_an_out_that_is_in_use(self, name: str, recipe: Recipe, tmp_path: Path) -> None:
+        """All of it would be listed as the family's, and published."""
+        (tmp_path / "out" / name).parent.mkdir(parents=True)
+        (tmp_path / "out" / name).write_text("{}")
+        with pytest.raises(FamilyError, match=f"out holds {name}, which is no family's"):
+            make(recipe, tmp_path / "out", tmp_path / "out.work")
+        assert (tmp_path / "out" / name).read_text() == "{}"
+
+    @pytest.mark.parametrize("work", ["out", "out/work"])
+    def test_a_work_folder_in_the_familys(self, work: str, recipe: Recipe, tmp_path: Path) -> None:
+        with pytest.raises(SettingsError, match=f"{work} lies in .*out"):
+            make(recipe, tmp_path / "out", tmp_path / work)
+
+    @pytest.mark.parametrize("work", ["out.work", "out/.work"])
+    def test_but_not_one_that_no_family_lists(
+        self, work: str, recipe: Recipe, tmp_path: Path
+    ) -> None:
+        (tmp_path / "out" / ".work").mkdir(parents=True)
+        (tmp_path / "out" / ".work" / "state").touch()
+        with pytest.raises(AssertionError, match="a stage was begun"):
+            make(recipe, tmp_path / "out", tmp_path / work)
 
     @pytest.mark.parametrize(
         ("change", "error"),

@@ -1,5 +1,6 @@
 """The teacher of a run: its version, and the text that it writes."""
 
+import copy
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from boomerang_core.distill import sampling
 from boomerang_core.distill.pipeline import make
 from boomerang_core.distill.recipe import Recipe
+from boomerang_core.distill.written import in_bfloat16
 from tests.core.conftest import student_bytes, tiny_teacher
 
 
@@ -71,3 +73,19 @@ class TestTheTeacher:
         one, other = (path.read_bytes() for path in tmp_path.glob("*/text-*/samples.safetensors"))
         assert one == other
         assert not list(tmp_path.glob("*/text-*/samples"))
+
+
+def test_its_copy_in_bfloat16_is_never_two_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    teacher = tiny_teacher("llama", True)
+    expected = copy.deepcopy(teacher).to(torch.bfloat16)
+
+    def copied(*_: Any) -> None:
+        raise AssertionError("a parameter was copied as it is")
+
+    monkeypatch.setattr(torch.nn.Parameter, "__deepcopy__", copied)
+    found = in_bfloat16(teacher)
+    assert {parameter.dtype for parameter in teacher.parameters()} == {torch.float32}
+    assert found.lm_head.weight is found.model.embed_tokens.weight
+    ids_BL = torch.arange(8)[None]
+    assert found.dtype is torch.bfloat16
+    assert torch.equal(found(ids_BL).logits, expected(ids_BL).logits)

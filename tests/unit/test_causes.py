@@ -7,7 +7,13 @@ import pytest
 from typer.testing import CliRunner
 
 from boomerang_core import cli
-from boomerang_core.errors import BoomerangError, CheckpointError, DataError, WriteError
+from boomerang_core.errors import (
+    BoomerangError,
+    CheckpointError,
+    DataError,
+    WriteError,
+    first_line,
+)
 from boomerang_core.family import Family
 from boomerang_core.provenance import write_text
 from tests.imports import heavy_after
@@ -110,3 +116,16 @@ def test_the_exit_status(cause: Exception, status: int, monkeypatch: pytest.Monk
 
 def test_telling_them_apart_loads_nothing_heavy() -> None:
     assert heavy_after("import boomerang_core.errors") == []
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (OSError("one\ntwo"), "one"),
+        (OSError(""), "OSError"),
+        (ImportError(" \n"), "ImportError"),
+        (RuntimeError("\n late"), "late"),
+    ],
+)
+def test_the_first_line_of_an_error(error: Exception, line: str) -> None:
+    assert first_line(error) == line

@@ -82,6 +82,7 @@ DAMAGES = {
     "must have format": edit(format=99),
     "is malformed": edit(shape={}),
     "the ladder": edit(ladder=[[0], [1, 2]]),
+    "every block must list": edit(blocks=[{"layers": [], "kept": 0, "shared": True}]),
     "is not a valid StudentKind": edit(student_kind="tiny"),
     "lists no files": edit(sha256={}),
     "default size": edit(default_size=17),

@@ -151,3 +151,53 @@ def test_the_index_lists_names_in_order(tiny: Family) -> None:
     save(tiny)
     names = list(json.loads((tiny.root / family.INDEX).read_text())["sha256"])
     assert names == sorted(names)
+
+
+class TestNamesThatLeaveTheFolder:
+    """A family of a stranger, whose `.next` is made to remove or to move files of ours."""
+
+    @pytest.fixture
+    def mine(self, tmp_path: Path) -> Path:
+        (tmp_path / "mine").mkdir()
+        (tmp_path / "mine" / "notes").write_text("dear")
+        return tmp_path / "mine" / "notes"
+
+    def begin_save(self, tiny: Family) -> None:
+        (tiny.root / NEXT / "report").mkdir(parents=True)
+        (tiny.root / NEXT / "report" / "notes").write_text("new")
+        shutil.copyfile(tiny.root / INDEX, tiny.root / NEXT / INDEX)
+
+    def list_file(self, tiny: Family, name: str) -> None:
+        record = json.loads((tiny.root / INDEX).read_text())
+        record["sha256"][name] = "0" * 64
+        (tiny.root / INDEX).write_text(json.dumps(record))
+
+    @pytest.mark.parametrize("save", [True, False])
+    @pytest.mark.parametrize("absolute", [True, False])
+    def test_in_the_index(self, absolute: bool, save: bool, tiny: Family, mine: Path) -> None:
+        if save:
+            self.begin_save(tiny)
+        name = str(mine) if absolute else "report/../../mine/notes"
+        self.list_file(tiny, name)
+        with pytest.raises(FamilyError, match=f"lists '{name}', which leaves"):
+            load_family(tiny.root)
+        assert mine.read_text() == "dear"
+
+    def test_through_a_link(self, tiny: Family, mine: Path) -> None:
+        self.begin_save(tiny)
+        shutil.rmtree(tiny.root / "report")
+        (tiny.root / "report").symlink_to(mine.parent)
+        with pytest.raises(FamilyError, match="which leaves the family folder"):
+            load_family(tiny.root)
+        assert mine.read_text() == "dear"
+
+    def test_a_save_that_is_a_link(self, tiny: Family, mine: Path) -> None:
+        (tiny.root / NEXT).symlink_to(mine.parent)
+        with pytest.raises(FamilyError, match="is a link"):
+            load_family(tiny.root)
+        assert mine.read_text() == "dear"
+
+    def test_no_name_at_all(self, tiny: Family) -> None:
+        self.list_file(tiny, "a\0b")
+        with pytest.raises(FamilyError, match="leaves the family folder"):
+            load_family(tiny.root)

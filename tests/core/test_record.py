@@ -1,0 +1,27 @@
+"""What a family says of the text that its sizes were measured on."""
+
+from pathlib import Path
+
+import pytest
+
+from boomerang_core.evaluate.ladder import Measured
+from boomerang_core.evaluate.record import evaluation_note
+from boomerang_core.sizes import Quality
+
+
+@pytest.mark.parametrize(
+    ("text", "reading"),
+    [
+        ("Plain prose, as people write it.", "as it is"),
+        (" = Heading = \n words of <unk> . And @-@ more .\n", "detokenised, sentences with <unk>"),
+    ],
+)
+def test_the_note_says_what_was_done_with_the_text(text: str, reading: str, tmp_path: Path) -> None:
+    """Only a text with `<unk>` is detokenised."""
+    path = tmp_path / "text.txt"
+    path.write_text(text)
+    quality = [Quality(0.0, 1.0, 2.0, 100)]
+    note = evaluation_note(Measured(quality, quality), path)
+    assert note["note"].startswith(reading)
+    assert note["note"].endswith("not comparable with published perplexities")
+    assert note["text"] == "text.txt"
