@@ -99,9 +99,10 @@ def sample_documents(
     has a seed of its own and stays in the folder ``parts``: a stopped run goes on to the same text.
     """
     documents: list[torch.Tensor] = []
+    written = 0  # not the bar's own count: a bar that is turned off does not count
     with tqdm(total=num_tokens, desc="teacher writes text", unit="tok") as bar:
         batches = itertools.count()
-        while bar.n < num_tokens:
+        while written < num_tokens:
             batch, asked = next(batches), list(itertools.islice(prompts, rows))
             path = parts / f"{batch:06d}.safetensors"
             if not path.exists():
@@ -109,7 +110,9 @@ def sample_documents(
                 save_documents(_generate(model, tokenizer, asked, length), path)
             new = load_documents(path)
             documents += new
-            bar.update(sum(len(document) for document in new))
+            added = sum(len(document) for document in new)
+            written += added
+            bar.update(added)
     return documents
 
 

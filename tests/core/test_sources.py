@@ -1,17 +1,14 @@
 """Text to distil on: what each kind of source holds, how kinds are balanced, what is refused."""
 
-import itertools
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from tokenizers import Regex, normalizers
 
-from boomerang_core.distill.data import Drawn, read_text
-from boomerang_core.distill.sampling import save_samples, tagged_prompts
+from boomerang_core.distill.data import read_text
 from boomerang_core.distill.sources import shown
 from boomerang_core.errors import DataError, SettingsError
 from tests.core.conftest import tiny_tokenizer
@@ -187,56 +184,6 @@ class TestBalance:
     ) -> None:
         with pytest.raises(SettingsError, match=message):
             read(write_rows(tmp_path / "rows.jsonl", make(3)), share=share)
-
-
-class TestSamples:
-    @pytest.fixture
-    def written(self) -> list[Drawn]:
-        """Documents whose text alone would not give their ids back."""
-        random_ids = [[1, 5, 3, 2], [0, 63], [4, 4, 4]]
-        return [
-            Drawn("teacher", chat, torch.tensor(each))
-            for each, chat in zip(random_ids, (True, False, True), strict=True)
-        ]
-
-    def test_the_same_token_ids_come_back(self, tmp_path: Path, written: list[Drawn]) -> None:
-        path = tmp_path / "samples.jsonl"
-        assert save_samples(iter(written), tiny_tokenizer(), path) == written
-        text = read(str(path))
-        assert sorted(ids(text)) == sorted(document.ids.tolist() for document in written)
-        assert counted(text) == {False: 2, True: 7}
-        assert list(tmp_path.iterdir()) == [path]
-
-    def test_half_written_samples_are_none(self, tmp_path: Path, written: list[Drawn]) -> None:
-        def broken() -> Iterator[Drawn]:
-            yield written[0]
-            raise KeyboardInterrupt
-
-        with pytest.raises(KeyboardInterrupt):
-            save_samples(broken(), tiny_tokenizer(), tmp_path / "samples.jsonl")
-        assert list(tmp_path.iterdir()) == []
-
-    def test_another_tokenizer_is_noticed(self, tmp_path: Path, written: list[Drawn]) -> None:
-        path = tmp_path / "samples.jsonl"
-        save_samples(iter(written), tiny_tokenizer(), path)
-        other = tiny_tokenizer()
-        other.add_tokens(["w64"])
-        path.write_text(path.read_text().replace("[4, 4, 4]", "[4, 4, 64]"))
-        with pytest.raises(DataError, match="line 3 has a token outside"):
-            read(str(path))
-        with pytest.raises(DataError, match="line 3: its tokens are not those of the teacher"):
-            read_text([str(path)], other, ALL, 0)
-
-    def test_prompts_say_which_are_chat(self) -> None:
-        kinds = [prompt.chat for prompt in itertools.islice(_tagged(tiny_tokenizer()), 20)]
-        assert kinds[:3] == [False, True, False]  # a fixed opening, question and begin token
-        plain = tiny_tokenizer()
-        plain.chat_template = None
-        assert not any(prompt.chat for prompt in itertools.islice(_tagged(plain), 20))
-
-
-def _tagged(tokenizer: Any) -> Iterator[Any]:
-    return tagged_prompts(tokenizer, [], seed=0)
 
 
 def jsonl(*lines: str) -> str:
