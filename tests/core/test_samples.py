@@ -14,7 +14,7 @@ from boomerang_core.distill import sampling
 from boomerang_core.distill.data import Drawn, read_text
 from boomerang_core.distill.sampling import sample_documents, save_samples, tagged_prompts
 from boomerang_core.errors import DataError
-from tests.core.conftest import tiny_tokenizer
+from tests.core.conftest import tiny_teacher, tiny_tokenizer
 from tests.core.rows import ALL, counted, ids, read
 
 
@@ -29,6 +29,35 @@ def test_it_writes_no_more_where_no_bar_is_shown(
     found = sample_documents(None, None, asked, 50, seed=0, parts=tmp_path, rows=4)
     assert sum(map(len, found)) == 3 * 4 * 6
     assert len(list(tmp_path.iterdir())) == 3
+
+
+class TestDistribution:
+    """What a checkpoint recommends for chat does not change what its teacher writes."""
+
+    PROMPTS = (torch.arange(4, 9), torch.arange(9, 12))
+
+    def write(self, model: Any) -> list[list[int]]:
+        torch.manual_seed(0)
+        found = sampling._generate(model, tiny_tokenizer(), self.PROMPTS, 40)
+        return [document.tolist() for document in found]
+
+    def test_recommended_settings_are_set_aside(self) -> None:
+        model = tiny_teacher("llama", True)
+        plain = self.write(model)
+        model.generation_config.update(
+            repetition_penalty=3.0, no_repeat_ngram_size=1, min_p=0.5, max_length=4
+        )
+        recommended = model.generation_config
+        assert self.write(model) == plain
+        assert model.generation_config is recommended
+
+    def test_every_end_token_ends_a_document(self) -> None:
+        model = tiny_teacher("llama", True)
+        whole = self.write(model)[0]
+        other = whole[7]
+        model.generation_config.eos_token_id = [2, other]
+        first = whole.index(other, len(self.PROMPTS[0]))
+        assert self.write(model)[0] == whole[: first + 1]
 
 
 class TestSamples:
