@@ -59,6 +59,37 @@ class TestPlainText:
         first = read(*map(str, paths), seed=3, tokens=len(expected[0]) + 1)
         assert ids(first) == expected[:2]
 
+    def test_blank_lines_alone_divide_paragraphs_of_any_usual_length(self, tmp_path: Path) -> None:
+        draw = random.Random(5)
+        lines = [words(draw, 150) for _ in range(48)]  # a little over 500 characters
+        paragraphs = ["\n".join(lines[at : at + 12]) for at in range(0, 48, 12)]
+        assert 6000 < min(map(len, paragraphs)) <= max(map(len, paragraphs)) < 8000
+        (path := tmp_path / "a.txt").write_text("\n\n".join(paragraphs))
+        assert sorted(ids(read(str(path)))) == sorted(encoded({"text": p}) for p in paragraphs)
+
+    @pytest.mark.parametrize("name", ["a.txt", "a.html"])
+    @pytest.mark.parametrize("title", ["", "w9\n\n"])
+    @pytest.mark.parametrize("words_a_line", [100, 5000, 40_000])
+    def test_text_that_blank_lines_do_not_divide(
+        self, tmp_path: Path, name: str, title: str, words_a_line: int
+    ) -> None:
+        draw = random.Random(5)
+        lines = [words(draw, words_a_line) for _ in range(40_000 // words_a_line)]
+        text = title + "\n".join(f"<p>{line}</p>" if "html" in name else line for line in lines)
+        (path := tmp_path / name).write_text(text)
+        found = read(str(path))
+        lengths = [len(words) for words in found.documents]
+        assert sum(lengths) == len(encoded({"text": title + " ".join(lines)}))  # no word is cut
+        assert max(lengths) < 4000 / 3
+        assert len(lengths) > 40
+        if words_a_line == 100 and not title:
+            wholes = {tuple(encoded({"text": line})) for line in lines}
+            assert all(tuple(document[:100]) in wholes for document in ids(found))
+
+    def test_text_without_a_space_is_cut_all_the_same(self, tmp_path: Path) -> None:
+        (path := tmp_path / "a.txt").write_text("語" * 10_000)
+        assert [len(document) for document in read(str(path)).documents] == [1, 1, 1]
+
     def test_html_loses_its_tags(self, tmp_path: Path) -> None:
         path = tmp_path / "page.html"
         path.write_text("<style>w4</style><p>w5 <b>w6</b></p>")
