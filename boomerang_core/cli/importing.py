@@ -61,7 +61,8 @@ def import_(
     with plain_errors():
         layers = None if kept is None else tuple(layer_list(kept, "--kept"))
         limit_threads(threads)
-        from boomerang_core.checkpoint import load_tokenizer, parse_teacher
+        from boomerang_core.architectures import check_row_length
+        from boomerang_core.checkpoint import load_config, load_tokenizer, parse_teacher
         from boomerang_core.devices import usable_device
         from boomerang_core.evaluate.ladder import evaluate_family
         from boomerang_core.evaluate.perplexity import evaluate_routes, evaluation_rows
@@ -70,7 +71,8 @@ def import_(
 
         pair = Pair(parse_teacher(teacher), parse_teacher(student), ladder, layout, layers)
         where = usable_device(device)
-        if text is not None:  # too short a text shows before the slow part
+        if text is not None:  # too short a text, too long a row show before the slow part
+            check_row_length(load_config(pair.teacher), row_length)
             evaluation_rows(text, load_tokenizer(pair.teacher), row_length, tokens)
         family = import_pair(pair, out, name)
         if text is not None:
