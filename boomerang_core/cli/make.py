@@ -82,7 +82,9 @@ def make(
             help="Text, JSONL or parquet, hub:NAME?split=train, python-reference; may be repeated."
         ),
     ] = None,
-    text_tokens: Annotated[int | None, typer.Option(help="Tokens of that text to use.")] = None,
+    text_tokens: Annotated[
+        int | None, typer.Option(help="Tokens of that text to use; default: as --tokens see.")
+    ] = None,
     chat_share: Annotated[
         float | None, typer.Option(help="Share of it that is chat; default: half, where there is.")
     ] = None,

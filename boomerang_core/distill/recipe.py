@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -139,6 +140,16 @@ class Recipe:
         """
         return self.ladder != "first-to-last"
 
+    @property
+    def enough_text(self) -> int:
+        """Tokens of text with which no stage sees a token twice, beside what the teacher writes.
+
+        A part of all is held out.  Never fewer than the default.
+        """
+        needed = max(self.end_to_end.tokens, self.block_tokens)
+        wanted = math.ceil(needed * self.heldout_every / (self.heldout_every - 1))
+        return max(Recipe.text_tokens, wanted - self.sample_tokens)
+
     def patch_order(self, block_map: BlockMap) -> Ladder:
         """The ladder over those blocks.  Raises LadderError, SettingsError."""
         return parse_ladder(self.ladder, block_map)
@@ -175,6 +186,8 @@ class Recipe:
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """The inverse of ``to_json``; layout, kept and ladder may be JSON lists as they are.
 
+        Where ``end_to_end.tokens`` are stated and ``text_tokens`` are not, these follow: without
+        enough text the stage would see the same few rows over and over.
         Raises SettingsError for a name that it does not know, and a value of another type.
         """
         settings = {name: _as_field(name, value) for name, value in values.items()}
@@ -183,7 +196,9 @@ class Recipe:
             if (objective := stage.get("objective")) is not None:
                 stage["objective"] = build(Objective, as_object(objective, "objective"))
             settings["end_to_end"] = build(EndToEnd, stage)
-        return build(cls, settings)
+        recipe = build(cls, settings)
+        follows = recipe.text and "text_tokens" not in settings and "tokens" in (stage or {})
+        return replace(recipe, text_tokens=recipe.enough_text) if follows else recipe
 
     @classmethod
     def read(cls, path: Path) -> Self:
