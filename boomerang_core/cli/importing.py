@@ -14,20 +14,24 @@ from typing import Annotated
 import typer
 
 from boomerang_core.cli.common import (
+    Device,
+    RowLength,
+    Teacher,
     Threads,
+    Tokens,
     app,
     layer_list,
     limit_threads,
     plain_errors,
     print_sizes,
+    refuse_without,
 )
 
 
 @app.command("import")
 def import_(
-    teacher: Annotated[
-        str, typer.Option(help="A folder, a GGUF file, a hub id, or package:NAME/FILE.gguf.")
-    ],
+    context: typer.Context,
+    teacher: Teacher,
     student: Annotated[str, typer.Option(help="The same, with one layer for each block.")],
     out: Annotated[Path, typer.Option(help="The family folder to write.")],
     ladder: Annotated[
@@ -46,11 +50,9 @@ def import_(
     ] = None,
     name: Annotated[str | None, typer.Option(help="The family's name; default: OUT's.")] = None,
     text: Annotated[Path | None, typer.Option(help="Measure every size on this text.")] = None,
-    tokens: Annotated[int, typer.Option(min=1, help="Tokens of it to score.")] = 8192,
-    row_length: Annotated[int, typer.Option(min=2, help="Tokens of a row.")] = 512,
-    device: Annotated[
-        str | None, typer.Option(help="Measure on cpu, cuda, cuda:1; default: a GPU, if there.")
-    ] = None,
+    tokens: Tokens = 8192,
+    row_length: RowLength = 512,
+    device: Device = None,
     threads: Threads = None,
 ) -> None:
     """Make a family of a teacher and a student that exist already; nothing is trained.
@@ -59,6 +61,7 @@ def import_(
     --kept 0,2,4,7,9,11 --out gpt2
     """
     with plain_errors():
+        refuse_without(context, "text", "tokens", "row_length", "device")
         layers = None if kept is None else tuple(layer_list(kept, "--kept"))
         limit_threads(threads)
         from boomerang_core.architectures import check_row_length
