@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from boomerang_core.errors import ArchitectureError
+from boomerang_core.errors import ArchitectureError, SettingsError
 from boomerang_core.footprint import ModelShape
 
 
@@ -149,6 +149,19 @@ def architecture_of(config: Any) -> Architecture:
         if getattr(config, switch, False):
             raise ArchitectureError(f"{row.name} with {switch} cannot be resized: {reason}")
     return row
+
+
+def check_row_length(config: Any, tokens: int) -> None:
+    """Raise `SettingsError` for a row longer than the learned positions of a model, where it has
+    such: there is nothing behind the last one.  Other models take any length.
+    """
+    if architecture_of(config).positions is None:
+        return
+    if tokens > config.max_position_embeddings:
+        raise SettingsError(
+            f"a row of {tokens} tokens is too long: the teacher has learned positions, "
+            f"and takes at most {config.max_position_embeddings}"
+        )
 
 
 def shallower(config: Any, layers: Sequence[int]) -> Any:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from boomerang_core.cli.common import plain_errors
+from boomerang_core.cli.common import Seed, Teacher, plain_errors
 from boomerang_core.errors import SettingsError, install_hint
 from boomerang_core.sizes import parse_bytes
 from server.lifecycle import prepare_environment
@@ -23,9 +23,7 @@ if TYPE_CHECKING:
 
 
 def sample(
-    teacher: Annotated[
-        str, typer.Option(help="A folder, a GGUF file, a hub id, or package:NAME/FILE.gguf.")
-    ],
+    teacher: Teacher,
     tokens: Annotated[int, typer.Option(min=1, help="Tokens of text to write.")],
     out: Annotated[Path, typer.Option(help="The JSONL file to write; make reads it as --text.")],
     chat_share: Annotated[
@@ -39,7 +37,7 @@ def sample(
         typer.Option(help="A source of text, as make's --text, to begin from; may be repeated."),
     ] = None,
     length: Annotated[int, typer.Option(min=1, help="Most tokens added to a prompt.")] = 192,
-    seed: Annotated[int, typer.Option(help="Decides everything random.")] = 0,
+    seed: Seed = 0,
     kv_cache_bytes: Annotated[
         str | None,
         typer.Option(help="Memory for the KV cache: 4GiB; default: a GPU's rest, 1GiB on a CPU."),

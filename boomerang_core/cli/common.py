@@ -49,6 +49,15 @@ FAMILIES = Path(__file__).parents[1] / "families"
 FamilyFolder = Annotated[
     Path, typer.Argument(help="A family folder, or the name of a shipped one.")
 ]
+Teacher = Annotated[
+    str, typer.Option(help="A folder, a GGUF file, a hub id, or package:NAME/FILE.gguf.")
+]
+Tokens = Annotated[int, typer.Option(min=1, help="Tokens of it to score.")]
+RowLength = Annotated[int, typer.Option(min=2, help="Tokens of a row.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Decides everything random.")]
+Device = Annotated[
+    str | None, typer.Option(help="cpu, cuda, cuda:1; default: a GPU where there is one.")
+]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; default: all.")]
 
 
@@ -79,6 +88,31 @@ def family_folder(folder: Path) -> Path:
         return FAMILIES / folder
     shipped = ", ".join(sorted(path.name for path in FAMILIES.iterdir() if path.is_dir()))
     raise FamilyError(f"{folder} is no folder here and no shipped family; there is {shipped}")
+
+
+def given(context: typer.Context) -> dict[str, Any]:
+    """The options that the user gave, by the names of their parameters; no defaults."""
+    return {
+        name: value
+        for name, value in context.params.items()
+        if (source := context.get_parameter_source(name)) and source.name == "COMMANDLINE"
+    }
+
+
+def refuse_without(context: typer.Context, needed: str, *names: str) -> None:
+    """Raise `SettingsError` for an option that would do nothing, as it needs another.
+
+    Both go by the names of their parameters.
+    """
+    if context.params[needed]:
+        return
+    for name in names:
+        if name in given(context):
+            raise SettingsError(f"{_option(name)} needs {_option(needed)}")
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def layer_list(text: str, option: str) -> list[int]:

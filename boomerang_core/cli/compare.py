@@ -8,9 +8,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from boomerang_core.cli.common import Threads, app, family_folder, limit_threads, plain_errors
+from boomerang_core.cli.common import (
+    Device,
+    RowLength,
+    Seed,
+    Threads,
+    Tokens,
+    app,
+    family_folder,
+    limit_threads,
+    plain_errors,
+    refuse_without,
+)
 from boomerang_core.cli.evaluation import check_harness, tell
-from boomerang_core.cli.task_options import Chat, Dtype, FewShot, Limit, Tasks
+from boomerang_core.cli.task_options import OPTIONS, Chat, Dtype, FewShot, Limit, Tasks
 from boomerang_core.errors import SettingsError
 from boomerang_core.evaluate.tasks import TaskSettings, named_tasks
 from boomerang_core.family import Family, load_family
@@ -21,6 +32,7 @@ if TYPE_CHECKING:
 
 @app.command()
 def compare(
+    context: typer.Context,
     families: Annotated[
         list[str], typer.Argument(help="Family folders or shipped names; NAME=FOLDER renames one.")
     ],
@@ -33,19 +45,17 @@ def compare(
     calibration: Annotated[
         str | None, typer.Option(help="Text that shortgpt and laco may look at.")
     ] = None,
-    tokens: Annotated[int, typer.Option(min=1, help="Tokens to score.")] = 8192,
-    row_length: Annotated[int, typer.Option(min=2, help="Tokens of a row.")] = 512,
+    tokens: Tokens = 8192,
+    row_length: RowLength = 512,
     calibration_tokens: Annotated[int, typer.Option(min=1, help="Tokens to look at.")] = 8192,
-    seed: Annotated[int, typer.Option(help="Decides which of them.")] = 0,
+    seed: Seed = 0,
     tasks: Tasks = None,
     limit: Limit = None,
     few_shot: FewShot = None,
     chat: Chat = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Items at a time.")] = 1,
     dtype: Dtype = "float32",
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1; default: a GPU where there is one.")
-    ] = None,
+    device: Device = None,
     threads: Threads = None,
 ) -> None:
     """Measure families and baselines on the same rows, against the same teacher.
@@ -54,6 +64,8 @@ def compare(
     all of them answers the same items too.  Stopped, it goes on.
     """
     with plain_errors():
+        refuse_without(context, "tasks", *OPTIONS)
+        refuse_without(context, "calibration", "calibration_tokens", "seed")
         loaded = named_families(families)
         settings = None
         if tasks is not None:

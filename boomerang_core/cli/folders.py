@@ -16,6 +16,7 @@ from boomerang_core.cli.common import (
     print_holding,
     print_resident,
     print_sizes,
+    refuse_without,
 )
 from boomerang_core.errors import SettingsError
 from boomerang_core.family import Family, load_family, verify_family
@@ -26,12 +27,14 @@ from boomerang_core.sizes import parse_bytes
 
 @app.command()
 def sizes(
+    context: typer.Context,
     family: FamilyFolder,
     memory_budget: Annotated[
         str | None, typer.Option(help="Of a server: which sizes would it offer?  2GiB.")
     ] = None,
-    context: Annotated[
-        int | None, typer.Option(min=1, help="Tokens of a request; default: the family's.")
+    tokens: Annotated[
+        int | None,
+        typer.Option("--context", min=1, help="Tokens of a request; default: the family's."),
     ] = None,
     concurrency: Annotated[
         int | None, typer.Option(min=1, help="Requests at the same time; default: 1.")
@@ -45,19 +48,22 @@ def sizes(
 ) -> None:
     """Print the sizes of a family: parameters, footprint, quality.
 
-    With --memory-budget also what a server would hold: weights up to each size, and its KV cache,
-    of --kv-cache-bytes or for --context times --concurrency tokens.
+    A footprint is a size's weights and the KV cache of --context times --concurrency tokens.  With
+    --memory-budget also what a server would hold: weights up to each size, and its KV cache, of
+    --kv-cache-bytes or for as many tokens.
     """
     with plain_errors():
+        refuse_without(context, "memory_budget", "kv_cache_bytes")
         precision = served_precision(dtype)
         loaded = load_family(family_folder(family)).served_in(precision.bytes_per_param)
         budget = None if memory_budget is None else parse_bytes(memory_budget)
-        kv_bytes = _kv_bytes(loaded, kv_cache_bytes, context, concurrency)
+        kv_bytes = _kv_bytes(loaded, kv_cache_bytes, tokens, concurrency)
         stated = "" if kv_bytes is None else f"--kv-cache-bytes {kv_bytes} "
         if kv_bytes is None:
             per_token = loaded.table.teacher.kv_bytes_per_token
             kv_bytes = default_kv_bytes(loaded, budget, per_token)
-        loaded = replace(loaded, footprint_tokens=context or loaded.footprint_tokens)
+        counted = (tokens or loaded.footprint_tokens) * (concurrency or 1)
+        loaded = replace(loaded, footprint_tokens=counted)
         print_sizes(loaded)
         if budget is not None:
             print_holding(loaded, budget, kv_bytes)

@@ -14,21 +14,25 @@ from typing import Annotated
 import typer
 
 from boomerang_core.cli.common import (
+    Device,
+    RowLength,
+    Teacher,
     Threads,
+    Tokens,
     app,
     layer_list,
     limit_threads,
     plain_errors,
     print_sizes,
+    refuse_without,
 )
 from boomerang_core.family import Family
 
 
 @app.command("import")
 def import_(
-    teacher: Annotated[
-        str, typer.Option(help="A folder, a GGUF file, a hub id, or package:NAME/FILE.gguf.")
-    ],
+    context: typer.Context,
+    teacher: Teacher,
     student: Annotated[str, typer.Option(help="The same, with one layer for each block.")],
     out: Annotated[Path, typer.Option(help="The family folder to write.")],
     ladder: Annotated[
@@ -47,11 +51,9 @@ def import_(
     ] = None,
     name: Annotated[str | None, typer.Option(help="The family's name; default: OUT's.")] = None,
     text: Annotated[Path | None, typer.Option(help="Measure every size on this text.")] = None,
-    tokens: Annotated[int, typer.Option(min=1, help="Tokens of it to score.")] = 8192,
-    row_length: Annotated[int, typer.Option(min=2, help="Tokens of a row.")] = 512,
-    device: Annotated[
-        str | None, typer.Option(help="Measure on cpu, cuda, cuda:1; default: a GPU, if there.")
-    ] = None,
+    tokens: Tokens = 8192,
+    row_length: RowLength = 512,
+    device: Device = None,
     threads: Threads = None,
 ) -> None:
     """Make a family of a teacher and a student that exist already; nothing is trained.
@@ -60,9 +62,11 @@ def import_(
     --kept 0,2,4,7,9,11 --out gpt2
     """
     with plain_errors():
+        refuse_without(context, "text", "tokens", "row_length", "device")
         layers = None if kept is None else tuple(layer_list(kept, "--kept"))
         limit_threads(threads)
-        from boomerang_core.checkpoint import load_tokenizer, parse_teacher
+        from boomerang_core.architectures import check_row_length
+        from boomerang_core.checkpoint import load_config, load_tokenizer, parse_teacher
         from boomerang_core.devices import usable_device
         from boomerang_core.evaluate.ladder import evaluate_family
         from boomerang_core.evaluate.perplexity import evaluate_routes, evaluation_rows
@@ -77,7 +81,8 @@ def import_(
                 measured = evaluate_family(family, text, row_length, tokens, evaluate_routes, where)
                 save_measured(family, measured, text)
 
-        if text is not None:  # too short a text shows before the slow part
+        if text is not None:  # too short a text, too long a row show before the slow part
+            check_row_length(load_config(pair.teacher), row_length)
             evaluation_rows(text, load_tokenizer(pair.teacher), row_length, tokens)
         print_sizes(import_pair(pair, out, name, measure))
         if text is None:

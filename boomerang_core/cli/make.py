@@ -15,8 +15,10 @@ import typer
 
 from boomerang_core.cli.common import (
     FAMILIES,
+    Device,
     Threads,
     app,
+    given,
     layer_list,
     limit_threads,
     plain_errors,
@@ -39,6 +41,7 @@ def presets() -> dict[str, Path]:
 
 @app.command()
 def make(
+    context: typer.Context,
     out: Annotated[Path, typer.Option(help="The family folder to write.")],
     preset: Annotated[
         str | None, typer.Option(help="A recipe by name: smollm2-135m, gpu, paper.")
@@ -82,7 +85,9 @@ def make(
             help="Text, JSONL or parquet, hub:NAME?split=train, python-reference; may be repeated."
         ),
     ] = None,
-    text_tokens: Annotated[int | None, typer.Option(help="Tokens of that text to use.")] = None,
+    text_tokens: Annotated[
+        int | None, typer.Option(help="Tokens of that text to use; default: as --tokens see.")
+    ] = None,
     chat_share: Annotated[
         float | None, typer.Option(help="Share of it that is chat; default: half, where there is.")
     ] = None,
@@ -120,41 +125,13 @@ def make(
     tensorboard: Annotated[
         Path | None, typer.Option(help="A folder for the metrics of that stage, for TensorBoard.")
     ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1; default: a GPU where there is one.")
-    ] = None,
+    device: Device = None,
     threads: Threads = None,
 ) -> None:
     """Make a family: blocks, student, distillation, evaluation.  Stopped, it goes on."""
-    given: dict[str, Any] = {
-        "teacher": teacher,
-        "name": name,
-        "layout": layout,
-        "kept": kept,
-        "kind": kind,
-        "rank": rank,
-        "own_embeddings": own_embeddings,
-        "start": start,
-        "ladder": ladder,
-        "text": text,
-        "text_tokens": text_tokens,
-        "chat_share": chat_share,
-        "sample_tokens": sample_tokens,
-        "sample_rows": sample_rows,
-        "row_length": row_length,
-        "steps": steps,
-        "block_tokens": block_tokens,
-        "eval_tokens": eval_tokens,
-        "seed": seed,
-    }
-    training = {"tokens": tokens, "precision": precision}
+    # Most options are fields of the recipe, and are read from the context by their names.
     with plain_errors():
-        if shared is not None:
-            given["shared"] = layer_list(shared, "--shared")
-        if kept is not None and kept[:1].isdigit():
-            given["kept"] = layer_list(kept, "--kept")
-        settings = {**_given(given), "end_to_end": _given(training)}
-        chosen = recipe_of(preset, recipe, out, [settings, *map(assignment, set_ or [])])
+        chosen = recipe_of(preset, recipe, out, [_settings(context), *map(assignment, set_ or [])])
         limit_threads(threads)
         from accelerate import PartialState
 
@@ -166,8 +143,18 @@ def make(
             print_sizes(family)
 
 
-def _given(options: dict[str, Any]) -> dict[str, Any]:
-    return {option: value for option, value in options.items() if value is not None}
+def _settings(context: typer.Context) -> dict[str, Any]:
+    """What the options set of a recipe: its fields go by the same names, but for two."""
+    from boomerang_core.distill.recipe import Recipe
+
+    options = given(context)
+    settings = {name: options[name] for name in options if name in Recipe.__dataclass_fields__}
+    if "shared" in settings:
+        settings["shared"] = layer_list(settings["shared"], "--shared")
+    if settings.get("kept", "").strip()[:1].isdigit():
+        settings["kept"] = layer_list(settings["kept"], "--kept")
+    stage = {name: options[name] for name in ("tokens", "precision") if name in options}
+    return {**settings, "end_to_end": stage}
 
 
 def assignment(text: str) -> dict[str, Any]:

@@ -8,31 +8,32 @@ from typing import Annotated
 import typer
 
 from boomerang_core.cli.common import (
+    Device,
     FamilyFolder,
+    RowLength,
     Threads,
+    Tokens,
     app,
     family_folder,
     limit_threads,
     plain_errors,
+    refuse_without,
 )
 from boomerang_core.cli.evaluation import check_harness, evaluate_text, run_tasks
-from boomerang_core.cli.task_options import Chat, Dtype, FewShot, Limit, Tasks
+from boomerang_core.cli.task_options import OPTIONS, Chat, Dtype, FewShot, Limit, Tasks
 from boomerang_core.errors import SettingsError, install_hint
 from boomerang_core.evaluate.tasks import TaskSettings, named_sizes, named_tasks
 from boomerang_core.family import load_family
 from boomerang_core.own_teacher import require_own_teacher
 
-Device = Annotated[
-    str | None, typer.Option(help="cpu, cuda, cuda:1; default: a GPU where there is one.")
-]
-
 
 @app.command()
 def evaluate(
+    context: typer.Context,
     family: FamilyFolder,
     text: Annotated[Path | None, typer.Option(help="Held-out text.")] = None,
-    tokens: Annotated[int, typer.Option(min=1, help="Tokens of it to score.")] = 8192,
-    row_length: Annotated[int, typer.Option(min=2, help="Tokens of a row.")] = 512,
+    tokens: Tokens = 8192,
+    row_length: RowLength = 512,
     tasks: Tasks = None,
     sizes: Annotated[
         str, typer.Option(help="Of the tasks: offered, all, or 17L,106m,…; the teacher always.")
@@ -60,8 +61,10 @@ def evaluate(
     pruning; --save makes it the family's table of sizes, with the similarity of hidden states.
     """
     with plain_errors():
+        _check(text, tasks, out)
+        refuse_without(context, "text", "tokens", "row_length")
+        refuse_without(context, "tasks", "sizes", *OPTIONS, "server")
         loaded = load_family(family_folder(family))
-        _check(text, tasks, server, out)
         limit_threads(threads)
         if save:  # what is measured becomes the family's own
             require_own_teacher(loaded)
@@ -77,12 +80,10 @@ def evaluate(
             run_tasks(loaded, settings, rows, out, save)
 
 
-def _check(text: Path | None, tasks: str | None, server: str | None, out: Path | None) -> None:
+def _check(text: Path | None, tasks: str | None, out: Path | None) -> None:
     """What must go together."""
     if text is None and tasks is None:
         raise SettingsError("give --text, --tasks, or both: there is nothing to measure on")
-    if tasks is None and server is not None:
-        raise SettingsError("--server is for --tasks; a text is measured here")
     if tasks is not None and out is None:
         raise SettingsError("give --out, a folder to keep the answers of the tasks in")
 

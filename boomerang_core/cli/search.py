@@ -8,13 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from boomerang_core.cli.common import (
+    Device,
     FamilyFolder,
+    RowLength,
+    Teacher,
     Threads,
+    Tokens,
     app,
     family_folder,
     limit_threads,
     plain_errors,
     print_sizes,
+    refuse_without,
 )
 from boomerang_core.errors import SettingsError
 from boomerang_core.family import load_family
@@ -30,19 +35,15 @@ search = typer.Typer(no_args_is_help=True)
 app.add_typer(search, name="search", help="Search for better ladders and layouts.")
 
 Text = Annotated[Path, typer.Option(help="Text to measure on; not the one to score sizes on.")]
-Tokens = Annotated[int, typer.Option(min=1, help="Tokens of it to score.")]
-RowLength = Annotated[int, typer.Option(min=2, help="Tokens of a row.")]
 Out = Annotated[Path | None, typer.Option(help="A JSON file to write the result into.")]
 Work = Annotated[
     Path | None, typer.Option(help="Where measured models are kept; default: the cache folder.")
-]
-Device = Annotated[
-    str | None, typer.Option(help="cpu, cuda, cuda:1; default: a GPU where there is one.")
 ]
 
 
 @search.command()
 def ladder(
+    context: typer.Context,
     family: FamilyFolder,
     text: Text,
     order: Annotated[
@@ -59,13 +60,14 @@ def ladder(
     eval_text: Annotated[
         Path | None, typer.Option(help="Text to score the saved sizes on; default: --text.")
     ] = None,
-    eval_tokens: Annotated[int, typer.Option(min=1, help="Tokens of it to score.")] = 8192,
+    eval_tokens: Tokens = 8192,
     work: Work = None,
     device: Device = None,
     threads: Threads = None,
 ) -> None:
     """Compare orders of patching by their KL to the teacher.  Stopped, it goes on."""
     with plain_errors():
+        refuse_without(context, "save", "eval_text", "eval_tokens")
         loaded = load_family(family_folder(family))
         orders = _known_orders(order or ORDERS[:-1])
         limit_threads(threads)
@@ -97,9 +99,7 @@ def ladder(
 
 @search.command()
 def layout(
-    teacher: Annotated[
-        str, typer.Option(help="A folder, a GGUF file, a hub id, or package:NAME/FILE.gguf.")
-    ],
+    teacher: Teacher,
     text: Text,
     layers: Annotated[
         int | None, typer.Option(min=1, help="The student's layers; default: the fewest allowed.")

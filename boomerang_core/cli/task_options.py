@@ -16,3 +16,6 @@ Limit = Annotated[int | None, typer.Option(min=1, help="Items of a task; default
 FewShot = Annotated[int | None, typer.Option(min=0, help="Examples; default: as the task says.")]
 Chat = Annotated[bool, typer.Option(help="Ask in the teacher's chat template.")]
 Dtype = Annotated[str, typer.Option(help=f"Of the tasks: {', '.join(DTYPES)}.")]
+
+OPTIONS = ("limit", "few_shot", "chat", "batch_size", "dtype")
+"""What both have for tasks alone, by the names of their parameters."""

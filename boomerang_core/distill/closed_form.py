@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from boomerang_core.distill.lowrank import reduce_rank
+from boomerang_core.errors import SettingsError
 
 Layer = Callable[[torch.Tensor], torch.Tensor]
 
@@ -58,10 +59,19 @@ class Moments:
         self.cross += inner_NI.T @ ((target_ND - output_ND) * scale_N1)
 
     def solve(self, ridge: float, rank: int | None) -> torch.Tensor:
-        """The change of the down map (D, I); ``ridge`` is relative to G's mean diagonal."""
+        """The change of the down map (D, I); ``ridge`` is relative to G's mean diagonal.
+
+        Raises SettingsError for one so small that G stays singular, as of fewer tokens than I.
+        """
         strength = ridge * self.gram.diagonal().mean().clamp_min(1e-12)
         regular_II = self.gram + strength * torch.eye(len(self.gram)).to(self.gram)
-        solution_ID = torch.cholesky_solve(self.cross, torch.linalg.cholesky(regular_II))
+        lower_II, failed = torch.linalg.cholesky_ex(regular_II)
+        if failed.item():
+            raise SettingsError(
+                f"a ridge of {ridge} is too small for so few tokens of a block: "
+                "give a larger one, or more block_tokens"
+            )
+        solution_ID = torch.cholesky_solve(self.cross, lower_II)
         if rank is not None:
             solution_ID = reduce_rank(solution_ID, self.cross, rank)
         return solution_ID.T.float()

@@ -35,6 +35,12 @@ class Rows:
     train: torch.Tensor
     heldout: torch.Tensor
 
+    def told(self, tokens: int) -> list[str]:
+        """In words: how many there are, and how often ``tokens`` end to end see each."""
+        lines = [f"to train on: {self.train.numel():,} tokens, held out: {self.heldout.numel():,}"]
+        seen = f"end to end, each row is seen {tokens / self.train.numel():,.1f} times"
+        return [*lines, seen] if tokens else lines
+
 
 @dataclass(frozen=True)
 class Count:

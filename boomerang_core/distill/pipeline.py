@@ -274,8 +274,7 @@ def _text(
     }
     if show:
         wrote = f"teacher: {counts['teacher']:,} tokens"
-        rest = f"to train on: {counts['train']:,} tokens, held out: {counts['heldout']:,}"
-        print(*text.lines, wrote, rest, sep="\n", file=sys.stderr)
+        print(*text.lines, wrote, *rows.told(recipe.end_to_end.tokens), sep="\n", file=sys.stderr)
     return rows, counts
 
 

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, field
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
 from boomerang_core.blocks import BlockMap
+from boomerang_core.distill.choices import CHOICES, LISTS, check_choice, choose, integers, listed
+from boomerang_core.distill.choices import parse_ladder as parse_ladder
+from boomerang_core.distill.choices import parse_layout as parse_layout
 from boomerang_core.distill.objective import Objective
 from boomerang_core.distill.schedule import EndToEnd
 from boomerang_core.distill.settings import as_object, build
 from boomerang_core.distill.settings import read_settings as read_settings
-from boomerang_core.errors import BlockMapError, LadderError, SettingsError
-from boomerang_core.ladder import FIXED, Ladder
+from boomerang_core.errors import SettingsError
+from boomerang_core.ladder import Ladder
 from boomerang_core.route import StudentKind
 from boomerang_core.sizes import FAMILY_NAME, is_family_name
 
-LAYOUTS = ("pairs", "every-second-and-last", "first-two-then-every-second")
-KEPT = ("measured", "sequential", "first")
 STARTS = ("blockwise", "naive", "random")
 _TEXT = (
     "teacher",
@@ -32,13 +34,15 @@ _TEXT = (
     "sample_length",
     "seed",
 )
-_LISTS = {
-    "layout": "blocks such as [[0],[1,2]]",
-    "kept": "layers such as [0,2,4], as an option 0,2,4",
-    "ladder": "steps such as [[3,2],[1,0]]",
-}
 _AFTER_BLOCKS = ("name", "footprint_tokens", "eval_tokens", "end_to_end")
 _AFTER_TRAINING = ("name", "footprint_tokens", "eval_tokens")
+_LEAST = {
+    **dict.fromkeys(("rank", "block_tokens", "batch_rows", "step_rows", "kept_tokens"), 1),
+    **dict.fromkeys(("sample_rows", "sample_length", "eval_tokens", "footprint_tokens"), 1),
+    **dict.fromkeys(("steps", "sample_tokens", "text_tokens", "learning_rate"), 0),
+    "row_length": 2,  # a row's first token is not scored
+    "heldout_every": 2,
+}
 
 
 @dataclass(frozen=True)
@@ -46,15 +50,14 @@ class Recipe:
     """What to make, and how.  Lengths are tokens.  ``text`` names sources (``sources.py``), and
     ``chat_share`` how much of it is chat: None is half where there is chat and other text.
 
-    ``layout`` is one of ``LAYOUTS`` or a JSON list of blocks such as ``[[0],[1,2]]``; ``shared``
-    are one-layer blocks that the student takes from the teacher as they are.  ``kept`` chooses
-    the layer that a block's student starts from (``kept.py``), or is a JSON list, a layer a block.
-    ``ladder`` is one of ``FIXED`` or a JSON list of steps such as ``[[3,2],[1,0]]``.  ``start``
-    is what the end-to-end stage begins with: a student distilled block after block, the kept
-    layers as they are, or random weights (the paper's control).  ``own_embeddings``: a full
-    student that owns embedding, final norm and head, as the paper's does.  ``sinks`` is what the
-    attention sinks of every fourth row count in that row's error of a block (``sinks.py``); at 0
-    they count as other tokens do.
+    ``layout`` and ``ladder`` are names or JSON lists (``choices.py``); ``shared`` are one-layer
+    blocks that the student takes from the teacher as they are.  ``kept`` chooses the layer that a
+    block's student starts from (``kept.py``), or is a JSON list, a layer a block.  ``start`` is
+    what the end-to-end stage begins with: a student distilled block after block, the kept layers
+    as they are, or random weights (the paper's control).  ``own_embeddings``: a full student that
+    owns embedding, final norm and head, as the paper's does.  ``sinks`` is what the attention
+    sinks of every fourth row count in that row's error of a block (``sinks.py``); at 0 they count
+    as other tokens do.
     """
 
     name: str
@@ -91,31 +94,29 @@ class Recipe:
     def __post_init__(self) -> None:
         if not is_family_name(self.name):
             raise SettingsError(f"name must be {FAMILY_NAME}, got {self.name!r}")
-        _choose("kind", self.kind, [kind.value for kind in StudentKind])
-        _choose("start", self.start, STARTS)
-        for name, choices in (("ladder", FIXED), ("kept", KEPT), ("layout", LAYOUTS)):
-            if not getattr(self, name).startswith("["):
-                _choose(name, getattr(self, name), choices)
+        choose("kind", self.kind, [kind.value for kind in StudentKind])
+        choose("start", self.start, STARTS)
+        for name in CHOICES:
+            check_choice(name, getattr(self, name))
         self._check_start()
-        for name in (
-            "rank",
-            "block_tokens",
-            "sample_rows",
-            "sample_length",
-            "row_length",
-            "batch_rows",
-            "step_rows",
-            "eval_tokens",
-            "kept_tokens",
-        ):
-            _at_least(name, getattr(self, name), 1)
-        for name in ("steps", "sample_tokens", "text_tokens", "ridge", "learning_rate"):
-            _at_least(name, getattr(self, name), 0)
-        _at_least("heldout_every", self.heldout_every, 2)
+        self._check_text()
+        for name, least in _LEAST.items():
+            _at_least(name, getattr(self, name), least)
+        if not self.ridge > 0:
+            raise SettingsError(f"ridge must be above 0, got {self.ridge}")
         if not 0 <= self.sinks < 1:
             raise SettingsError(f"sinks must be at least 0 and below 1, got {self.sinks}")
+        if not 0 <= self.seed < 2**63:
+            raise SettingsError(f"seed must be from 0 to 2^63 - 1, got {self.seed}")
+
+    def _check_text(self) -> None:
         if not self.text and not self.sample_tokens:
             raise SettingsError("a recipe needs text: files, or tokens sampled from the teacher")
+        if self.text and not self.text_tokens:
+            raise SettingsError(
+                f"text_tokens is 0, so that nothing of {self.text[0]} would be read: "
+                "give some, or leave text out (--set text=[])"
+            )
 
     def _check_start(self) -> None:
         if self.own_embeddings and self.kind != StudentKind.FULL:
@@ -139,6 +140,16 @@ class Recipe:
         """
         return self.ladder != "first-to-last"
 
+    @property
+    def enough_text(self) -> int:
+        """Tokens of text with which no stage sees a token twice, beside what the teacher writes.
+
+        A part of all is held out.  Never fewer than the default.
+        """
+        needed = max(self.end_to_end.tokens, self.block_tokens)
+        wanted = math.ceil(needed * self.heldout_every / (self.heldout_every - 1))
+        return max(Recipe.text_tokens, wanted - self.sample_tokens)
+
     def patch_order(self, block_map: BlockMap) -> Ladder:
         """The ladder over those blocks.  Raises LadderError, SettingsError."""
         return parse_ladder(self.ladder, block_map)
@@ -149,8 +160,9 @@ class Recipe:
         Raises BlockMapError, SettingsError.
         """
         plain = parse_layout(self.layout, num_layers, self.shared)
-        kept = _integers("kept", _json("kept", self.kept)) if self.kept.startswith("[") else None
-        return BlockMap.from_layers([list(block.layers) for block in plain], kept, self.shared)
+        kept = listed("kept", self.kept)
+        layers = None if kept is None else integers("kept", kept)
+        return BlockMap.from_layers([list(block.layers) for block in plain], layers, self.shared)
 
     def text_key(self, *parts: str) -> str:
         """A hash of ``parts`` and of every setting that the teacher's samples depend on."""
@@ -174,6 +186,8 @@ class Recipe:
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """The inverse of ``to_json``; layout, kept and ladder may be JSON lists as they are.
 
+        Where ``end_to_end.tokens`` are stated and ``text_tokens`` are not, these follow: without
+        enough text the stage would see the same few rows over and over.
         Raises SettingsError for a name that it does not know, and a value of another type.
         """
         settings = {name: _as_field(name, value) for name, value in values.items()}
@@ -182,7 +196,9 @@ class Recipe:
             if (objective := stage.get("objective")) is not None:
                 stage["objective"] = build(Objective, as_object(objective, "objective"))
             settings["end_to_end"] = build(EndToEnd, stage)
-        return build(cls, settings)
+        recipe = build(cls, settings)
+        follows = recipe.text and "text_tokens" not in settings and "tokens" in (stage or {})
+        return replace(recipe, text_tokens=recipe.enough_text) if follows else recipe
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -194,7 +210,7 @@ def _as_field(name: str, value: Any) -> Any:
     """A JSON list as the field holds it: as text where that may also be a name, else a tuple."""
     if not isinstance(value, list):
         return value
-    return json.dumps(value, separators=(",", ":")) if name in _LISTS else tuple(value)
+    return json.dumps(value, separators=(",", ":")) if name in LISTS else tuple(value)
 
 
 def _without(settings: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
@@ -206,78 +222,6 @@ def _hash(settings: Mapping[str, Any], parts: tuple[str, ...]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def parse_ladder(text: str, block_map: BlockMap) -> Ladder:
-    """A ladder by name, or from a JSON list of steps: ``last-to-first``, ``[[3,2],[1,0]]``.
-
-    Raises SettingsError, and LadderError where the steps do not patch every block once.
-    """
-    if not text.startswith("["):
-        _choose("ladder", text, FIXED)
-        return FIXED[text](block_map)
-    ladder = Ladder.from_json(_lists("ladder", text))
-    if ladder.num_blocks != len(block_map):
-        raise LadderError(
-            f"the ladder patches {ladder.num_blocks} blocks, there are {len(block_map)}"
-        )
-    return ladder
-
-
-def parse_layout(text: str, num_layers: int, shared: tuple[int, ...] = ()) -> BlockMap:
-    """Blocks by name, or from a JSON list such as ``[[0],[1,2]]``; each keeps its first layer.
-
-    ``shared`` are left alone by ``pairs``.  Raises SettingsError and BlockMapError.
-    """
-    if text.startswith("["):
-        blocks = BlockMap.from_layers(_lists("layout", text))
-        if blocks.num_teacher_layers != num_layers:
-            raise BlockMapError(
-                f"the layout has {blocks.num_teacher_layers} layers, the teacher {num_layers}"
-            )
-        return blocks
-    _choose("layout", text, LAYOUTS)
-    if text == "every-second-and-last":
-        return BlockMap.every_second_and_last(num_layers)
-    if text == "first-two-then-every-second":
-        return BlockMap.first_two_then_every_second(num_layers)
-    return BlockMap.from_layers(pairs(num_layers, shared))
-
-
-def _json(name: str, text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise SettingsError(f"{name} is not JSON: {error}") from error
-
-
-def _lists(name: str, text: str) -> list[list[int]]:
-    """A JSON list of lists of integers."""
-    return [_integers(name, part) for part in _json(name, text)]
-
-
-def _integers(name: str, value: Any) -> list[int]:
-    if not isinstance(value, list) or not all(type(item) is int for item in value):
-        raise SettingsError(f"{name} must list integers, got {value!r}")
-    return value
-
-
-def pairs(num_layers: int, shared: tuple[int, ...]) -> list[list[int]]:
-    """Shared layers alone, the runs between them in pairs; an odd run ends with a single layer."""
-    blocks: list[list[int]] = []
-    for layer in range(num_layers):
-        last = blocks[-1] if blocks else []
-        if len(last) == 1 and last[0] not in shared and layer not in shared:
-            last.append(layer)
-        else:
-            blocks.append([layer])
-    return blocks
-
-
-def _choose(name: str, value: str, choices: Collection[str]) -> None:
-    if value not in choices:
-        lists = f", or {_LISTS[name]}" if name in _LISTS else ""
-        raise SettingsError(f"{name} must be one of {', '.join(choices)}{lists}, got {value!r}")
-
-
 def _at_least(name: str, value: float, least: float) -> None:
-    if value < least:
+    if not value >= least:  # nor is it NaN
         raise SettingsError(f"{name} must be at least {least}, got {value}")

@@ -9,12 +9,14 @@ import itertools
 import json
 import random
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
+from transformers import GenerationConfig
 
 from boomerang_core.distill.data import (
     Drawn,
@@ -95,13 +97,15 @@ def sample_documents(
 ) -> list[torch.Tensor]:
     """Let the teacher continue ``prompts`` at temperature 1 until there are ``num_tokens``.
 
+    No other setting of a checkpoint's counts but its end tokens.
     ``length`` is the most that it adds to a prompt; ``rows`` prompts run at once.  Each such batch
     has a seed of its own and stays in the folder ``parts``: a stopped run goes on to the same text.
     """
     documents: list[torch.Tensor] = []
+    written = 0  # not the bar's own count: a bar that is turned off does not count
     with tqdm(total=num_tokens, desc="teacher writes text", unit="tok") as bar:
         batches = itertools.count()
-        while bar.n < num_tokens:
+        while written < num_tokens:
             batch, asked = next(batches), list(itertools.islice(prompts, rows))
             path = parts / f"{batch:06d}.safetensors"
             if not path.exists():
@@ -109,7 +113,9 @@ def sample_documents(
                 save_documents(_generate(model, tokenizer, asked, length), path)
             new = load_documents(path)
             documents += new
-            bar.update(sum(len(document) for document in new))
+            added = sum(len(document) for document in new)
+            written += added
+            bar.update(added)
     return documents
 
 
@@ -170,32 +176,57 @@ def _generate(
     model: Any, tokenizer: Any, prompts: Sequence[torch.Tensor], length: int
 ) -> list[torch.Tensor]:
     """One batch of continuations, each cut after its end token; prompts are padded on the left."""
-    end = tokenizer.eos_token_id
-    pad = end if end is not None else 0
+    ends = _end_tokens(model, tokenizer)
+    pad = ends[0] if ends else 0
     longest = max(len(prompt) for prompt in prompts)
     ids_RL = torch.full((len(prompts), longest), pad)
     mask_RL = torch.zeros_like(ids_RL)
     for row, prompt in enumerate(prompts):
         ids_RL[row, longest - len(prompt) :] = prompt
         mask_RL[row, longest - len(prompt) :] = 1
-    out_RL = model.generate(
-        input_ids=ids_RL.to(model.device),
-        attention_mask=mask_RL.to(model.device),
-        do_sample=True,
-        temperature=1.0,
-        top_k=0,
-        top_p=1.0,
-        max_new_tokens=length,
-        pad_token_id=pad,
-    ).cpu()
+    with _own_distribution(model, ends, pad):
+        out_RL = model.generate(
+            input_ids=ids_RL.to(model.device),
+            attention_mask=mask_RL.to(model.device),
+            max_new_tokens=length,
+        ).cpu()
     return [
-        torch.cat([prompt, _until_end(out_RL[row, longest:], end)])
+        torch.cat([prompt, _until_end(out_RL[row, longest:], ends)])
         for row, prompt in enumerate(prompts)
     ]
 
 
-def _until_end(tokens: torch.Tensor, end: int | None) -> torch.Tensor:
-    found = (tokens == end).nonzero() if end is not None else tokens.new_empty(0)
+def _end_tokens(model: Any, tokenizer: Any) -> list[int]:
+    """Every token that ends a text: the tokenizer's, then what else the checkpoint names."""
+    named = model.generation_config.eos_token_id
+    others = named if isinstance(named, list) else [named]
+    return [end for end in dict.fromkeys([tokenizer.eos_token_id, *others]) if end is not None]
+
+
+@contextmanager
+def _own_distribution(model: Any, ends: list[int], pad: int) -> Iterator[None]:
+    """``generate`` draws from the model's own distribution, as ``sample`` does with vLLM.
+
+    What a checkpoint recommends (a repetition penalty, min-p) is set aside: ``generate`` fills in
+    from the model's own settings whatever it is not told.
+    """
+    recommended = model.generation_config
+    model.generation_config = GenerationConfig(
+        do_sample=True,
+        temperature=1.0,
+        top_k=0,
+        top_p=1.0,
+        eos_token_id=ends or None,
+        pad_token_id=pad,
+    )
+    try:
+        yield
+    finally:
+        model.generation_config = recommended
+
+
+def _until_end(tokens: torch.Tensor, ends: list[int]) -> torch.Tensor:
+    found = torch.isin(tokens, torch.tensor(ends, dtype=tokens.dtype)).nonzero()
     return tokens[: int(found[0]) + 1] if len(found) else tokens
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from types import NoneType, UnionType
@@ -57,7 +58,10 @@ def build(cls: type[_T], values: Mapping[str, Any]) -> _T:
 
 
 def _fits(value: Any, kind: Any) -> bool:
-    """Whether a value is of a field's type; a whole number is a number, true and false are none."""
+    """Whether a value is of a field's type; a whole number is a number, true and false are none.
+
+    Nor are NaN and infinity, which Python reads from JSON.
+    """
     if isinstance(kind, UnionType):
         return any(_fits(value, one) for one in get_args(kind))
     if get_origin(kind) is tuple:
@@ -65,6 +69,8 @@ def _fits(value: Any, kind: Any) -> bool:
         return isinstance(value, tuple) and all(_fits(each, item) for each in value)
     if isinstance(value, bool):
         return kind is bool
+    if isinstance(value, float) and not math.isfinite(value):
+        return False
     return isinstance(value, (int, float) if kind is float else kind)
 
 

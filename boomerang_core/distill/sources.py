@@ -29,15 +29,20 @@ PYTHON_REFERENCE = "python-reference"
 _JSONL = {".jsonl", ".json"}
 _PARQUET = ".parquet"
 _HTML = {".html", ".xhtml", ".htm"}
+_PASSAGE = 2000
+_LONGEST = 8000
+"""Characters of a paragraph beyond which blank lines alone do not divide the text."""
+_GAP = re.compile(r"\n\s*\n")
 _TAG = re.compile(r"<(script|style)\b.*?</\1>|<[^>]+>", re.DOTALL | re.IGNORECASE)
 
 
 def open_sources(sources: Sequence[str], seed: int) -> list[Feed]:
     """The documents of every source, in an order decided by the seed.
 
-    Plain text is cut into passages, runs of paragraphs of about 2,000 characters, and all plain
-    sources are shuffled together into one feed; every other source is a feed, or two where it
-    holds both chat and other text.  Raises DataError, SettingsError.
+    Plain text is cut into passages, runs of paragraphs of about 2,000 characters (of lines where
+    no blank line divides it), and all plain sources are shuffled together into one feed; every
+    other source is a feed, or two where it holds both chat and other text.
+    Raises DataError, SettingsError.
     """
     plain = [source for source in sources if _is_plain(source)]
     feeds = [_plain_feed(plain, seed)] if plain else []
@@ -113,15 +118,29 @@ def _read(source: str) -> str:
     return html.unescape(_TAG.sub(" ", text)) if path.suffix in _HTML else text
 
 
-def _passages(text: str, characters: int = 2000) -> Iterator[str]:
+def _passages(text: str) -> Iterator[str]:
     passage = ""
-    for paragraph in re.split(r"\n\s*\n", text):
-        passage += re.sub(r"[ \t]+", " ", paragraph).strip() + "\n\n"
-        if len(passage) >= characters:
-            yield passage.strip()
-            passage = ""
+    longest = _LONGEST if _GAP.search(text.strip()) else _PASSAGE
+    for paragraph in _GAP.split(text):
+        for piece in _cut(paragraph) if len(paragraph) > longest else [paragraph]:
+            passage += re.sub(r"[ \t]+", " ", piece).strip() + "\n\n"
+            if len(passage) >= _PASSAGE:
+                yield passage.strip()
+                passage = ""
     if passage.strip():
         yield passage.strip()
+
+
+def _cut(paragraph: str) -> Iterator[str]:
+    """Pieces of a passage's length and more, up to the end of a line, or else to a space."""
+    start = 0
+    while len(paragraph) - start > _PASSAGE:
+        near, far = start + _PASSAGE, start + 2 * _PASSAGE
+        ends = (paragraph.find(mark, near, far) for mark in "\n ")
+        end = next((end for end in ends if end >= 0), far)
+        yield paragraph[start:end]
+        start = end
+    yield paragraph[start:]
 
 
 def _folder_sha256(folder: Path) -> str:

@@ -16,7 +16,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from boomerang_core.architectures import architecture_of
+from boomerang_core.architectures import architecture_of, check_row_length
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,11 @@ class LayerRunner:
 
     ``row_length`` fixes L; the model is only referenced and must be in eval mode.  ``compiled``
     makes ``layers`` compiled ones around the same parameters: for many steps of one shape.
+    Raises SettingsError for rows longer than the model can take.
     """
 
     def __init__(self, model: Any, row_length: int, compiled: bool = False) -> None:
+        check_row_length(model.config, row_length)
         self.architecture = architecture_of(model.config)
         self._layers: nn.ModuleList = model.get_submodule(self.architecture.layers)
         self.norm: nn.Module = model.get_submodule(self.architecture.norm)

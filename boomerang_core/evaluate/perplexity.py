@@ -27,6 +27,9 @@ from boomerang_core.errors import DataError
 from boomerang_core.route import LayerRef, Owner, Route
 from boomerang_core.sizes import Quality
 
+_SPARE = 256
+"""Tokens at the end of a part of a text that its other part might change."""
+
 _JOINTS = re.compile(r" @(.)@ ")
 _BEFORE = re.compile(r" ([,.;:!?%)\]]|'s\b|'t\b|'re\b|'ve\b|'ll\b|'d\b|n't\b)")
 _AFTER = re.compile(r"([(\[$£]) ")
@@ -60,14 +63,35 @@ def evaluation_rows(path: Path, tokenizer: Any, row_length: int, tokens: int) ->
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read evaluation text from {path}: {error}") from error
-    plain = detokenise(text) if "<unk>" in text else text
-    ids = torch.tensor(tokenizer(plain, add_special_tokens=False)["input_ids"], dtype=torch.int64)
-    return leading_rows(ids, row_length, tokens)
+    wanted = _rows(tokens, row_length) * row_length
+    return leading_rows(_leading_ids(text, tokenizer, wanted), row_length, tokens)
+
+
+def _leading_ids(text: str, tokenizer: Any, wanted: int) -> torch.Tensor:
+    """Token ids of the text's beginning, ``wanted`` and more; all of them where it has fewer.
+
+    Of a long text only a beginning is tokenised, up to the end of a line, with so much to spare
+    that the first ``wanted`` are those of the whole: what comes next changes the last few at most.
+    """
+    wordwise = "<unk>" in text
+    characters = 8 * (wanted + _SPARE)
+    while True:
+        end = len(text) if characters >= len(text) else text.rfind("\n", 0, characters) + 1
+        plain = detokenise(text[:end]) if wordwise else text[:end]
+        ids = tokenizer(plain, add_special_tokens=False)["input_ids"]
+        if end == len(text) or len(ids) >= wanted + _SPARE:
+            return torch.tensor(ids, dtype=torch.int64)
+        characters *= 4
+
+
+def _rows(tokens: int, row_length: int) -> int:
+    """Rows that score so many tokens."""
+    return math.ceil(tokens / (row_length - 1))
 
 
 def leading_rows(ids: torch.Tensor, row_length: int, tokens: int) -> torch.Tensor:
     """Cut the first rows (R, L) of a token sequence that score at least ``tokens``."""
-    rows = math.ceil(tokens / (row_length - 1))
+    rows = _rows(tokens, row_length)
     if len(ids) < rows * row_length:
         raise DataError(
             f"the evaluation text has {len(ids)} tokens; scoring {tokens} takes "

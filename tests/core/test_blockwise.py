@@ -10,6 +10,7 @@ from boomerang_core.distill.blockwise import BlockTrainer, Task
 from boomerang_core.distill.closed_form import Moments, fit_down_map
 from boomerang_core.distill.lowrank import add_delta, balanced_factors, dense_weights, reduce_rank
 from boomerang_core.distill.stream import LayerRunner
+from boomerang_core.errors import SettingsError
 from boomerang_core.route import StudentKind
 from boomerang_core.student import initial_student
 from tests.core.conftest import ROW_LENGTH, VOCABULARY, tiny_recipe, tiny_teacher
@@ -48,6 +49,13 @@ class TestClosedForm:
         fit = BlockTrainer(runner, 1, recipe).fit(parameters, task, heldout, 0)
         start, closed, trained = fit.errors
         assert trained < closed < start
+
+    def test_too_small_a_ridge_for_so_few_tokens_is_said(self) -> None:
+        inner = torch.ones(2, 24)
+        moments = Moments.zeros(inner, 16)
+        moments.add(inner, torch.zeros(2, 16), torch.ones(2, 16), torch.ones(2))
+        with pytest.raises(SettingsError, match="a ridge of 1e-300 is too small"):
+            moments.solve(1e-300, None)
 
     def test_reduced_rank_beats_truncating_the_free_solution(self) -> None:
         torch.manual_seed(1)

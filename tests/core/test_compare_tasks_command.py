@@ -56,12 +56,11 @@ class TestCommand:
         assert reason in result.output
         assert list(tmp_path.iterdir()) == []
 
-    def test_what_belongs_to_tasks_is_not_looked_at_without_them(
-        self, run: Run, begun: Path
-    ) -> None:
+    def test_what_belongs_to_tasks_is_refused_without_them(self, run: Run, begun: Path) -> None:
         """As `evaluate` has it."""
-        result = self.command(run, begun, "--limit", "3", "--dtype", "int8")
-        assert result.exit_code == 0, result.output
+        result = self.command(run, begun, "--limit", "3")
+        assert result.exit_code == 2
+        assert result.output == "error: --limit needs --tasks\n"
         assert read_comparison(begun).tasks is None
 
 

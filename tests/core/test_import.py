@@ -274,7 +274,7 @@ class TestCommand:
             (["--kept", "0,two"], "--kept must list layers such as 0,2,4"),
             (["--kept", "0,1,2,4"], "contradicts"),
             (["--text", "nowhere"], "cannot read evaluation text"),
-            (["--device", "abacus"], "cannot use device 'abacus'"),
+            (["--text", "nowhere", "--device", "abacus"], "cannot use device 'abacus'"),
         ],
     )
     def test_a_users_error_is_one_line(self, options: list[str], message: str, llama: Path) -> None:

@@ -27,6 +27,16 @@ class TestText:
         with pytest.raises(DataError, match="fewer than one row"):
             pack([torch.arange(5)], 8, "held-out")
 
+    def test_how_often_a_row_is_seen_is_told(self) -> None:
+        documents = [torch.full((40,), i) for i in range(12)]
+        rows = split_rows(documents, 20, heldout_every=4, seed=0)
+        told = rows.told(tokens=900)
+        assert told == [
+            "to train on: 360 tokens, held out: 120",
+            "end to end, each row is seen 2.5 times",
+        ]
+        assert rows.told(tokens=0) == told[:1]
+
     def test_wikitext_becomes_prose(self) -> None:
         text = (
             ' = Title = \n A guest @-@ starring role , in 2000 . It is <unk> . " Yes " , he said .'

@@ -1,6 +1,7 @@
 """Recipes: their forms, and what they refuse."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from typer.testing import CliRunner
 
 from boomerang_core import cli
 from boomerang_core.distill import pipeline
-from boomerang_core.distill.recipe import Recipe, pairs
+from boomerang_core.distill.choices import pairs
+from boomerang_core.distill.recipe import Recipe
 from boomerang_core.errors import LadderError, SettingsError
 from boomerang_core.family import load_family
 
@@ -66,6 +68,40 @@ class TestRecipe:
     ) -> None:
         with pytest.raises(SettingsError, match=message):
             Recipe.from_json({**recipe.to_json(), **change})
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"ridge": 0}, "ridge must be above 0, got 0"),
+            ({"ridge": math.nan}, "ridge must be a number, got nan"),
+            ({"learning_rate": math.inf}, "learning_rate must be a number, got inf"),
+            ({"end_to_end": {"learning_rate": math.nan}}, "learning_rate must be a number"),
+            ({"row_length": 1}, "row_length must be at least 2, got 1"),
+            ({"footprint_tokens": -5}, "footprint_tokens must be at least 1, got -5"),
+            ({"seed": 2**70}, r"seed must be from 0 to 2\^63 - 1"),
+            ({"seed": -1}, r"seed must be from 0 to 2\^63 - 1"),
+            ({"text": ["no.txt"], "text_tokens": 0}, r"nothing of no\.txt would be read"),
+            ({"layout": "[[0],"}, "layout is not JSON"),
+        ],
+    )
+    def test_what_would_fail_later_is_refused_at_once(
+        self, recipe: Recipe, change: dict[str, Any], message: str
+    ) -> None:
+        with pytest.raises(SettingsError, match=message):
+            Recipe.from_json({**recipe.to_json(), **change})
+
+    def test_nan_is_no_setting_of_a_recipe_in_memory_either(self, recipe: Recipe) -> None:
+        for name in ("ridge", "learning_rate", "sinks"):
+            with pytest.raises(SettingsError):
+                replace(recipe, **{name: math.nan})
+
+    def test_a_space_before_a_list_changes_nothing(self, recipe: Recipe) -> None:
+        lists = {"layout": "[[0],[1,2],[3,4],[5]]", "kept": "[0,2,3,5]", "ladder": "[[1],[2,3,0]]"}
+        plain = replace(recipe, **lists)
+        spaced = replace(recipe, **{name: f" {text} " for name, text in lists.items()})
+        assert spaced.block_map(6) == plain.block_map(6)
+        blocks = plain.block_map(6)
+        assert spaced.patch_order(blocks) == plain.patch_order(blocks)
 
     def test_lists_are_lists_in_json_too(self, recipe: Recipe) -> None:
         lists = {

@@ -1,17 +1,14 @@
 """Text to distil on: what each kind of source holds, how kinds are balanced, what is refused."""
 
-import itertools
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from tokenizers import Regex, normalizers
 
-from boomerang_core.distill.data import Drawn, read_text
-from boomerang_core.distill.sampling import save_samples, tagged_prompts
+from boomerang_core.distill.data import read_text
 from boomerang_core.distill.sources import shown
 from boomerang_core.errors import DataError, SettingsError
 from tests.core.conftest import tiny_tokenizer
@@ -61,6 +58,37 @@ class TestPlainText:
         assert ids(whole) == expected
         first = read(*map(str, paths), seed=3, tokens=len(expected[0]) + 1)
         assert ids(first) == expected[:2]
+
+    def test_blank_lines_alone_divide_paragraphs_of_any_usual_length(self, tmp_path: Path) -> None:
+        draw = random.Random(5)
+        lines = [words(draw, 150) for _ in range(48)]  # a little over 500 characters
+        paragraphs = ["\n".join(lines[at : at + 12]) for at in range(0, 48, 12)]
+        assert 6000 < min(map(len, paragraphs)) <= max(map(len, paragraphs)) < 8000
+        (path := tmp_path / "a.txt").write_text("\n\n".join(paragraphs))
+        assert sorted(ids(read(str(path)))) == sorted(encoded({"text": p}) for p in paragraphs)
+
+    @pytest.mark.parametrize("name", ["a.txt", "a.html"])
+    @pytest.mark.parametrize("title", ["", "w9\n\n"])
+    @pytest.mark.parametrize("words_a_line", [100, 5000, 40_000])
+    def test_text_that_blank_lines_do_not_divide(
+        self, tmp_path: Path, name: str, title: str, words_a_line: int
+    ) -> None:
+        draw = random.Random(5)
+        lines = [words(draw, words_a_line) for _ in range(40_000 // words_a_line)]
+        text = title + "\n".join(f"<p>{line}</p>" if "html" in name else line for line in lines)
+        (path := tmp_path / name).write_text(text)
+        found = read(str(path))
+        lengths = [len(words) for words in found.documents]
+        assert sum(lengths) == len(encoded({"text": title + " ".join(lines)}))  # no word is cut
+        assert max(lengths) < 4000 / 3
+        assert len(lengths) > 40
+        if words_a_line == 100 and not title:
+            wholes = {tuple(encoded({"text": line})) for line in lines}
+            assert all(tuple(document[:100]) in wholes for document in ids(found))
+
+    def test_text_without_a_space_is_cut_all_the_same(self, tmp_path: Path) -> None:
+        (path := tmp_path / "a.txt").write_text("語" * 10_000)
+        assert [len(document) for document in read(str(path)).documents] == [1, 1, 1]
 
     def test_html_loses_its_tags(self, tmp_path: Path) -> None:
         path = tmp_path / "page.html"
@@ -187,56 +215,6 @@ class TestBalance:
     ) -> None:
         with pytest.raises(SettingsError, match=message):
             read(write_rows(tmp_path / "rows.jsonl", make(3)), share=share)
-
-
-class TestSamples:
-    @pytest.fixture
-    def written(self) -> list[Drawn]:
-        """Documents whose text alone would not give their ids back."""
-        random_ids = [[1, 5, 3, 2], [0, 63], [4, 4, 4]]
-        return [
-            Drawn("teacher", chat, torch.tensor(each))
-            for each, chat in zip(random_ids, (True, False, True), strict=True)
-        ]
-
-    def test_the_same_token_ids_come_back(self, tmp_path: Path, written: list[Drawn]) -> None:
-        path = tmp_path / "samples.jsonl"
-        assert save_samples(iter(written), tiny_tokenizer(), path) == written
-        text = read(str(path))
-        assert sorted(ids(text)) == sorted(document.ids.tolist() for document in written)
-        assert counted(text) == {False: 2, True: 7}
-        assert list(tmp_path.iterdir()) == [path]
-
-    def test_half_written_samples_are_none(self, tmp_path: Path, written: list[Drawn]) -> None:
-        def broken() -> Iterator[Drawn]:
-            yield written[0]
-            raise KeyboardInterrupt
-
-        with pytest.raises(KeyboardInterrupt):
-            save_samples(broken(), tiny_tokenizer(), tmp_path / "samples.jsonl")
-        assert list(tmp_path.iterdir()) == []
-
-    def test_another_tokenizer_is_noticed(self, tmp_path: Path, written: list[Drawn]) -> None:
-        path = tmp_path / "samples.jsonl"
-        save_samples(iter(written), tiny_tokenizer(), path)
-        other = tiny_tokenizer()
-        other.add_tokens(["w64"])
-        path.write_text(path.read_text().replace("[4, 4, 4]", "[4, 4, 64]"))
-        with pytest.raises(DataError, match="line 3 has a token outside"):
-            read(str(path))
-        with pytest.raises(DataError, match="line 3: its tokens are not those of the teacher"):
-            read_text([str(path)], other, ALL, 0)
-
-    def test_prompts_say_which_are_chat(self) -> None:
-        kinds = [prompt.chat for prompt in itertools.islice(_tagged(tiny_tokenizer()), 20)]
-        assert kinds[:3] == [False, True, False]  # a fixed opening, question and begin token
-        plain = tiny_tokenizer()
-        plain.chat_template = None
-        assert not any(prompt.chat for prompt in itertools.islice(_tagged(plain), 20))
-
-
-def _tagged(tokenizer: Any) -> Iterator[Any]:
-    return tagged_prompts(tokenizer, [], seed=0)
 
 
 def jsonl(*lines: str) -> str:

@@ -44,7 +44,7 @@ def test_the_command_runs_prints_and_saves(bench: Bench) -> None:
     [
         ([], "give --text, --tasks, or both"),
         (["--tasks", "local"], "give --out"),
-        (["--text", "x", "--server", "http://x"], "--server is for --tasks"),
+        (["--text", "x", "--server", "http://x"], "--server needs --tasks"),
         (["--tasks", "local", "--out", "o", "--sizes", "9L"], "no size has 9 layers"),
         (["--tasks", "local", "--out", "o", "--dtype", "int8"], "dtype must be one of"),
         (["--tasks", ",", "--out", "o"], "name at least one task"),

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -196,7 +197,33 @@ def test_the_recipe_for_a_gpu_trains_as_the_shipped_familys_did() -> None:
     recipe = cli.make.recipe_of("gpu", None, Path("x"), changes).to_json()
     different = {name for name, value in shipped.items() if recipe[name] != value}
     of_that_family = {"name", "teacher", "text", "shared", "ladder"}
-    assert different == {*of_that_family, "sample_rows", "sinks"}
+    assert different == {*of_that_family, "sample_rows", "sinks", "text_tokens"}
+
+
+@pytest.mark.parametrize("preset", ["paper", "gpu", None])
+@pytest.mark.parametrize("tokens", [None, 3_000_000, 100_000_000])
+def test_text_is_enough_for_the_tokens_that_are_trained_on(
+    preset: str | None, tokens: int | None
+) -> None:
+    changes: list[dict[str, Any]] = [{"teacher": "x", "text": ["y"]}]
+    if tokens is not None:
+        changes.append({"end_to_end": {"tokens": tokens}})
+    recipe = cli.make.recipe_of(preset, None, Path("x"), changes)
+    if preset is None and tokens is None:
+        assert recipe.text_tokens == 48_000  # what make's default is measured with
+        return
+    trained = (recipe.text_tokens + recipe.sample_tokens) * (1 - 1 / recipe.heldout_every)
+    assert recipe.end_to_end.tokens <= trained < recipe.end_to_end.tokens + 2
+    stated = cli.make.recipe_of(preset, None, Path("x"), [*changes, {"text_tokens": 9}])
+    assert stated.text_tokens == 9
+
+
+def test_what_needs_little_text_reads_what_it_always_read() -> None:
+    changes: list[dict[str, Any]] = [{"teacher": "x"}, {"end_to_end": {"tokens": 49_152}}]
+    with_text = cli.make.recipe_of(None, None, Path("x"), [*changes, {"text": ["y"]}])
+    assert with_text.text_tokens == 48_000
+    many = [*changes, {"end_to_end": {"tokens": 10**8}}]
+    assert cli.make.recipe_of(None, None, Path("x"), many).text_tokens == 48_000  # there is none
 
 
 @pytest.mark.parametrize("text", ["seed", "=3", "end_to_end.=3", ".seed=1"])

@@ -1,0 +1,70 @@
+"""The rows that a text is scored on: its beginning, of which alone a long one is tokenised."""
+
+from pathlib import Path
+from pydoc_data.topics import topics
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from boomerang_core.errors import DataError
+from boomerang_core.evaluate.perplexity import detokenise, evaluation_rows
+
+PROSE = "\n\n".join(topics.values())  # 465,000 characters, comes with every Python
+LONG_LINES = PROSE.replace("\n\n", "\r").replace("\n", " ").replace("\r", "\n")
+WORDWISE = PROSE.replace(" the ", " <unk> ").replace(",", " ,").replace("\n\n", " \n = A = \n ")
+
+
+class ByteLevel:
+    """A tokenizer such as most teachers have, which joins line ends too, and counts its work."""
+
+    def __init__(self) -> None:
+        self._tokenizer = Tokenizer(models.BPE())
+        self._tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        self._tokenizer.decoder = decoders.ByteLevel()
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+        trainer = trainers.BpeTrainer(
+            vocab_size=1500, initial_alphabet=alphabet, show_progress=False
+        )
+        self._tokenizer.train_from_iterator([PROSE[:100_000]], trainer)
+        self.characters = 0
+
+    def __call__(self, text: str, add_special_tokens: bool) -> dict[str, Any]:
+        self.characters += len(text)
+        return {"input_ids": self._tokenizer.encode(text, add_special_tokens=False).ids}
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> ByteLevel:
+    return ByteLevel()
+
+
+@pytest.mark.parametrize("text", [PROSE, LONG_LINES, WORDWISE])
+@pytest.mark.parametrize("tokens", [100, 3000, 20_000])
+def test_the_rows_are_those_of_the_whole_text(
+    text: str, tokens: int, tokenizer: ByteLevel, tmp_path: Path
+) -> None:
+    (path := tmp_path / "text").write_text(text)
+    plain = detokenise(text) if text is WORDWISE else text
+    whole = tokenizer(plain, False)["input_ids"]
+    tokenizer.characters = 0
+    rows = evaluation_rows(path, tokenizer, 100, tokens)
+    assert len(rows) == -(-tokens // 99)
+    assert rows.flatten().tolist() == whole[: rows.numel()]
+    if tokens == 100:
+        assert tokenizer.characters < len(text) / 10
+
+
+def test_text_of_one_line(tokenizer: ByteLevel, tmp_path: Path) -> None:
+    line = " ".join(PROSE.split())
+    (path := tmp_path / "text").write_text(line)
+    whole = torch.tensor(tokenizer(line, False)["input_ids"])
+    assert torch.equal(evaluation_rows(path, tokenizer, 100, 99), whole[None, :100])
+
+
+def test_too_short_a_text_says_what_it_has(tokenizer: ByteLevel, tmp_path: Path) -> None:
+    (path := tmp_path / "text").write_text(PROSE)
+    tokens = len(tokenizer(PROSE, False)["input_ids"])
+    with pytest.raises(DataError, match=f"has {tokens} tokens; scoring {tokens} takes"):
+        evaluation_rows(path, tokenizer, 100, tokens)

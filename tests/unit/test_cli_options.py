@@ -1,0 +1,81 @@
+"""Options that would do nothing are refused; what `sizes` counts by its options."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from boomerang_core import cli
+from boomerang_core.family import load_family
+from boomerang_core.sizes import format_bytes
+
+FAMILY = "smollm2-135m"
+EVALUATE = ["evaluate", FAMILY, "--text", "t"]
+ON_TASKS = ["evaluate", FAMILY, "--tasks", "no.yaml", "--out", "o"]
+COMPARE = ["compare", FAMILY, "--text", "t", "--out", "o"]
+LADDER = ["search", "ladder", FAMILY, "--text", "t"]
+IMPORT = ["import", "--teacher", "t", "--student", "s", "--out", "o"]
+ROW_OPTIONS = ["--tokens=9", "--row-length=9"]
+TASK_OPTIONS = ["--limit=3", "--few-shot=1", "--chat", "--batch-size=2", "--dtype=bfloat16"]
+
+
+def run(*words: str) -> Any:
+    return CliRunner().invoke(cli.app, words)
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "needed"),
+    [
+        *((EVALUATE, option, "--tasks") for option in TASK_OPTIONS),
+        (EVALUATE, "--sizes=all", "--tasks"),
+        (EVALUATE, "--server=http://x", "--tasks"),
+        *((ON_TASKS, option, "--text") for option in ROW_OPTIONS),
+        *((COMPARE, option, "--tasks") for option in TASK_OPTIONS),
+        (COMPARE, "--calibration-tokens=9", "--calibration"),
+        (COMPARE, "--seed=1", "--calibration"),
+        (LADDER, "--eval-text=e", "--save"),
+        (LADDER, "--eval-tokens=9", "--save"),
+        *((IMPORT, option, "--text") for option in (*ROW_OPTIONS, "--device=cpu")),
+        (["sizes", FAMILY], "--kv-cache-bytes=1GiB", "--memory-budget"),
+    ],
+)
+def test_an_option_that_needs_another(command: list[str], option: str, needed: str) -> None:
+    """Also where it says what is the default: it is said in vain."""
+    result = run(*command, option)
+    assert result.exit_code == 2
+    assert result.output == f"error: {option.partition('=')[0]} needs {needed}\n"
+
+
+def test_what_is_not_given_is_not_refused(tmp_path: Path) -> None:
+    result = run(*EVALUATE[:3], str(tmp_path / "none"))
+    assert "cannot read evaluation text" in result.output
+
+
+@pytest.mark.parametrize(
+    ("options", "tokens"),
+    [
+        ([], 2048),
+        (["--context", "1000"], 1000),
+        (["--concurrency", "4"], 8192),
+        (["--context", "1000", "--concurrency", "4"], 4000),
+    ],
+)
+def test_a_footprint_is_for_so_many_requests_of_so_many_tokens(
+    options: list[str], tokens: int
+) -> None:
+    result = run("sizes", FAMILY, "--dtype", "bfloat16", *options)
+    assert f"weights and KV cache of {tokens} tokens" in result.output
+    sizes = load_family(cli.common.FAMILIES / FAMILY).served_in(2).table
+    told = re.findall(r"\d+\.\dMiB", result.output)
+    assert told == [format_bytes(row.footprint_bytes(tokens)) for row in sizes.rows]
+
+
+@pytest.mark.parametrize("command", [COMPARE, ["make", "--teacher", "x", "--out", "o"]])
+@pytest.mark.parametrize("seed", ["-1", str(2**70)])
+def test_a_seed_that_no_generator_takes(command: list[str], seed: str) -> None:
+    result = run(*command, "--seed", seed)
+    assert result.exit_code == 2
+    assert "seed" in result.output
+    assert "Traceback" not in result.output
