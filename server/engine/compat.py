@@ -8,7 +8,7 @@ and fails with the name that is gone.
 
 import importlib
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -272,7 +272,7 @@ def cpu_runner_class(runner: type) -> AbstractContextManager[None]:
     return _global("vllm.v1.worker.cpu_worker", "CPUModelRunner", runner)
 
 
-def kv_cache_manager_class(manager: type) -> AbstractContextManager[None]:
+def kv_cache_manager_class(manager: Callable[..., Any]) -> AbstractContextManager[None]:
     """Let `Scheduler.__init__` build `manager`: it names the class as a module global.
 
     Managers of single groups have a registry for this; the one above them has none in 0.32.
@@ -281,7 +281,7 @@ def kv_cache_manager_class(manager: type) -> AbstractContextManager[None]:
 
 
 @contextmanager
-def _global(module: str, name: str, value: type) -> Iterator[None]:
+def _global(module: str, name: str, value: Callable[..., Any]) -> Iterator[None]:
     """Replace a class that a module names, for as long as something is built with it."""
     namespace = _resolve(module)
     original = getattr(namespace, name)
