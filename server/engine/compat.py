@@ -47,6 +47,7 @@ NAMES: Mapping[str, str] = {
     "FlexibleArgumentParser": "vllm.utils.argparse_utils:FlexibleArgumentParser",
     "FullAttentionManager": "vllm.v1.core.single_type_kv_cache_manager:FullAttentionManager",
     "FullAttentionSpec": "vllm.v1.kv_cache_interface:FullAttentionSpec",
+    "get_tp_group": "vllm.distributed:get_tp_group",
     "GPT2Block": "vllm.model_executor.models.gpt2:GPT2Block",
     "GPT2Model": "vllm.model_executor.models.gpt2:GPT2Model",
     "GPUModelRunner": "vllm.v1.worker.gpu_model_runner:GPUModelRunner",

@@ -228,12 +228,11 @@ class BoomerangForCausalLM(nn.Module):
         return self._load(self.residency.held)
 
     def hold(self, span: Span) -> None:
-        """Hold what those sizes need, and no more; where that fails, what was held before."""
+        """Hold what those sizes need and no more, or raise and hold what was; then `prepare`."""
         wanted = self._places(span)
         self._read(wanted - self.residency.held)
         self.residency.release(self.residency.held - wanted)
         self._span = span
-        self.prepare()
 
     def _read(self, missing: frozenset[Place]) -> None:
         """Bring places back, all of them or none."""

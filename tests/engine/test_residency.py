@@ -36,6 +36,7 @@ def small(tiny: TinyFamily, keep: Keep) -> Any:
 
 def hold(engine: Any, span: Span) -> int:
     (held,) = engine.collective_rpc("hold_sizes", args=(span.smallest, span.largest))
+    assert not isinstance(held, str), held
     engine.reset_prefix_cache()  # or cached keys and values would answer for some of the weights
     return int(held)
 
