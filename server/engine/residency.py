@@ -204,12 +204,15 @@ def hold_sizes(worker: Any, span: Span) -> int | str:
 
 def _hold_sizes(runner: Any, span: Span) -> int:
     model = runner.get_model()
+    was_frozen = gc.get_freeze_count() > 0
     try:
         _hold_on_every_rank(model, span)
         model.prepare()
         runner.sizes_changed()
     finally:
         give_memory_back()
+        if was_frozen and not gc.get_freeze_count():
+            gc.freeze()  # vLLM froze its heap at the end of the start, and a capture thaws it
     return int(model.resident_bytes)
 
 

@@ -47,6 +47,40 @@ def test_what_fails_is_told_and_never_raised(worker: Any) -> None:
     assert residency.hold_sizes(worker, NEW) == "no model"
 
 
+@pytest.mark.parametrize("failure", [None, RuntimeError("no memory")])
+def test_a_heap_that_a_capture_thaws_is_frozen_again(
+    worker: Any, monkeypatch: pytest.MonkeyPatch, failure: Exception | None
+) -> None:
+    def capture() -> None:
+        heap.frozen = False
+        if failure is not None:
+            raise failure
+
+    heap = Heap()
+    monkeypatch.setattr(residency, "gc", heap)
+    worker.calls.runner.sizes_changed.side_effect = capture
+    residency.hold_sizes(worker, NEW)
+    assert not heap.frozen  # it was not before, as on a CPU
+    heap.freeze()
+    residency.hold_sizes(worker, NEW)
+    assert heap.frozen
+
+
+class Heap:
+    """As the module `gc`; that of this process may be frozen by another test's engine."""
+
+    frozen = False
+
+    def collect(self) -> int:
+        return 0
+
+    def get_freeze_count(self) -> int:
+        return int(self.frozen)
+
+    def freeze(self) -> None:
+        self.frozen = True
+
+
 def test_where_another_rank_failed_it_holds_what_it_held_and_captures_nothing(
     worker: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
