@@ -155,6 +155,8 @@ MEMBERS: Mapping[str, tuple[str, ...]] = {
         "manager_class",
         "uniform_type_base_spec",
     ),
+    "vllm.engine.arg_utils:EngineArgs": ("attention_backend", "attention_config"),
+    "vllm.platforms.interface:Platform.get_device_capability": (),
     "vllm.v1.engine.async_llm:AsyncLLM._run_output_handler": (),  # it makes `output_handler`
     "vllm.v1.engine.async_llm:AsyncLLM.from_engine_args": ("engine_args", "stat_loggers"),
     "vllm.v1.engine.output_processor:OutputProcessor.has_unfinished_requests": (),
