@@ -248,6 +248,7 @@ def _start(
         dtype=precision.dtype,
         compiled=settings.compile,
         graphs=settings.cuda_graphs,
+        attention_backend=settings.attention_backend,
         max_model_len=settings.max_model_len,
         max_num_seqs=settings.max_num_seqs,
         kv_cache_memory_bytes=settings.kv_bytes // settings.tensor_parallel_size,  # of each
@@ -258,13 +259,12 @@ def _start(
 
 def listen(settings: Settings) -> socket.socket:
     """A listening socket; `SettingsError` where the address is taken or not ours."""
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    address = (settings.host, settings.port)
+    host, port = settings.host, settings.port
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        listening = socket.create_server(address, family=family, backlog=_BACKLOG)
+        listening = socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except OSError as error:
-        where = f"{settings.host}:{settings.port}"
-        raise SettingsError(f"cannot listen on {where}: {error.strerror or error}") from error
+        raise SettingsError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
     # Connections inherit it.  asyncio sets it only on sockets that name their protocol, and without
     # it a reply's body waits 40 ms for the client to acknowledge its headers.
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -156,6 +156,9 @@ def prepare_environment(settings: Settings, logging_config: Path | None) -> None
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", settings.log_level.upper())
     os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"
+    # vLLM prefers FlashInfer's sampler, which nvcc and g++ compile at the start: few images have
+    # both, and ours has neither.
+    os.environ.setdefault("VLLM_USE_FLASHINFER_SAMPLER", "0")
     if settings.tensor_parallel_size > 1:
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
     if logging_config is not None:

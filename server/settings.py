@@ -80,6 +80,11 @@ class Settings(BaseSettings):
         description="Replay CUDA graphs in steps that only decode, whatever sizes they mix; by "
         "default where there is a GPU.",
     )
+    attention_backend: Literal["FLASH_ATTN", "TRITON_ATTN"] | None = Field(
+        None,
+        description="FLASH_ATTN or TRITON_ATTN: attention on a GPU; by default vLLM's choice among "
+        "those that a family can be served with.",
+    )
     memory_budget: Bytes | None = Field(
         None,
         description="Memory for weights and KV cache: as many offered sizes, from the smallest up, "

@@ -148,16 +148,19 @@ class SizedEngineClient:
     async def hold_sizes(self, span: Span) -> int:
         """Hold the weights of those sizes and no others; bytes held, summed over the workers.
 
-        Raises `EngineError` with the worker's reason: no memory, or files that have changed.
+        Raises `EngineError` with the workers' reasons: no memory, or files that have changed.
         """
         args = (span.smallest, span.largest)
         reading = nullcontext() if self._watch is None else self._watch.pulse.reads_weights()
         try:
             with reading:
-                held = await self._inner.collective_rpc("hold_sizes", args=args)
-        except Exception as error:  # vLLM's for whatever a worker raised
+                replies = await self._inner.collective_rpc("hold_sizes", args=args)
+        except Exception as error:  # vLLM's, of an engine that has died
             raise EngineError(f"the engine could not follow the budget: {error}") from error
-        return sum(held)
+        if reasons := [reply for reply in replies if isinstance(reply, str)]:
+            told = "; ".join(dict.fromkeys(reasons))
+            raise EngineError(f"the engine could not follow the budget: {told}")
+        return sum(replies)
 
     async def resident_bytes(self) -> int:
         """Bytes of weights held, summed over the workers."""

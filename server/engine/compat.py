@@ -8,7 +8,7 @@ and fails with the name that is gone.
 
 import importlib
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -48,6 +48,7 @@ NAMES: Mapping[str, str] = {
     "FlexibleArgumentParser": "vllm.utils.argparse_utils:FlexibleArgumentParser",
     "FullAttentionManager": "vllm.v1.core.single_type_kv_cache_manager:FullAttentionManager",
     "FullAttentionSpec": "vllm.v1.kv_cache_interface:FullAttentionSpec",
+    "get_tp_group": "vllm.distributed:get_tp_group",
     "GPT2Block": "vllm.model_executor.models.gpt2:GPT2Block",
     "GPT2Model": "vllm.model_executor.models.gpt2:GPT2Model",
     "GPUModelRunner": "vllm.v1.worker.gpu_model_runner:GPUModelRunner",
@@ -156,6 +157,8 @@ MEMBERS: Mapping[str, tuple[str, ...]] = {
         "manager_class",
         "uniform_type_base_spec",
     ),
+    "vllm.engine.arg_utils:EngineArgs": ("attention_backend", "attention_config"),
+    "vllm.platforms.interface:Platform.get_device_capability": (),
     "vllm.v1.engine.async_llm:AsyncLLM._run_output_handler": (),  # it makes `output_handler`
     "vllm.v1.engine.async_llm:AsyncLLM.from_engine_args": ("engine_args", "stat_loggers"),
     "vllm.v1.engine.output_processor:OutputProcessor.has_unfinished_requests": (),
@@ -278,7 +281,7 @@ def cpu_runner_class(runner: type) -> AbstractContextManager[None]:
     return _global("vllm.v1.worker.cpu_worker", "CPUModelRunner", runner)
 
 
-def kv_cache_manager_class(manager: type) -> AbstractContextManager[None]:
+def kv_cache_manager_class(manager: Callable[..., Any]) -> AbstractContextManager[None]:
     """Let `Scheduler.__init__` build `manager`: it names the class as a module global.
 
     Managers of single groups have a registry for this; the one above them has none in 0.32.
@@ -287,7 +290,7 @@ def kv_cache_manager_class(manager: type) -> AbstractContextManager[None]:
 
 
 @contextmanager
-def _global(module: str, name: str, value: type) -> Iterator[None]:
+def _global(module: str, name: str, value: Callable[..., Any]) -> Iterator[None]:
     """Replace a class that a module names, for as long as something is built with it."""
     namespace = _resolve(module)
     original = getattr(namespace, name)

@@ -47,7 +47,7 @@ class DepthManager(FullAttentionManager):
 
     kv_cache_spec: DepthSpec
     size_of: Callable[[str], int]
-    """Request id → its size; given by `DepthKVCacheManager.follow`."""
+    """Request id → its size; given by `DepthKVCacheManager`, as vLLM builds these."""
 
     def _runs(self, request_id: str) -> bool:
         return self.size_of(request_id) > self.kv_cache_spec.rank
@@ -74,8 +74,9 @@ class DepthManager(FullAttentionManager):
 class DepthKVCacheManager(KVCacheManager):
     """vLLM's manager of all groups, which looks for cached prefixes in a request's own groups."""
 
-    def follow(self, size_of: Callable[[str], int]) -> None:
-        """Learn how to tell a request's size from its id, for as long as the request lives."""
+    def __init__(self, *args: Any, size_of: Callable[[str], int], **kwargs: Any) -> None:
+        """vLLM's arguments, and how to tell a request's size from its id, while it lives."""
+        super().__init__(*args, **kwargs)
         self._size_of = size_of
         coordinator = self.coordinator
         for manager in coordinator.single_type_managers:

@@ -96,6 +96,7 @@ def engine_arguments(
         "scheduler_cls": f"server.engine.scheduler.Boomerang{'Async' if ahead else ''}Scheduler",
         "logits_processors": [admission_name(family.design.ladder.num_sizes - 1)],
         **_graph_arguments(graphs, limits.get("max_num_seqs")),
+        **_attention_arguments(limits),
     }
 
 
@@ -109,6 +110,23 @@ def _graph_arguments(graphs: bool, max_num_seqs: int | None) -> dict[str, Any]:
         "cudagraph_capture_sizes": rows_to_capture(max_num_seqs),
     }
     return {"enforce_eager": False, "compilation_config": config}
+
+
+def _attention_arguments(limits: Mapping[str, Any]) -> dict[str, Any]:
+    """The attention backend, where vLLM would choose one that no family can be served with.
+
+    On GPUs of compute capability 10 that is FlashInfer's, which orders the batch itself.  Next in
+    vLLM's order is FlashAttention, and in float32, which that lacks, Triton's.
+    """
+    config = limits.get("attention_config") or {}
+    in_config = config.get("backend") if isinstance(config, Mapping) else config.backend
+    if in_config or limits.get("attention_backend"):
+        return {}
+    capability = compat.current_platform.get_device_capability()
+    if capability is None or capability.major != 10:
+        return {}
+    is_float32 = str(limits.get("dtype")) in ("float32", "float", "torch.float32")
+    return {"attention_backend": "TRITON_ATTN" if is_float32 else "FLASH_ATTN"}
 
 
 def _require_compiler() -> None:

@@ -56,7 +56,8 @@ class BoomerangForCausalLM(nn.Module):
             Owner.TEACHER: bool(self.config.tie_word_embeddings),
             Owner.STUDENT: f"{self.row.names.head}.weight" not in shapes,
         }
-        self.residency = Residency(self._places(Span(*record["sizes"])))
+        self._span = Span(*record["sizes"])
+        self.residency = Residency(self._places(self._span))
         self.teacher = self._teacher(vllm_config)
         if self.design.kind is StudentKind.FULL:
             self.student = self._full_student(vllm_config)
@@ -227,21 +228,23 @@ class BoomerangForCausalLM(nn.Module):
         return self._load(self.residency.held)
 
     def hold(self, span: Span) -> None:
-        """Hold what those sizes need: release the rest, and read what is missing."""
+        """Hold what those sizes need and no more, or raise and hold what was; then `prepare`."""
         wanted = self._places(span)
+        self._read(wanted - self.residency.held)
         self.residency.release(self.residency.held - wanted)
-        missing = wanted - self.residency.held
+        self._span = span
+
+    def _read(self, missing: frozenset[Place]) -> None:
+        """Bring places back, all of them or none."""
+        config = self._vllm_config
         try:
-            new = self.residency.fill(wanted)
-            self._require(new, self._load(frozenset(new)))
-            config = self._vllm_config
-            process_weights(
-                nn.ModuleList(new.values()), config.model_config, config.device_config.device
-            )
+            if new := self.residency.fill(missing):
+                self._require(new, self._load(frozenset(new)))
+                modules = nn.ModuleList(new.values())
+                process_weights(modules, config.model_config, config.device_config.device)
         except BaseException:
             self.residency.release(missing)
             raise
-        self.prepare()
 
     def _require(self, places: Iterable[Place], loaded: set[str]) -> None:
         """vLLM's check at start, for those places: the checkpoint has every parameter."""
@@ -251,31 +254,38 @@ class BoomerangForCausalLM(nn.Module):
                 raise CheckpointError(f"{self._folders[Owner(owner)]} no longer holds {local}")
 
     def _places(self, span: Span) -> frozenset[Place]:
-        self._span = span
         return places_of(parts_of(self.design, span), self._tied)
 
     def _load(self, places: frozenset[Place]) -> set[str]:
         """Read the tensors of those places into their parameters."""
         loaded: set[str] = set()
         for owner in Owner:
-            plain = self._plain_weights(owner, places)
-            loaded |= AutoWeightsLoader(self).load_weights(plain, mapper=self.mapper)
-        if self.design.kind is StudentKind.LOWRANK:
-            loaded |= {name for name, _ in self.student.named_parameters(Owner.STUDENT.value)}
-            self._pack(places)
+            tensors = self._tensors(owner, places)
+            if owner is Owner.STUDENT and self.design.kind is StudentKind.LOWRANK:
+                self._load_lowrank(tensors)
+                self._pack(places)
+                loaded |= {name for name, _ in self.student.named_parameters(owner.value)}
+            else:
+                whole = ((f"{owner.value}.{name}", value) for name, value in tensors)
+                loaded |= AutoWeightsLoader(self).load_weights(whole, mapper=self.mapper)
         return loaded
 
+    def _load_lowrank(self, tensors: Weights) -> None:
+        for name, value in tensors:
+            index, rest = within_layer(name)
+            layer = self.student.layers[str(index)]
+            assert isinstance(layer, LowRankLayer)
+            layer.load(rest, value)
+
     def _pack(self, places: frozenset[Place]) -> None:
-        """Pack the low-rank student's layers."""
         for owner, name in places:
             if owner is Owner.STUDENT:
                 layer = self.student.get_submodule(name)
                 assert isinstance(layer, LowRankLayer)
                 layer.pack()
 
-    def _plain_weights(self, owner: Owner, places: frozenset[Place]) -> Iterator[Any]:
-        """The tensors of whole layers and ends, renamed; low-rank tensors are taken in at once."""
-        lowrank = owner is Owner.STUDENT and self.design.kind is StudentKind.LOWRANK
+    def _tensors(self, owner: Owner, places: frozenset[Place]) -> Weights:
+        """The tensors of an owner's places, by their names within the party."""
         local = self.row.local_name
 
         def wanted(name: str) -> bool:
@@ -286,14 +296,4 @@ class BoomerangForCausalLM(nn.Module):
 
         for full_name, value in read_tensors(self._folders[owner], wanted):
             name = local(full_name)
-            value = value.t() if self.row.is_transposed(name) else value
-            if lowrank:
-                self._load_lowrank(name, value)
-                continue
-            yield f"{owner.value}.{name}", value
-
-    def _load_lowrank(self, name: str, value: torch.Tensor) -> None:
-        index, rest = within_layer(name)
-        layer = self.student.layers[str(index)]
-        assert isinstance(layer, LowRankLayer)
-        layer.load(rest, value)
+            yield name, value.t() if self.row.is_transposed(name) else value

@@ -8,6 +8,7 @@ post-processing, which on a CPU packs the weights of linear maps away.
 
 import ctypes
 import gc
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +17,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from boomerang_core.errors import EngineError
 from boomerang_core.residency import End, EndRef, Part, Span
 from boomerang_core.route import LayerRef, Owner
-from server.engine.compat import set_current_vllm_config
+from server.engine.compat import get_tp_group, set_current_vllm_config
 from server.engine.loader import resident_bytes, weight_files
+
+logger = logging.getLogger(__name__)
 
 Place = tuple[Owner, str]
 """An owner and a module of his: `layers.3`, `embedding`, `positions`, `norm` or `head`."""
@@ -183,19 +187,64 @@ def read_tensors(folder: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[
                 yield name, tensors.get_tensor(name)
 
 
-def hold_sizes(worker: Any, smallest: int, largest: int) -> int:
+def hold_sizes(worker: Any, span: Span) -> int | str:
     """On a worker: hold what these sizes need, and nothing else; the bytes that it holds then.
 
-    No request of another size may be running.
+    No request of another size may be running.  What went wrong comes back as text and is never
+    raised: vLLM raises at the first rank that failed and leaves the replies of the others in their
+    queues, where the next call, whatever it asks, would take them for its own.
     """
-    model = worker.model_runner.get_model()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()  # a step that was scheduled ahead may still run on what goes
-    with set_current_vllm_config(worker.vllm_config):
-        model.hold(Span(smallest, largest))
-        worker.model_runner.sizes_changed()
-    give_memory_back()
+    try:
+        with set_current_vllm_config(worker.vllm_config):
+            return _hold_sizes(worker.model_runner, span)
+    except Exception as error:
+        logger.exception("could not change to %s", span)
+        return str(error) or type(error).__name__
+
+
+def _hold_sizes(runner: Any, span: Span) -> int:
+    model = runner.get_model()
+    was_frozen = gc.get_freeze_count() > 0
+    try:
+        _hold_on_every_rank(model, span)
+        model.prepare()
+        runner.sizes_changed()
+    finally:
+        give_memory_back()
+        if was_frozen and not gc.get_freeze_count():
+            gc.freeze()  # vLLM froze its heap at the end of the start, and a capture thaws it
     return int(model.resident_bytes)
+
+
+def _hold_on_every_rank(model: Any, span: Span) -> None:
+    """Hold those sizes on every rank, or on each what it held before.
+
+    What follows a change, tracing and the capture of graphs, computes on all ranks together: the
+    others would wait there for ever for one that failed.  The ranks agree here and not in two calls
+    from outside, between which a step could replay graphs of weights that are gone.
+    """
+    before = model.held
+    failure: Exception | None = None
+    try:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()  # a step that was scheduled ahead may still run on what goes
+        model.hold(span)
+    except Exception as error:
+        failure = error
+    if on_every_rank(failure is None):
+        return
+    if failure is not None:
+        raise failure
+    model.hold(before)
+    raise EngineError("another rank could not hold the weights")
+
+
+def on_every_rank(fine: bool) -> bool:
+    """Whether all is well on every rank; each of them must ask, and waits for the others."""
+    votes = torch.tensor(int(fine))
+    smallest = torch.distributed.ReduceOp.MIN
+    torch.distributed.all_reduce(votes, smallest, group=get_tp_group().cpu_group)
+    return bool(votes)
 
 
 def give_memory_back() -> None:

@@ -1,7 +1,11 @@
-"""What our workers add to vLLM's on every platform."""
+"""What our workers add to vLLM's on every platform.
+
+What is called here from outside must not raise (`hold_sizes` says why).
+"""
 
 from typing import Any
 
+from boomerang_core.residency import Span
 from server.engine.compat import WorkerBase
 from server.engine.ending import skip_teardown
 from server.engine.residency import hold_sizes
@@ -23,9 +27,9 @@ class RoutedWorker(WorkerBase):
         """Seconds in which this worker compiled segments."""
         return float(self.model_runner.get_model().compile_seconds)
 
-    def hold_sizes(self, smallest: int, largest: int) -> int:
-        """Hold the weights of these sizes and no others; the bytes that are held then."""
-        return hold_sizes(self, smallest, largest)
+    def hold_sizes(self, smallest: int, largest: int) -> int | str:
+        """Hold the weights of these sizes and no others; the bytes held then, or what failed."""
+        return hold_sizes(self, Span(smallest, largest))
 
     def shutdown(self) -> None:
         """As vLLM's; the last of ours that it calls in the worker's process."""

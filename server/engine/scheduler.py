@@ -5,6 +5,7 @@ The size joins the request's cache salt here, inside the engine, where no caller
 """
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from server.engine import compat
@@ -20,15 +21,18 @@ class BoomerangScheduler(Scheduler):
     """For engines that schedule a step once the last one is done."""
 
     def __init__(self, vllm_config: Any, *args: Any, **kwargs: Any) -> None:
-        with compat.kv_cache_manager_class(DepthKVCacheManager):
-            super().__init__(vllm_config, *args, **kwargs)
         design = design_of(vllm_config.model_config.hf_config)
         self._teacher_size = design.ladder.num_sizes - 1
-        self.kv_cache_manager.follow(lambda request_id: self.size_of(self.requests[request_id]))
+        manager = partial(DepthKVCacheManager, size_of=self._size_by_id)
+        with compat.kv_cache_manager_class(manager):
+            super().__init__(vllm_config, *args, **kwargs)
 
     def size_of(self, request: Any) -> int:
         """The size that a request runs at."""
         return remembered_size(request, self._teacher_size)
+
+    def _size_by_id(self, request_id: str) -> int:
+        return self.size_of(self.requests[request_id])
 
     def add_request(self, request: Any) -> None:
         """Salt a new request with its size and hash its blocks again, then queue it."""

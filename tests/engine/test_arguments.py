@@ -3,9 +3,12 @@
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from boomerang_core.errors import ArchitectureError, SettingsError
 from server.engine import compat
@@ -64,6 +67,42 @@ def test_on_a_gpu_steps_are_scheduled_ahead(
     kind = "Async" if ahead else ""
     assert arguments["async_scheduling"] is ahead
     assert arguments["scheduler_cls"] == f"server.engine.scheduler.Boomerang{kind}Scheduler"
+
+
+@pytest.mark.parametrize(
+    ("major", "limits", "backend"),
+    [
+        (10, {}, "FLASH_ATTN"),
+        (10, {"dtype": "bfloat16", "attention_backend": None}, "FLASH_ATTN"),
+        (10, {"attention_config": {"flash_attn_version": 2}}, "FLASH_ATTN"),
+        (10, {"dtype": "float32"}, "TRITON_ATTN"),  # FlashAttention has no float32
+        (10, {"dtype": torch.float32}, "TRITON_ATTN"),
+        (10, {"attention_backend": "TRITON_ATTN"}, "TRITON_ATTN"),
+        (10, {"attention_config": {"backend": "TRITON_ATTN"}}, None),
+        (9, {}, None),
+        (12, {}, None),
+        (None, {}, None),
+    ],
+)
+def test_no_backend_that_orders_the_batch_is_left_to_vllm(
+    family: TinyFamily,
+    monkeypatch: pytest.MonkeyPatch,
+    major: int | None,
+    limits: dict[str, Any],
+    backend: str | None,
+) -> None:
+    capability = major and SimpleNamespace(major=major, minor=0)
+    gpu = SimpleNamespace(get_device_capability=lambda: capability)
+    monkeypatch.setattr(compat, "current_platform", gpu)
+    arguments = engine_arguments(family.family, family.teacher_dir, **limits)
+    assert arguments.get("attention_backend") == backend
+
+
+def test_the_backends_that_are_stated_do_not_order_the_batch() -> None:
+    for name in ("flash_attn", "triton_attn"):
+        module = import_module(f"vllm.v1.attention.backends.{name}")
+        builders = [each for each in vars(module) if each.endswith("MetadataBuilder")]
+        assert {getattr(module, each).reorder_batch_threshold for each in builders} == {None}
 
 
 def test_an_architecture_without_a_vllm_model_is_refused(family: TinyFamily) -> None:

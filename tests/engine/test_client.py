@@ -47,12 +47,21 @@ def test_a_request_that_meets_a_dead_engine_may_be_sent_again() -> None:
     assert isinstance(client.dead_error, RetryableRequestError)
 
 
-def test_what_a_worker_says_of_a_budget_is_passed_on() -> None:
+def test_what_vllm_says_of_a_budget_is_passed_on() -> None:
     async def fail(*_: object, **__: object) -> None:
-        raise Exception("Call to collective_rpc method failed: out of memory")
+        raise Exception("Call to collective_rpc method failed: the engine has died")
 
     client = SizedEngineClient(SimpleNamespace(collective_rpc=fail), TABLE, Mock(spec=Residency))
-    with pytest.raises(EngineError, match=r"could not follow the budget: .*out of memory"):
+    with pytest.raises(EngineError, match=r"could not follow the budget: .*has died"):
+        asyncio.run(client.hold_sizes(Span(0, 0)))
+
+
+def test_what_any_rank_says_of_a_budget_is_passed_on() -> None:
+    async def replies(*_: object, **__: object) -> list[int | str]:
+        return [100, "a tensor is missing", "a tensor is missing"]
+
+    client = SizedEngineClient(SimpleNamespace(collective_rpc=replies), TABLE, Mock(spec=Residency))
+    with pytest.raises(EngineError, match=r"could not follow the budget: a tensor is missing$"):
         asyncio.run(client.hold_sizes(Span(0, 0)))
 
 

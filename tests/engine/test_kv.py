@@ -68,6 +68,11 @@ def test_the_engine_has_the_groups_that_were_chosen(groups: KVGroups, engine: An
     assert [(layer,) for layer in layers] == list(groups.layers)
 
 
+def test_no_manager_is_built_that_cannot_tell_sizes() -> None:
+    with pytest.raises(TypeError, match="size_of"):
+        kv.DepthKVCacheManager()
+
+
 def test_metadata_of_all_groups_is_built_once_where_a_builder_can_copy_it(
     tiny: TinyFamily, engine: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

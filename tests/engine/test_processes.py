@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from vllm import AsyncEngineArgs, SamplingParams
@@ -10,9 +11,13 @@ from vllm.exceptions import VLLMValidationError
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 
+from boomerang_core.errors import EngineError
+from boomerang_core.residency import Span
+from server.engine.client import SizedEngineClient
 from server.engine.compat import platform
 from server.engine.loader import engine_arguments
 from server.engine.sizes import SIZE_KEY
+from server.residency import Residency
 from tests.engine.conftest import LIMITS, token_prompts
 from tests.engine.families import TinyFamily
 from tests.engine.test_equality import BATCH, expected, parameters
@@ -52,6 +57,37 @@ def test_spawned_processes_serve_mixed_sizes_and_survive_a_bad_one(
     sizes = [index % len(tiny.sizes) for index in range(8)]
     got = asyncio.run(session(tiny, sizes))
     assert got == [expected(tiny, size)[index] for index, size in enumerate(sizes)]
+
+
+async def changes(tiny: TinyFamily) -> None:
+    """A change of the sizes that one of two ranks cannot follow, then one that both can."""
+    small, whole = Span(0, 1), Span(0, 3)
+    limits = {**LIMITS, "tensor_parallel_size": 2}
+    arguments = engine_arguments(tiny.family, tiny.teacher_dir, sizes=small, **limits)
+    arguments["worker_cls"] = "tests.engine.failing_worker.FailingWorker"
+    engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+    client = SizedEngineClient(engine, tiny.family.table, Mock(spec=Residency))
+    try:
+        before = await client.resident_bytes()
+        with pytest.raises(EngineError, match=r"another rank could not .*; no memory"):
+            await client.hold_sizes(whole)
+        assert await client.resident_bytes() == before
+        assert await answer(engine, 0, 1) == expected(tiny, 1)[0]
+        held = await client.hold_sizes(whole)
+        assert held == await client.resident_bytes() > before
+        assert await answer(engine, 0, 3) == expected(tiny, 3)[0]
+    finally:
+        engine.shutdown()
+
+
+@pytest.mark.slow  # a rank that fails is played in `test_ranks.py` too
+@pytest.mark.skipif(platform() != "cpu", reason="the worker that fails is a CPU's")
+def test_two_ranks_follow_a_change_together_or_not_at_all(
+    build: Callable[[str], TinyFamily], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And their replies stay in step with what they are asked."""
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+    asyncio.run(changes(build("lowrank")))
 
 
 @pytest.mark.parametrize(

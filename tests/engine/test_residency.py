@@ -36,6 +36,7 @@ def small(tiny: TinyFamily, keep: Keep) -> Any:
 
 def hold(engine: Any, span: Span) -> int:
     (held,) = engine.collective_rpc("hold_sizes", args=(span.smallest, span.largest))
+    assert not isinstance(held, str), held
     engine.reset_prefix_cache()  # or cached keys and values would answer for some of the weights
     return int(held)
 
@@ -111,6 +112,10 @@ def test_bfloat16_comes_back_the_same(build: Callable[[str], TinyFamily], keep: 
         assert greedy(engine, BATCH, sizes) == before
 
 
+def _held(model: Any) -> tuple[int, int]:
+    return model.held.smallest, model.held.largest
+
+
 @pytest.fixture
 def partial(tmp_path: Path) -> tuple[TinyFamily, Sequence[str]]:
     """A family whose teacher's file lacks what the smallest size does not need."""
@@ -141,6 +146,10 @@ def test_what_is_not_needed_is_not_read(
     with pytest.raises(Exception, match="no longer holds"):
         hold(engine, Span(0, 3))
     assert greedy(engine, BATCH, [0] * len(BATCH)) == answers  # a failed change changes nothing
+    with pytest.raises(Exception, match="no longer holds"):
+        hold(engine, Span(2, 3))
+    assert greedy(engine, BATCH, [0] * len(BATCH)) == answers  # nor one that would give parts up
+    assert engine.apply_model(_held) == [(0, 0)]
     (tmp_path / "whole.safetensors").replace(tiny.teacher_dir / "model.safetensors")
     assert_right(tiny, engine, Span(0, 0))
     hold(engine, Span(0, 3))

@@ -24,6 +24,12 @@ def test_what_cuda_does_not_tell_is_one_line(fault: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_attention_that_no_family_can_be_served_with_is_refused() -> None:
+    assert read_settings(attention_backend="TRITON_ATTN").attention_backend == "TRITON_ATTN"
+    with pytest.raises(SettingsError, match=r"attention_backend: .*FLASH_ATTN"):
+        read_settings(attention_backend="FLASHINFER")
+
+
 def test_a_gpu_server_takes_its_budget_from_its_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli, "built_for_cpu", lambda: False)
     monkeypatch.setattr(cli, "device_budget", lambda count: count * GIGABYTE)

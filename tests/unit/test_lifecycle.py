@@ -23,6 +23,14 @@ def test_vllms_runner_v1_is_chosen(environment: dict[str, str]) -> None:
     assert "VLLM_CPU_OMP_THREADS_BIND" not in environment
 
 
+def test_no_sampler_that_is_compiled_at_the_start_unless_told(environment: dict[str, str]) -> None:
+    prepare_environment(read_settings(), None)
+    assert environment["VLLM_USE_FLASHINFER_SAMPLER"] == "0"
+    environment["VLLM_USE_FLASHINFER_SAMPLER"] = "1"
+    prepare_environment(read_settings(), None)
+    assert environment["VLLM_USE_FLASHINFER_SAMPLER"] == "1"
+
+
 def test_tensor_parallel_ranks_are_not_bound_unless_told(environment: dict[str, str]) -> None:
     settings = read_settings(tensor_parallel_size=2)
     prepare_environment(settings, None)

@@ -1,0 +1,91 @@
+"""A change of the sizes on one rank of several: what it does where it, or another, fails."""
+
+from contextlib import nullcontext
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import Mock, call
+
+import pytest
+
+from boomerang_core.residency import Span
+from server.engine import residency
+
+pytestmark = pytest.mark.engine
+
+OLD, NEW = Span(0, 1), Span(0, 3)
+
+
+@pytest.fixture
+def worker(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A worker whose model's calls, and its runner's, are noted in `calls`; alone."""
+    calls = Mock()
+    calls.model = Mock(held=OLD, resident_bytes=7)
+    calls.runner.get_model.return_value = calls.model
+    monkeypatch.setattr(residency, "set_current_vllm_config", nullcontext)
+    monkeypatch.setattr(residency, "on_every_rank", lambda fine: fine)
+    return SimpleNamespace(model_runner=calls.runner, vllm_config=None, calls=calls)
+
+
+def after_the_model(worker: Any) -> list[str]:
+    """What was called, but for the look at the model."""
+    return [name for name, *_ in worker.calls.mock_calls if name != "runner.get_model"]
+
+
+def test_weights_then_what_is_compiled_then_graphs(worker: Any) -> None:
+    assert residency.hold_sizes(worker, NEW) == 7
+    assert after_the_model(worker) == ["model.hold", "model.prepare", "runner.sizes_changed"]
+
+
+def test_what_fails_is_told_and_never_raised(worker: Any) -> None:
+    worker.calls.model.hold.side_effect = MemoryError("no memory")
+    assert residency.hold_sizes(worker, NEW) == "no memory"
+    assert after_the_model(worker) == ["model.hold"]
+    worker.calls.model.hold.side_effect = None
+    worker.calls.runner.sizes_changed.side_effect = RuntimeError
+    assert residency.hold_sizes(worker, NEW) == "RuntimeError"
+    worker.calls.runner.get_model.side_effect = AttributeError("no model")
+    assert residency.hold_sizes(worker, NEW) == "no model"
+
+
+@pytest.mark.parametrize("failure", [None, RuntimeError("no memory")])
+def test_a_heap_that_a_capture_thaws_is_frozen_again(
+    worker: Any, monkeypatch: pytest.MonkeyPatch, failure: Exception | None
+) -> None:
+    def capture() -> None:
+        heap.frozen = False
+        if failure is not None:
+            raise failure
+
+    heap = Heap()
+    monkeypatch.setattr(residency, "gc", heap)
+    worker.calls.runner.sizes_changed.side_effect = capture
+    residency.hold_sizes(worker, NEW)
+    assert not heap.frozen  # it was not before, as on a CPU
+    heap.freeze()
+    residency.hold_sizes(worker, NEW)
+    assert heap.frozen
+
+
+class Heap:
+    """As the module `gc`; that of this process may be frozen by another test's engine."""
+
+    frozen = False
+
+    def collect(self) -> int:
+        return 0
+
+    def get_freeze_count(self) -> int:
+        return int(self.frozen)
+
+    def freeze(self) -> None:
+        self.frozen = True
+
+
+def test_where_another_rank_failed_it_holds_what_it_held_and_captures_nothing(
+    worker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one would not take part in what a capture computes."""
+    monkeypatch.setattr(residency, "on_every_rank", lambda fine: False)
+    assert residency.hold_sizes(worker, NEW) == "another rank could not hold the weights"
+    assert worker.calls.model.hold.mock_calls == [call(NEW), call(OLD)]
+    assert after_the_model(worker) == ["model.hold"] * 2
