@@ -12,6 +12,7 @@ from typing import Any
 from boomerang_core.architectures import ARCHITECTURES, Architecture
 from boomerang_core.errors import ArchitectureError
 from server.engine import compat
+from server.engine.vllm_names import VERSION
 
 
 def _whole_config(vllm_config: Any) -> dict[str, Any]:
@@ -102,7 +103,7 @@ def row_of(architecture: str) -> EngineRow:
     """The row of an architecture; `ArchitectureError` where vLLM cannot serve it."""
     if architecture not in ROWS:
         raise ArchitectureError(
-            f"{architecture} cannot be served: vLLM {compat.VERSION} has no model for it that we "
+            f"{architecture} cannot be served: vLLM {VERSION} has no model for it that we "
             f"route; those that work are {', '.join(sorted(ROWS))}"
         )
     return ROWS[architecture]

@@ -24,6 +24,8 @@ from server.engine.model import BoomerangForCausalLM
 from server.engine.plan import Rows, StepPlan, build_plan, largest_first, swaps
 from server.engine.sizes import remembered_size
 
+OTHER_BACKEND = "set attention_backend (BOOMERANG_ATTENTION_BACKEND) to FLASH_ATTN or TRITON_ATTN"
+
 
 def refuse_runner_v2(worker: Any) -> None:
     """Plans are carried by the V1 runner: under V2 every request would run as the teacher."""
@@ -99,7 +101,7 @@ class RoutedRunner(GPUModelRunner):
         if any(part.kernel_block_size for group in self.attn_groups for part in group):
             raise SettingsError(
                 "this attention backend needs smaller blocks than the KV cache has, which slices "
-                "of a step cannot be given; choose another, such as FLASH_ATTN"
+                f"of a step cannot be given; {OTHER_BACKEND}"
             )
         self.input_batch.block_table = joined(self.input_batch.block_table)
 
@@ -109,7 +111,7 @@ class RoutedRunner(GPUModelRunner):
         if self.reorder_batch_threshold is not None:
             raise SettingsError(
                 "this attention backend orders the batch itself, which a family of sizes cannot "
-                "follow; choose another, such as FLASH_ATTN"
+                f"follow; {OTHER_BACKEND}"
             )
 
     # ---- a step -----------------------------------------------------------------------------

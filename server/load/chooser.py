@@ -23,7 +23,7 @@ from server.sizing import Reason
 
 STAY = 0.9
 ENTER = 0.7
-RISE_SECONDS = 20.0
+RISE_SECONDS = 10.0
 _ENDED, _LASTING = 1, 8
 """Answers' times until those that run now have ended, and until a load has shown where it leads."""
 _MOST_PATIENCE = 8
@@ -138,7 +138,9 @@ class Chooser:
             return
         since, target = self._rising or (now, roomy)
         self._rising = (since, min(target, roomy))
-        if now - since >= RISE_SECONDS * self._patience or idle >= RISE_SECONDS:
+        if idle >= RISE_SECONDS:  # what there was room for before has no say
+            self._level, self._rising, self._risen = roomy, None, now
+        elif now - since >= RISE_SECONDS * self._patience:
             self._level, self._rising, self._risen = self._rising[1], None, now
 
     def _fall(self, level: int, now: float) -> None:

@@ -197,6 +197,24 @@ class Simulation:
         return sum(sizes) / len(sizes)
 
 
+@dataclass
+class ClosedLoop(Simulation):
+    """`rate(now)` clients, each of which asks again as soon as its answer is there."""
+
+    def run(self, seconds: float, choose: Callable[[Simulation, float], SizeRow]) -> "ClosedLoop":
+        now, running, waiting = 0.0, list[Request](), list[Request]()
+        while now < seconds:
+            asking = int(self.rate(now)) - len(running) - len(waiting)
+            waiting += [self._admit(now, choose) for _ in range(asking)]
+            free = SLOTS - len(running)
+            admitted, waiting = waiting[:free], waiting[free:]
+            took = self.truth.seconds(running, admitted, self.draw)
+            now += took
+            self._observe(running, admitted, took, len(waiting))
+            running = self._advance(running, admitted, now)
+        return self
+
+
 def auto(simulation: Simulation, now: float) -> SizeRow:
     """The chooser's choice among all sizes."""
     rows = simulation.table.offered

@@ -15,6 +15,7 @@ from server.sizing import Reason
 from tests.unit.serving_simulation import (
     SIX,
     SLOTS,
+    ClosedLoop,
     Simulation,
     always,
     auto,
@@ -119,6 +120,44 @@ def test_half_the_load_after_a_rest_is_no_burst(seed: int) -> None:
     assert run.mean_size() == 5
 
 
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("clients", [8, 12])
+def test_clients_that_wait_for_their_answers_get_large_sizes_again(clients: int, seed: int) -> None:
+    """Sixty for 40 s, then few, for whom the teacher is in time, though they then ask more seldom
+    than they do of a small size."""
+    crowd = ClosedLoop(SIX, lambda now: 60 if now < 40 else clients, seed=seed).run(180, auto)
+    teacher = ClosedLoop(SIX, lambda now: 60 if now < 40 else clients, seed=seed)
+    assert teacher.run(180, always(5)).attained(60) > 0.99
+    assert crowd.mean_size(10) < crowd.mean_size(60)
+    assert crowd.attained(60) > 0.99
+    assert crowd.mean_size(60) > 0.85 * 5
+
+
+def test_only_those_that_wait_for_their_answers_are_clients() -> None:
+    """Eight that ask again at once; as many on average that come by chance; and too few to tell."""
+    waiting, chance, draw = Load(), Load(), random.Random(0)
+    for number in range(200):
+        waiting.arrived(5, True, float(number))
+        if number >= 7:
+            waiting.ended(5, number + 0.9, (60, 40))
+    assert waiting.demand(200.0).clients == 8
+    ends = list[float]()
+    now = 0.0
+    for _ in range(400):
+        now += draw.expovariate(8.0)
+        for end in [end for end in ends if end <= now]:
+            ends.remove(end)
+            chance.ended(5, end, (60, 40))
+        chance.arrived(5, True, now)
+        ends.append(now + 1.0)
+    assert chance.demand(now).clients == math.inf
+    few = Load()
+    for number in range(5):
+        few.arrived(5, True, float(number))
+        few.ended(5, number + 0.9, (60, 40))
+    assert few.demand(5.0).clients == math.inf
+
+
 def test_many_answers_at_once_are_one_arrival() -> None:
     """Eight requests of eight answers each are no surer a burst than eight of one each."""
     one, eight = Arrivals(), Arrivals()
@@ -143,7 +182,7 @@ def test_a_burst_that_is_over_is_forgotten() -> None:
 
 def busy(chooser: Chooser, rate: float, since: float, until: float) -> None:
     """Requests arrive by chance, and each is in flight for three seconds."""
-    flights, draw, now = deque[tuple[float, int]](), random.Random(0), since
+    flights, draw, now = deque[tuple[float, int]](), random.Random(1), since
     while (now := now + draw.expovariate(rate)) < until:
         while flights and flights[0][0] <= now:
             chooser.load.ended(flights.popleft()[1], now, (60, 40))
@@ -176,7 +215,7 @@ def test_reasons() -> None:
     assert 0 < middle.size < 5
     assert reason in {Reason.AUTO_OBJECTIVE, Reason.AUTO_HELD}
     assert settled(8.0).choose(rows, rows[:1], 100.0) == (rows[0], Reason.AUTO_LARGEST)
-    assert settled(14.0).choose(rows, rows[5:], 100.0) == (rows[5], Reason.AUTO_OVERLOAD)
+    assert settled(25.0).choose(rows, rows[5:], 100.0) == (rows[5], Reason.AUTO_OVERLOAD)
     assert settled(200.0).choose(rows, rows, 100.0) == (rows[0], Reason.AUTO_OVERLOAD)
 
 
