@@ -60,7 +60,7 @@ class Flight:
         now = time.monotonic()
         done = self._finished(now)
         whole = self.last is not None and self.last.finished
-        lengths = (done.prompt_tokens, done.generated_tokens / self.choices) if whole else None
+        lengths = (self._computed(), done.generated_tokens / self.choices) if whole else None
         load = self.watch.chooser.load
         if self.last is None:
             load.refused(self.choices)
@@ -71,6 +71,10 @@ class Flight:
         spent.generated_tokens += done.generated_tokens
         spent.first_token_seconds = _later(spent.first_token_seconds, done.first_token_seconds)
         spent.token_seconds = _later(spent.token_seconds, done.token_seconds)
+
+    def _computed(self) -> int:
+        """Tokens of the prompt that the engine computed: steps are timed without cached ones."""
+        return len(self.last.prompt_token_ids or ()) - (self.last.num_cached_tokens or 0)
 
     def _finished(self, now: float) -> Finished:
         """Latencies as vLLM measured them: the first token's here, the others' in the engine."""

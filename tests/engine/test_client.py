@@ -14,6 +14,7 @@ from server.engine.compat import EngineDeadError, RetryableRequestError
 from server.engine.serving import _about_tokens
 from server.engine.watch import StepWatch, Watch
 from server.load.chooser import Chooser
+from server.load.prediction import Objective
 from server.metrics import Metrics
 from server.residency import Residency
 
@@ -110,3 +111,29 @@ def test_a_prompt_is_as_long_as_its_parts() -> None:
     whole = SimpleNamespace(messages=[{"role": "user", "content": "abcd" * 15}])
     assert _about_tokens(mixed) == _about_tokens(whole)
     assert _about_tokens(SimpleNamespace(prompt=[5, 6, 7])) == 3
+
+
+def output(prompt: int, cached: int | None = 0) -> SimpleNamespace:
+    """What vLLM says of a request that ended, with four tokens in one choice."""
+    return SimpleNamespace(
+        prompt_token_ids=[1] * prompt,
+        num_cached_tokens=cached,
+        outputs=[SimpleNamespace(token_ids=[5] * 4)],
+        finished=True,
+        metrics=None,
+    )
+
+
+@pytest.mark.parametrize(("cached", "computed"), [(880, 20), (0, 900), (None, 900)])
+def test_the_load_learns_of_prompts_what_the_engine_computes(
+    cached: int | None, computed: int
+) -> None:
+    """The costs are learned from computed tokens; what a client is told counts all of them."""
+    chooser = Chooser.of(TABLE, Objective(1.0, 1.0), 1)
+    metrics = Mock(spec=Metrics)
+    flight = Watch(TABLE, chooser, metrics).begin(0)
+    flight.saw(output(900, cached), is_delta=False)
+    flight.ended()
+    assert chooser.load.demand(0.0).prompt_tokens == computed
+    assert metrics.ended.call_args.args[1].prompt_tokens == 900
+    assert flight.spent.prompt_tokens == 900
