@@ -116,14 +116,14 @@ class Metrics:
         """Count a refusal; `reason` comes from `errors`, or is `stalled`."""
         self._refusals.labels(reason).inc()
 
-    def began(self, row: SizeRow) -> None:
-        """A request reached the engine."""
-        self._sizes.running.labels(row.id).inc()
+    def began(self, row: SizeRow, choices: int) -> None:
+        """A request for so many answers reached the engine."""
+        self._sizes.running.labels(row.id).inc(choices)
 
-    def ended(self, row: SizeRow, done: Finished, whole: bool) -> None:
+    def ended(self, row: SizeRow, done: Finished, whole: bool, choices: int) -> None:
         """A request left the engine; only whole ones count in the latencies."""
         sizes = self._sizes
-        sizes.running.labels(row.id).dec()
+        sizes.running.labels(row.id).dec(choices)
         sizes.prompt.labels(row.id).inc(done.prompt_tokens)
         sizes.generated.labels(row.id).inc(done.generated_tokens)
         if not whole:

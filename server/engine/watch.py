@@ -29,7 +29,7 @@ class Watch:
         """A request for so many answers reaches the engine."""
         flight = Flight(self, size, choices, usage.get() or Usage(), time.monotonic())
         self.chooser.load.arrived(size, flight.spent.auto, flight.began, choices)
-        self.metrics.began(self.table.rows[size])
+        self.metrics.began(self.table.rows[size], choices)
         return flight
 
     def stat_logger(self, vllm_config: Any, engine_index: int = 0) -> Any:
@@ -65,7 +65,7 @@ class Flight:
         if self.last is None:
             load.refused(self.choices)
         load.ended(self.size, now, lengths, self.choices)
-        self.watch.metrics.ended(self.watch.table.rows[self.size], done, whole)
+        self.watch.metrics.ended(self.watch.table.rows[self.size], done, whole, self.choices)
         spent = self.spent
         spent.prompt_tokens += done.prompt_tokens
         spent.generated_tokens += done.generated_tokens

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from unittest.mock import Mock
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from boomerang_core.errors import EngineError
 from boomerang_core.residency import Span
@@ -137,3 +138,16 @@ def test_the_load_learns_of_prompts_what_the_engine_computes(
     assert chooser.load.demand(0.0).prompt_tokens == computed
     assert metrics.ended.call_args.args[1].prompt_tokens == 900
     assert flight.spent.prompt_tokens == 900
+
+
+def test_what_is_in_flight_counts_choices() -> None:
+    registry = CollectorRegistry()
+    name, label = "boomerang_requests_in_flight", {"size": "1m"}
+    metrics = Metrics(Mock(table=TABLE, footprint_tokens=1), registry)
+    watch = Watch(TABLE, Chooser.of(TABLE, Objective(1.0, 1.0), 1), metrics)
+    flights = [watch.begin(0, choices) for choices in (3, 1)]
+    assert registry.get_sample_value(name, label) == 4
+    flights[0].ended()
+    assert registry.get_sample_value(name, label) == 1
+    flights[1].ended()
+    assert registry.get_sample_value(name, label) == 0
