@@ -87,7 +87,7 @@ class Flight:
         return Finished(
             prompt_tokens=prompt,
             generated_tokens=self.generated,
-            first_token_seconds=None if times is None else times.first_token_latency,
+            first_token_seconds=times.first_token_latency if times and self.generated else None,
             token_seconds=per_token,
             seconds=now - self.began,
         )

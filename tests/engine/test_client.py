@@ -114,14 +114,16 @@ def test_a_prompt_is_as_long_as_its_parts() -> None:
     assert _about_tokens(SimpleNamespace(prompt=[5, 6, 7])) == 3
 
 
-def output(prompt: int, cached: int | None = 0) -> SimpleNamespace:
-    """What vLLM says of a request that ended, with four tokens in one choice."""
+def output(
+    prompt: int, cached: int | None = 0, finished: bool = True, metrics: object = None
+) -> SimpleNamespace:
+    """What vLLM says of a request with four tokens in one choice."""
     return SimpleNamespace(
         prompt_token_ids=[1] * prompt,
         num_cached_tokens=cached,
         outputs=[SimpleNamespace(token_ids=[5] * 4)],
-        finished=True,
-        metrics=None,
+        finished=finished,
+        metrics=metrics,
     )
 
 
@@ -151,3 +153,20 @@ def test_what_is_in_flight_counts_choices() -> None:
     assert registry.get_sample_value(name, label) == 1
     flights[1].ended()
     assert registry.get_sample_value(name, label) == 0
+
+
+def test_a_stream_that_is_broken_off_has_a_first_token() -> None:
+    """Or those that nobody waited for would be missing where the server is late."""
+    registry = CollectorRegistry()
+    metrics = Metrics(Mock(table=TABLE, footprint_tokens=1), registry)
+    flight = Watch(TABLE, Chooser.of(TABLE, Objective(1.0, 1.0), 1), metrics).begin(0)
+    times = SimpleNamespace(
+        num_generation_tokens=4, first_token_ts=1.0, last_token_ts=2.0, first_token_latency=0.5
+    )
+    flight.saw(output(10, finished=False, metrics=times), is_delta=True)
+    flight.ended()
+
+    def count(name: str) -> float | None:
+        return registry.get_sample_value(f"boomerang_{name}_seconds_count", {"size": "1m"})
+
+    assert (count("first_token"), count("token"), count("request")) == (1, None, None)
