@@ -137,7 +137,10 @@ class Settings(BaseSettings):
     )
     page: bool = Field(True, description="Whether there is a page for people at /.")
     linger_seconds: float = Field(
-        2.0, ge=0, description="On SIGTERM: how long requests are still accepted, being unready."
+        2.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="On SIGTERM: how long requests are still accepted, being unready.",
     )
     drain_seconds: int = Field(
         30, ge=1, description="On SIGTERM: how long running requests may take to finish."
