@@ -26,10 +26,13 @@ _TYPES = {
     HTTPStatus.METHOD_NOT_ALLOWED: "MethodNotAllowedError",
     HTTPStatus.REQUEST_TIMEOUT: "RequestTimeoutError",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "RequestTooLargeError",
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "UnsupportedMediaTypeError",
     HTTPStatus.TOO_MANY_REQUESTS: "RateLimitError",
     HTTPStatus.INTERNAL_SERVER_ERROR: "InternalServerError",
     HTTPStatus.SERVICE_UNAVAILABLE: "ServiceUnavailableError",
 }
+
+_NOT_JSON = "the content type must be application/json: -H 'content-type: application/json' of curl"
 
 
 class RefusedError(HTTPException):
@@ -96,6 +99,8 @@ def install_handlers(app: FastAPI) -> None:
     async def on_validation(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
         request.app.state.metrics.refused("malformed")
+        if isinstance(error.body, bytes):  # FastAPI reads as JSON only what says that it is
+            return error_response(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, _NOT_JSON)
         message, param = _first_problem(error.errors())
         return error_response(HTTPStatus.BAD_REQUEST, message, param)
 
