@@ -71,7 +71,8 @@ class Metrics:
         )
         self._refusals = Counter(
             "boomerang_refusals",
-            "Requests refused before they reached the engine; `stalled`: answers left unread.",
+            "Completions refused before they ran; keys and limits count on every path. "
+            "`stalled`: answers left unread.",
             ("reason",),
             registry=registry,
         )

@@ -36,6 +36,7 @@ from server.engine.compat import (
     make_arg_parser,
 )
 from server.engine.sizes import SIZE_KEY
+from server.errors import COMPLETIONS
 from server.guard.limits import Hold, Limits, count_choices
 from server.guard.middleware import HOLD
 from server.leased import Leased
@@ -149,7 +150,7 @@ async def mount(
     async def chat(request: SizedChatCompletionRequest, raw_request: Request) -> Response:
         return await sized.run(request, raw_request, create_chat_completion)
 
-    for path, endpoint in (("/v1/completions", completions), ("/v1/chat/completions", chat)):
+    for path, endpoint in zip(COMPLETIONS, (completions, chat), strict=True):
         app.add_api_route(path, endpoint, methods=["POST"], response_model=None, tags=["openai"])
     app.openapi_schema = None  # made anew, with these two, when it is next asked for
 

@@ -252,3 +252,28 @@ def test_a_body_that_does_not_say_that_it_is_json(
             headers["content-type"] = good
             reply = httpx.request(method, f"{guarded[0]}{path}", content=body, headers=headers)
             assert reply.status_code != 415, reply.text
+
+
+def test_only_completions_count_as_refused(guarded: tuple[str, int]) -> None:
+    """Or a dry run, a look-up and the operator would raise `BoomerangRefusals`."""
+    url, _ = guarded
+
+    def refusals() -> dict[str, float]:
+        lines = httpx.get(f"{url}/metrics").text.splitlines()
+        counts = (line.split() for line in lines if line.startswith("boomerang_refusals_total{"))
+        return {name: float(count) for name, count in counts}
+
+    before = refusals()
+    admin = {"Authorization": f"Bearer {ADMIN}"}
+    for method, path, body, headers in (
+        ("POST", "/v1/sizes/resolve", {"memory_budget": "1KiB"}, BEARER),
+        ("POST", "/v1/sizes/resolve", {"size": "huge", "concurrency": "many"}, BEARER),
+        ("GET", "/v1/models/gpt-4", None, BEARER),
+        ("PUT", "/admin/memory-budget", {"memory_budget": "lots"}, admin),
+        ("PUT", "/admin/memory-budget", {"budget": 1}, admin),
+    ):
+        reply = httpx.request(method, f"{url}{path}", json=body, headers=headers)
+        assert reply.status_code in (400, 404), reply.text
+    assert refusals() == before
+    httpx.get(f"{url}/v1/models/gpt-4")
+    assert refusals() != before, "one without a key"
