@@ -65,7 +65,7 @@ class Metrics:
         self._registry = registry
         self._requests = Counter(
             "boomerang_requests",
-            "Requests whose size was decided, by size and reason.",
+            "Completions that ran, or whose stream began, by size and reason.",
             ("size", "reason"),
             registry=registry,
         )
@@ -112,7 +112,7 @@ class Metrics:
             footprint.labels(row.id).set(row.footprint_bytes(family.footprint_tokens))
 
     def decided(self, decision: Decision) -> None:
-        """Count a request whose size is known."""
+        """Count a request that ran, or whose stream begins."""
         self._requests.labels(decision.row.id, decision.reason.value).inc()
 
     def refused(self, reason: str) -> None:
