@@ -38,6 +38,7 @@ from server.engine.compat import (
 )
 from server.engine.sizes import SIZE_KEY
 from server.errors import COMPLETIONS
+from server.guard.counts import excess_of
 from server.guard.limits import Hold, Limits, count_choices
 from server.guard.middleware import HOLD
 from server.leased import Leased
@@ -75,7 +76,12 @@ class GuardedBody(BaseModel):
     @model_validator(mode="wrap")
     @classmethod
     def _mistyped(cls, body: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
-        """Refuse what vLLM's own validators trip over: they use fields before they have a type."""
+        """Refuse what vLLM's own validators trip over: they use fields before they have a type.
+
+        And what they would take seconds for.
+        """
+        if excess := excess_of(body):
+            raise MisfitError(*excess)
         try:
             return validate(body)
         except VLLMError as error:
