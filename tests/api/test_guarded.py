@@ -20,8 +20,8 @@ from prometheus_client import CollectorRegistry
 from boomerang_core.cli import family_folder
 from boomerang_core.family import Family, load_family
 from server.app import create_app
-from server.cli import http_config, listen
 from server.guard.middleware import Guarding
+from server.listening import http_config, listen
 from server.load.chooser import Chooser
 from server.load.prediction import Objective
 from server.residency import Residency
