@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic import ValidationError
 
 from boomerang_core.cli import app, family_folder
 from boomerang_core.errors import BoomerangError
@@ -18,7 +19,13 @@ from server.app import create_app
 from server.cgroup import default_budget, memory_left, memory_limit
 from server.device import device_budget
 from server.guard.middleware import Guarding
-from server.guard.room import kv_tokens, require_kv_cache, require_memory, with_kv_cache
+from server.guard.room import (
+    kv_tokens,
+    require_context,
+    require_kv_cache,
+    require_memory,
+    with_kv_cache,
+)
 from server.hang import Stillness
 from server.lifecycle import (
     DrainingServer,
@@ -203,12 +210,13 @@ def _start(
     watched: tuple[Chooser, Metrics],
 ) -> Any:
     """Load the engine; seconds of imports, then the weights.  Blocks."""
-    from boomerang_core.checkpoint import check_weights, teacher_folder
+    from boomerang_core.checkpoint import check_weights, load_config, teacher_folder
 
     teacher_dir = teacher_folder(family)  # before vLLM is imported: a lost teacher shows at once
     check_weights(teacher_dir)
     if built_for_cpu():
         require_memory(residency.plan, settings, memory_left())
+    require_context(load_config(teacher_dir), settings)
     from server.engine.client import start_engine
     from server.engine.watch import Watch
 
@@ -229,8 +237,12 @@ def _start(
 
 
 def _one_line(error: BaseException) -> str:
-    """The first line of an error, with its kind where it is not one of ours."""
-    text = next(iter(str(error).splitlines()), "")
+    """The first line of an error, with its kind where it is not one of ours.
+
+    Of pydantic's, which vLLM raises, the first line says only how many there are.
+    """
+    found = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+    text = next(iter(found.splitlines()), "")
     return text if isinstance(error, BoomerangError) else f"{type(error).__name__}: {text}"
 
 

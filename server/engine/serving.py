@@ -157,7 +157,8 @@ async def mount(
     async def chat(request: SizedChatCompletionRequest, raw_request: Request) -> Response:
         return await sized.run(request, raw_request, create_chat_completion)
 
-    for path, endpoint in zip(COMPLETIONS, (completions, chat), strict=True):
+    endpoints: tuple[Callable[..., Any], ...] = (completions, chat)
+    for path, endpoint in zip(COMPLETIONS, endpoints, strict=True):
         app.add_api_route(path, endpoint, methods=["POST"], response_model=None, tags=["openai"])
     app.openapi_schema = None  # made anew, with these two, when it is next asked for
 
