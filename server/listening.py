@@ -6,6 +6,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from boomerang_core.errors import SettingsError
+from server.guard.heads import heads_within
 from server.guard.sending import bound_unread
 from server.settings import Settings
 
@@ -16,6 +17,7 @@ def http_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
     """uvicorn's configuration, loaded; `SettingsError` for a certificate that is none."""
     config = uvicorn.Config(
         app,
+        http=heads_within(settings.body_timeout_seconds),
         log_level=settings.log_level,
         log_config=None,
         access_log=False,  # ours says more

@@ -102,7 +102,8 @@ class Settings(BaseSettings):
         60.0,
         gt=0,
         allow_inf_nan=False,
-        description="How long the body of a request may take to arrive; then 408.",
+        description="How long the body of a request may take to arrive; then 408. Its head too; "
+        "then the connection is closed.",
     )
     max_prompt_tokens: int | None = Field(
         None, ge=1, description="Longest prompt, in tokens; by default max_model_len bounds it."
