@@ -1,6 +1,7 @@
 """One line per request: what ran, why, how long it took.  Never what was asked or answered."""
 
 import logging
+import re
 import time
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from server.logs import ACCESS
 logger = logging.getLogger(ACCESS)
 
 _QUIET = ("/live", "/ready", "/health", "/metrics")
+PLAIN_ID = re.compile(r"[\x21-\x7e]{1,128}")
+"""Ids that a client may give a request: without spaces, or they could forge fields of a line."""
 CLIENT_GONE = 499
 """Status that is logged where the client left before a reply (nginx's number for it)."""
 
@@ -46,15 +49,16 @@ class AccessLog:
             await self._app(scope, receive, send)
             return
         began = time.monotonic()
-        status, headers = CLIENT_GONE, Headers()
+        status, headers, whole = CLIENT_GONE, Headers(), False
         spent = Usage()
         token = usage.set(spent)
 
         async def noting(message: Message) -> None:
-            nonlocal status, headers
+            nonlocal status, headers, whole
             if message["type"] == "http.response.start":
                 status, headers = message["status"], Headers(raw=message["headers"])
             await send(message)
+            whole = message["type"] == "http.response.body" and not message.get("more_body", False)
 
         try:
             await self._app(scope, receive, noting)
@@ -65,15 +69,20 @@ class AccessLog:
         finally:
             usage.reset(token)
             if logger.isEnabledFor(logging.INFO):
-                _log(scope, status, headers, spent, time.monotonic() - began)
+                broken = bool(headers) and not whole
+                _log(scope, status, headers, broken, spent, time.monotonic() - began)
 
 
-def _log(scope: Scope, status: int, headers: Headers, spent: Usage, seconds: float) -> None:
+def _log(
+    scope: Scope, status: int, headers: Headers, broken: bool, spent: Usage, seconds: float
+) -> None:
+    given = Headers(scope=scope).get("x-request-id", "")  # `Gate` has put it there, if it was asked
     fields: dict[str, Any] = {
-        "request_id": Headers(scope=scope).get("x-request-id"),  # `Gate` has put it there
+        "request_id": given if PLAIN_ID.fullmatch(given) else None,
         "method": scope["method"],
         "path": quote(scope["path"][:200]),  # decoded by uvicorn: it may hold line ends
         "status": int(status),
+        "ended": "broken" if broken else None,
         "seconds": _rounded(seconds),
         "size": headers.get("x-boomerang-size"),
         "reason": headers.get("x-boomerang-reason"),
