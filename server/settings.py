@@ -134,7 +134,7 @@ class Settings(BaseSettings):
         gt=0,
         allow_inf_nan=False,
         description="How long the engine may have requests and make no step; then it counts as "
-        "dead, and the server ends.",
+        "dead, and the server ends. While it reads weights, ten minutes more.",
     )
     page: bool = Field(True, description="Whether there is a page for people at /.")
     linger_seconds: float = Field(
