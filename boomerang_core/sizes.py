@@ -1,5 +1,6 @@
 """Sizes: their names, the grammar in which a request asks for one, and budget → size."""
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -51,9 +52,10 @@ def parse_bytes(text: object, param: str = "memory_budget") -> int:
 
     Raises `SizeError` for anything else, zero and negative amounts included.
     """
-    if isinstance(text, bool) or not isinstance(text, str | int):
-        raise SizeError(f"{param} must be a size such as '300MiB' or a number of bytes", param)
-    match = _BYTES.fullmatch(str(text).strip().lower())
+    if isinstance(text, float) and text.is_integer():  # what some clients make of a whole number
+        text = int(text)
+    is_amount = isinstance(text, str | int) and not isinstance(text, bool)
+    match = _BYTES.fullmatch(str(text).strip().lower()) if is_amount else None
     if match is None or match[2] not in _UNITS:
         raise SizeError(
             f"{param} must be a size such as '300MiB' or a number of bytes, got {shorten(text)}",
@@ -189,12 +191,11 @@ class SizeTable:
         Names, `student`, `teacher` and layer counts are exact.  Parameters and fractions of the
         teacher are upper bounds: the largest offered size not above.  Raises `SizeError`.
         """
-        if not isinstance(text, str):
-            raise SizeError(f"size must be one of {GRAMMAR}, got {shorten(text)}", "size")
-        wanted = text.strip().lower()
-        exact = wanted in ("student", "teacher") or _LAYERS.fullmatch(wanted)
-        if exact or wanted in {row.id for row in self.rows if row.offered}:
-            return self.named(wanted)
+        wanted = _wanted(text)
+        if isinstance(wanted, str):
+            exact = wanted in ("student", "teacher") or _LAYERS.fullmatch(wanted)
+            if exact or wanted in {row.id for row in self.rows if row.offered}:
+                return self.named(wanted)
         limit = self._params_limit(wanted, text)
         row = _largest(self.offered, lambda row: row.params <= limit)
         if row is None:
@@ -212,18 +213,16 @@ class SizeTable:
         A name states those of its size, a layer count too; a share, that of the teacher's.
         Raises `SizeError`.
         """
-        if isinstance(text, str):
-            wanted = text.strip().lower()
-            if wanted in ("student", "teacher"):
-                row = self.student if wanted == "student" else self.teacher
+        wanted = _wanted(text)
+        if wanted in ("student", "teacher"):
+            row = self.student if wanted == "student" else self.teacher
+            return Fraction(row.params)
+        if isinstance(wanted, str) and (match := _LAYERS.fullmatch(wanted)):
+            return Fraction(self._by_layers(int(match[1])).params)
+        for row in self.rows:
+            if row.id == wanted:
                 return Fraction(row.params)
-            if match := _LAYERS.fullmatch(wanted):
-                return Fraction(self._by_layers(int(match[1])).params)
-            for row in self.rows:
-                if row.id == wanted:
-                    return Fraction(row.params)
-            return self._params_limit(wanted, text)
-        raise SizeError(f"size must be one of {GRAMMAR}, got {shorten(text)}", "size")
+        return self._params_limit(wanted, text)
 
     def within(self, budget_bytes: int, tokens: int, param: str = "memory_budget") -> SizeRow:
         """The largest offered size whose standalone footprint fits.
@@ -242,18 +241,21 @@ class SizeTable:
             )
         return row
 
-    def _params_limit(self, wanted: str, text: str) -> Fraction:
-        if match := _PARAMS.fullmatch(wanted):
+    def _params_limit(self, wanted: str | Fraction, text: object) -> Fraction:
+        if isinstance(wanted, Fraction):
+            share = wanted
+        elif match := _PARAMS.fullmatch(wanted):
             scale = 10**6 if match[2] == "m" else 10**9
             return Fraction(match[1]) * scale
-        if match := _PERCENT.fullmatch(wanted):
+        elif match := _PERCENT.fullmatch(wanted):
             share = Fraction(match[1]) / 100
         elif _FRACTION.fullmatch(wanted):
             share = Fraction(wanted)
         else:
-            raise SizeError(f"size must be one of {GRAMMAR}, got {shorten(text)}", "size")
+            raise _no_size(text)
         if not 0 < share <= 1:
-            raise SizeError(f"a share of the teacher is above 0 and at most 1, got {text}", "size")
+            got = f"got {shorten(text)}; parameters are text such as '106m'"
+            raise SizeError(f"a share of the teacher is above 0 and at most 1, {got}", "size")
         return share * self.teacher.params
 
     def _by_layers(self, layers: int) -> SizeRow:
@@ -278,6 +280,20 @@ class SizeTable:
 
     def _choices(self) -> str:
         return "offered: " + ", ".join(row.id for row in self.offered)
+
+
+def _wanted(size: object) -> str | Fraction:
+    """A size as text to compare, or as the share that a JSON number is, in its shortest form."""
+    if isinstance(size, str):
+        return size.strip().lower()
+    whole = isinstance(size, int) and not isinstance(size, bool)
+    if whole or (isinstance(size, float) and math.isfinite(size)):
+        return Fraction(repr(size))
+    raise _no_size(size)
+
+
+def _no_size(given: object) -> SizeError:
+    return SizeError(f"size must be one of {GRAMMAR}, got {shorten(given)}", "size")
 
 
 def _largest(rows: Iterable[SizeRow], fits: Callable[[SizeRow], bool]) -> SizeRow | None:

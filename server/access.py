@@ -1,6 +1,7 @@
 """One line per request: what ran, why, how long it took.  Never what was asked or answered."""
 
 import logging
+import re
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -17,11 +18,13 @@ from server.logs import ACCESS
 logger = logging.getLogger(ACCESS)
 
 _QUIET = ("/live", "/ready", "/health", "/metrics")
+PLAIN_ID = re.compile(r"[\x21-\x7e]{1,128}")
+"""Ids that a client may give a request: without spaces, or they could forge fields of a line."""
 CLIENT_GONE = 499
 """Status that is logged where the client left before a reply (nginx's number for it)."""
 
 COMPLETIONS = ("/v1/completions", "/v1/chat/completions")
-"""Paths whose responses are counted."""
+"""Paths that run something: their responses are counted, and what is refused there is lost."""
 
 
 @dataclass
@@ -64,7 +67,7 @@ class AccessLog:
             if message["type"] == "http.response.start":
                 status, headers = message["status"], Headers(raw=message["headers"])
             await send(message)
-            whole = message["type"] == "http.response.body" and not message.get("more_body")
+            whole = message["type"] == "http.response.body" and not message.get("more_body", False)
 
         try:
             await self._app(scope, receive, noting)
@@ -78,7 +81,8 @@ class AccessLog:
             if scope["path"] in COMPLETIONS and scope["method"] == "POST":
                 self._on_response(_outcome(status, whole, failed))
             if logger.isEnabledFor(logging.INFO):
-                _log(scope, status, headers, spent, time.monotonic() - began)
+                broken = bool(headers) and not whole
+                _log(scope, status, headers, broken, spent, time.monotonic() - began)
 
 
 def _outcome(status: int, whole: bool, failed: bool) -> int:
@@ -91,12 +95,16 @@ def _outcome(status: int, whole: bool, failed: bool) -> int:
     return status if whole else CLIENT_GONE
 
 
-def _log(scope: Scope, status: int, headers: Headers, spent: Usage, seconds: float) -> None:
+def _log(
+    scope: Scope, status: int, headers: Headers, broken: bool, spent: Usage, seconds: float
+) -> None:
+    given = Headers(scope=scope).get("x-request-id", "")  # `Gate` has put it there, if it was asked
     fields: dict[str, Any] = {
-        "request_id": Headers(scope=scope).get("x-request-id"),  # `Gate` has put it there
+        "request_id": given if PLAIN_ID.fullmatch(given) else None,
         "method": scope["method"],
         "path": quote(scope["path"][:200]),  # decoded by uvicorn: it may hold line ends
         "status": int(status),
+        "ended": "broken" if broken else None,
         "seconds": _rounded(seconds),
         "size": headers.get("x-boomerang-size"),
         "reason": headers.get("x-boomerang-reason"),

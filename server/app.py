@@ -1,6 +1,5 @@
 """The FastAPI app: our routes from the first moment, the OpenAI ones once the engine is there."""
 
-import re
 import uuid
 from collections.abc import Sequence
 from http import HTTPStatus
@@ -13,7 +12,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from boomerang_core.family import Family, naive_quality
-from server.access import AccessLog
+from server.access import PLAIN_ID, AccessLog
 from server.drain import Drain
 from server.errors import error_response, install_handlers
 from server.guard.middleware import Guard, Guarding
@@ -28,7 +27,6 @@ from server.routes.page import page_router
 from server.routes.sizes import sizes_router
 
 _REQUEST_ID = "x-request-id"
-_ID = re.compile(r"[\x21-\x7e]{1,128}")
 _RETRY_SECONDS = 5
 _CORS: dict[str, Any] = {
     "allow_methods": ["GET", "POST"],
@@ -122,4 +120,4 @@ class Gate:
 
 def _request_id(given: str | None) -> str:
     """The client's own id where it is printable and short; a new one otherwise."""
-    return given if given and _ID.fullmatch(given) else uuid.uuid4().hex
+    return given if given and PLAIN_ID.fullmatch(given) else uuid.uuid4().hex

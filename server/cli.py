@@ -4,25 +4,28 @@ import asyncio
 import atexit
 import logging
 import os
-import socket
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import uvicorn
-from fastapi import FastAPI
+from pydantic import ValidationError
 
 from boomerang_core.cli import app, family_folder
-from boomerang_core.errors import BoomerangError, SettingsError
+from boomerang_core.errors import BoomerangError
 from boomerang_core.family import Family, load_family
 from boomerang_core.precision import Precision, built_for_cpu, served_precision
 from server.app import create_app
 from server.cgroup import default_budget, memory_left, memory_limit
 from server.device import device_budget
 from server.guard.middleware import Guarding
-from server.guard.room import kv_tokens, require_kv_cache, require_memory, with_kv_cache
-from server.guard.sending import bound_unread
+from server.guard.room import (
+    kv_tokens,
+    require_context,
+    require_kv_cache,
+    require_memory,
+    with_kv_cache,
+)
 from server.hang import Stillness
 from server.lifecycle import (
     DrainingServer,
@@ -31,6 +34,7 @@ from server.lifecycle import (
     prepare_environment,
     still_loading,
 )
+from server.listening import http_config, listen, url_of
 from server.load.chooser import Chooser
 from server.load.prediction import Objective
 from server.logs import LIFE, configure_logging, write_logging_config
@@ -42,7 +46,6 @@ from server.tracing import prepare_tracing
 
 logger = logging.getLogger(__name__)
 
-_BACKLOG = 2048
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -140,9 +143,7 @@ async def _serve(settings: Settings, family: Family, precision: Precision) -> Li
     stillness = Stillness(settings.hang_seconds)
     server = DrainingServer(config, lifecycle, settings.linger_seconds, stillness)
     listening = listen(settings)
-    address, port = listening.getsockname()[:2]
-    scheme = "https" if config.is_ssl else "http"
-    _say(settings, f"{family.name} on {scheme}://{address}:{port} (loading)")
+    _say(settings, f"{family.name} on {url_of(listening, config)} (loading)")
     metrics: Metrics = app.state.metrics
 
     async def load() -> None:
@@ -177,28 +178,6 @@ def _count_sizes(residency: Residency) -> str:
     return f"{total} sizes" if offered == total else f"{offered} of {total} sizes, by its budget"
 
 
-def http_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
-    """uvicorn's configuration, loaded; `SettingsError` for a certificate that is none."""
-    config = uvicorn.Config(
-        app,
-        log_level=settings.log_level,
-        log_config=None,
-        access_log=False,  # ours says more
-        timeout_graceful_shutdown=settings.drain_seconds,
-        timeout_keep_alive=settings.keep_alive_seconds,
-        ssl_certfile=settings.tls_cert_file,
-        ssl_keyfile=settings.tls_key_file,
-        ws="none",
-        server_header=False,
-    )
-    try:
-        config.load()
-    except OSError as error:  # ssl.SSLError is one
-        reason = error.strerror or error
-        raise SettingsError(f"cannot use tls_cert_file with tls_key_file: {reason}") from error
-    return config
-
-
 def _warn_if_open(settings: Settings) -> None:
     """Say so where other machines may reach a server that asks for no key."""
     if settings.api_keys_file is None and settings.host not in _LOOPBACK:
@@ -231,12 +210,13 @@ def _start(
     watched: tuple[Chooser, Metrics],
 ) -> Any:
     """Load the engine; seconds of imports, then the weights.  Blocks."""
-    from boomerang_core.checkpoint import check_weights, teacher_folder
+    from boomerang_core.checkpoint import check_weights, load_config, teacher_folder
 
     teacher_dir = teacher_folder(family)  # before vLLM is imported: a lost teacher shows at once
     check_weights(teacher_dir)
     if built_for_cpu():
         require_memory(residency.plan, settings, memory_left())
+    require_context(load_config(teacher_dir), settings)
     from server.engine.client import start_engine
     from server.engine.watch import Watch
 
@@ -257,24 +237,13 @@ def _start(
     )
 
 
-def listen(settings: Settings) -> socket.socket:
-    """A listening socket; `SettingsError` where the address is taken or not ours."""
-    host, port = settings.host, settings.port
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        listening = socket.create_server((host, port), family=family, backlog=_BACKLOG)
-    except OSError as error:
-        raise SettingsError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
-    # Connections inherit it.  asyncio sets it only on sockets that name their protocol, and without
-    # it a reply's body waits 40 ms for the client to acknowledge its headers.
-    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    bound_unread(listening, settings.send_timeout_seconds)
-    return listening
-
-
 def _one_line(error: BaseException) -> str:
-    """The first line of an error, with its kind where it is not one of ours."""
-    text = next(iter(str(error).splitlines()), "")
+    """The first line of an error, with its kind where it is not one of ours.
+
+    Of pydantic's, which vLLM raises, the first line says only how many there are.
+    """
+    found = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+    text = next(iter(found.splitlines()), "")
     return text if isinstance(error, BoomerangError) else f"{type(error).__name__}: {text}"
 
 

@@ -15,6 +15,7 @@ from boomerang_core.errors import (
     UnavailableSizeError,
     UnknownSizeError,
 )
+from server.access import COMPLETIONS
 
 Refusal = Literal["unauthorized", "too_large", "too_slow", "too_many", "queue_full"]
 """Why a request was refused whatever size it asked for; a label of `boomerang_refusals_total`."""
@@ -26,10 +27,13 @@ _TYPES = {
     HTTPStatus.METHOD_NOT_ALLOWED: "MethodNotAllowedError",
     HTTPStatus.REQUEST_TIMEOUT: "RequestTimeoutError",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "RequestTooLargeError",
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "UnsupportedMediaTypeError",
     HTTPStatus.TOO_MANY_REQUESTS: "RateLimitError",
     HTTPStatus.INTERNAL_SERVER_ERROR: "InternalServerError",
     HTTPStatus.SERVICE_UNAVAILABLE: "ServiceUnavailableError",
 }
+
+_NOT_JSON = "the content type must be application/json: -H 'content-type: application/json' of curl"
 
 
 class RefusedError(HTTPException):
@@ -86,22 +90,28 @@ def refusal_of(error: SizeError) -> str:
 
 
 def install_handlers(app: FastAPI) -> None:
-    """Give the app our handlers; `app.state.metrics` counts the refusals."""
+    """Give the app our handlers; `app.state.metrics` counts the completions that are refused."""
+
+    def refused(request: Request, reason: str) -> None:
+        if request.scope["path"] in COMPLETIONS:
+            request.app.state.metrics.refused(reason)
 
     async def on_size(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, SizeError)
-        request.app.state.metrics.refused(refusal_of(error))
+        refused(request, refusal_of(error))
         return error_response(status_of(error), str(error), error.param)
 
     async def on_validation(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
-        request.app.state.metrics.refused("malformed")
+        refused(request, "malformed")
+        if isinstance(error.body, bytes):  # FastAPI reads as JSON only what says that it is
+            return error_response(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, _NOT_JSON)
         message, param = _first_problem(error.errors())
         return error_response(HTTPStatus.BAD_REQUEST, message, param)
 
     async def on_refused(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RefusedError)
-        request.app.state.metrics.refused(error.reason)
+        request.app.state.metrics.refused(error.reason)  # limits hold on every path
         return refusal_response(error)
 
     async def on_http(request: Request, error: Exception) -> JSONResponse:

@@ -10,7 +10,7 @@ from server.residency import Residency
 
 SIZE_HELP = (
     f"The size to run, one of {GRAMMAR}, or 'auto': the largest that keeps the server's latency "
-    "objective under the present load. Parameters and shares are upper bounds."
+    "objective under the present load. Parameters and shares are upper bounds; a number is a share."
 )
 BOUND_HELP = (
     "The {} size that 'auto' may choose, in the form of size; given alone it asks for 'auto'."
@@ -18,8 +18,9 @@ BOUND_HELP = (
 BUDGET_HELP = "Memory the size may take standing alone, KV cache included: '300MiB' or bytes."
 
 # Any JSON value gets in, so that `sizing.py` refuses bad ones, with what would fit.
+_SIZE = {"anyOf": [{"type": "string"}, {"type": "number", "exclusiveMinimum": 0, "maximum": 1}]}
 SizeField = Annotated[
-    Any, Field(description=SIZE_HELP, json_schema_extra={"type": "string", "examples": ["106m"]})
+    Any, Field(description=SIZE_HELP, json_schema_extra={**_SIZE, "examples": ["106m", 0.75]})
 ]
 BudgetField = Annotated[
     Any,
@@ -29,10 +30,10 @@ BudgetField = Annotated[
     ),
 ]
 MinSizeField = Annotated[
-    Any, Field(description=BOUND_HELP.format("smallest"), json_schema_extra={"type": "string"})
+    Any, Field(description=BOUND_HELP.format("smallest"), json_schema_extra=_SIZE)
 ]
 MaxSizeField = Annotated[
-    Any, Field(description=BOUND_HELP.format("largest"), json_schema_extra={"type": "string"})
+    Any, Field(description=BOUND_HELP.format("largest"), json_schema_extra=_SIZE)
 ]
 Count = Annotated[StrictInt, Field(ge=1, le=10**9)]
 

@@ -107,7 +107,8 @@ class Settings(BaseSettings):
         60.0,
         gt=0,
         allow_inf_nan=False,
-        description="How long the body of a request may take to arrive; then 408.",
+        description="How long the body of a request may take to arrive; then 408. Its head too; "
+        "then the connection is closed.",
     )
     max_prompt_tokens: int | None = Field(
         None, ge=1, description="Longest prompt, in tokens; by default max_model_len bounds it."
@@ -138,11 +139,14 @@ class Settings(BaseSettings):
         gt=0,
         allow_inf_nan=False,
         description="How long the engine may have requests and make no step; then it counts as "
-        "dead, and the server ends.",
+        "dead, and the server ends. While it reads weights, ten minutes more.",
     )
     page: bool = Field(True, description="Whether there is a page for people at /.")
     linger_seconds: float = Field(
-        2.0, ge=0, description="On SIGTERM: how long requests are still accepted, being unready."
+        2.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="On SIGTERM: how long requests are still accepted, being unready.",
     )
     drain_seconds: int = Field(
         30, ge=1, description="On SIGTERM: how long running requests may take to finish."

@@ -1,8 +1,12 @@
 """The steps of the engine, seen from the front end: when each began, and whether any are made."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+
+LONGEST_READING = 600.0
+"""Seconds that the engine may read or free the weights of one size; layers are read in seconds."""
 
 
 @dataclass
@@ -10,9 +14,18 @@ class Pulse:
     """The steps that an engine has made; weights are read between two of them."""
 
     steps: int = 0
-    reading: bool = False
-    """Whether the engine reads or frees weights, and so makes no step for a while."""
+    clock: Callable[[], float] = time.monotonic
+    _reads_since: float | None = None
     _last: float | None = None  # the end of the step before, where another follows at once
+
+    @property
+    def reading(self) -> bool:
+        """Whether the engine reads or frees weights, and so owes no step for a while.
+
+        Not for ever: who waits for an engine that hangs in it would never be told.
+        """
+        since = self._reads_since
+        return since is not None and self.clock() - since < LONGEST_READING
 
     def stepped(self, now: float, goes_on: bool) -> float | None:
         """A step ended; `goes_on` where the engine has more to do.
@@ -20,7 +33,7 @@ class Pulse:
         Returns when it began, or None where that is not known: after a rest, or with weights read
         before it, which are no part of what a step takes.
         """
-        began = None if self.reading else self._last
+        began = None if self._reads_since is not None else self._last
         self.steps += 1
         self._last = now if goes_on else None
         return began
@@ -28,8 +41,8 @@ class Pulse:
     @contextmanager
     def reads_weights(self) -> Iterator[None]:
         """The engine reads or frees weights; the step that ends next took longer for it."""
-        self.reading = True
+        self._reads_since = self.clock()
         try:
             yield
         finally:
-            self.reading, self._last = False, None
+            self._reads_since, self._last = None, None

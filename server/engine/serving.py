@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from dataclasses import replace
+from http import HTTPStatus
 from typing import Any, Self
 
 from fastapi import FastAPI, Request, Response
@@ -22,7 +23,7 @@ from pydantic import (
 
 from boomerang_core.errors import SizeError
 from boomerang_core.sizes import SizeRow
-from server.access import COMPLETIONS, usage
+from server.access import CLIENT_GONE, COMPLETIONS, usage
 from server.engine.client import SizedEngineClient, published_sizes
 from server.engine.compat import (
     ChatCompletionRequest,
@@ -36,6 +37,7 @@ from server.engine.compat import (
     make_arg_parser,
 )
 from server.engine.sizes import SIZE_KEY
+from server.guard.counts import excess_of
 from server.guard.limits import Hold, Limits, count_choices
 from server.guard.middleware import HOLD
 from server.leased import Leased
@@ -73,7 +75,12 @@ class GuardedBody(BaseModel):
     @model_validator(mode="wrap")
     @classmethod
     def _mistyped(cls, body: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
-        """Refuse what vLLM's own validators trip over: they use fields before they have a type."""
+        """Refuse what vLLM's own validators trip over: they use fields before they have a type.
+
+        And what they would take seconds for.
+        """
+        if excess := excess_of(body):
+            raise MisfitError(*excess)
         try:
             return validate(body)
         except VLLMError as error:
@@ -187,11 +194,11 @@ class Sized:
         with ExitStack() as lease:
             lease.enter_context(self._residency.lease(decision.row.size))
             self._take_slots(request, raw_request)
-            self._metrics.decided(decision)
             if (spent := usage.get()) is not None:
                 spent.auto = decision.reason.is_auto
             request.model = self._policy.table.model_id(decision.row)
             response = await self._answer(request, raw_request, handler)
+            self._count(decision, response.status_code)
             response.headers.update(self._headers(decision))
             return Leased(response, lease.pop_all())
 
@@ -205,7 +212,14 @@ class Sized:
             self._refuse_long_prompt(request, error)
             refusal = create_error_response(error)
             return JSONResponse(refusal.model_dump(), refusal.error.code)
-        return response or Response(status_code=499)  # the client has gone; nobody reads this
+        return response or Response(status_code=CLIENT_GONE)  # nobody reads this
+
+    def _count(self, decision: Decision, status: int) -> None:
+        """What ran: a stream when it begins, all else when it is whole.  Or what vLLM refused."""
+        if HTTPStatus.BAD_REQUEST <= status < CLIENT_GONE:
+            self._metrics.refused("malformed")
+        else:
+            self._metrics.decided(decision)
 
     def _take_slots(self, request: Any, raw_request: Request) -> None:
         """Hold the limits up to a request, and take the slots of its answers until it ends."""

@@ -29,7 +29,7 @@ class Watch:
         """A request for so many answers reaches the engine."""
         flight = Flight(self, size, choices, usage.get() or Usage(), time.monotonic())
         self.chooser.load.arrived(size, flight.spent.auto, flight.began, choices)
-        self.metrics.began(self.table.rows[size])
+        self.metrics.began(self.table.rows[size], choices)
         return flight
 
     def stat_logger(self, vllm_config: Any, engine_index: int = 0) -> Any:
@@ -60,17 +60,21 @@ class Flight:
         now = time.monotonic()
         done = self._finished(now)
         whole = self.last is not None and self.last.finished
-        lengths = (done.prompt_tokens, done.generated_tokens / self.choices) if whole else None
+        lengths = (self._computed(), done.generated_tokens / self.choices) if whole else None
         load = self.watch.chooser.load
         if self.last is None:
             load.refused(self.choices)
         load.ended(self.size, now, lengths, self.choices)
-        self.watch.metrics.ended(self.watch.table.rows[self.size], done, whole)
+        self.watch.metrics.ended(self.watch.table.rows[self.size], done, whole, self.choices)
         spent = self.spent
         spent.prompt_tokens += done.prompt_tokens
         spent.generated_tokens += done.generated_tokens
         spent.first_token_seconds = _later(spent.first_token_seconds, done.first_token_seconds)
         spent.token_seconds = _later(spent.token_seconds, done.token_seconds)
+
+    def _computed(self) -> int:
+        """Tokens of the prompt that the engine computed: steps are timed without cached ones."""
+        return len(self.last.prompt_token_ids or ()) - (self.last.num_cached_tokens or 0)
 
     def _finished(self, now: float) -> Finished:
         """Latencies as vLLM measured them: the first token's here, the others' in the engine."""
@@ -83,7 +87,7 @@ class Flight:
         return Finished(
             prompt_tokens=prompt,
             generated_tokens=self.generated,
-            first_token_seconds=None if times is None else times.first_token_latency,
+            first_token_seconds=times.first_token_latency if times and self.generated else None,
             token_seconds=per_token,
             seconds=now - self.began,
         )

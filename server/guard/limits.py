@@ -57,9 +57,10 @@ class Limits:
                 f"at most {self.choices} are allowed",
                 "n",
             )
-        if isinstance(stop, list) and len(stop) > self.stop_strings:
+        stops = len(stop) if isinstance(stop, list) else bool(stop)  # a string is one
+        if stops > self.stop_strings:
             raise _too_large(
-                f"{len(stop)} stop strings are too many; at most {self.stop_strings} are allowed",
+                f"{stops:d} stop strings are too many; at most {self.stop_strings} are allowed",
                 "stop",
             )
 

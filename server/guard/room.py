@@ -3,6 +3,9 @@
 vLLM finds out too, in a process of its own, and says it in a traceback of sixty lines.
 """
 
+import os
+from typing import Any
+
 from boomerang_core.errors import SettingsError
 from boomerang_core.family import Family
 from boomerang_core.residency import Plan, default_kv_bytes
@@ -36,6 +39,24 @@ def require_kv_cache(family: Family, settings: Settings) -> None:
         raise SettingsError(
             f"kv_cache_bytes: {format_bytes(settings.kv_bytes)} cannot hold one request of "
             f"max_model_len = {settings.max_model_len} tokens, which takes {format_bytes(needed)}"
+        )
+
+
+def require_context(config: Any, settings: Settings) -> None:
+    """Raise `SettingsError` where `max_model_len` is longer than the teacher can read.
+
+    `config`: the teacher's, of transformers.  How far scaled positions reach is left to vLLM, and
+    so is all where it is told to take any length.
+    """
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("factor") or os.environ.get("VLLM_ALLOW_LONG_MAX_MODEL_LEN", "0") != "0":
+        return
+    names = ("max_position_embeddings", "model_max_length")  # vLLM takes the longer one
+    most = max(getattr(config, name, None) or 0 for name in names)
+    if most and settings.max_model_len > most:
+        raise SettingsError(
+            f"max_model_len: {settings.max_model_len} tokens are more than the teacher can read: "
+            f"{most} at most"
         )
 
 

@@ -100,9 +100,9 @@ class Chooser:
 
         below = [row for row in allowed if row.size <= level]
         chosen = next((row for row in reversed(below) if within(1, row)), None)
-        if chosen is None:
-            late = not within(1, allowed[0])
-            return allowed[0], Reason.AUTO_OVERLOAD if late else Reason.AUTO_HELD
+        if chosen is None and not within(1, allowed[0]):
+            return allowed[0], Reason.AUTO_OVERLOAD
+        chosen = chosen or allowed[0]  # above the level, by the request's floor
         if chosen is allowed[-1]:
             return chosen, Reason.AUTO_LARGEST
         larger = next(row for row in allowed if row.size > chosen.size)

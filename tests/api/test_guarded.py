@@ -20,12 +20,13 @@ from prometheus_client import CollectorRegistry
 from boomerang_core.cli import family_folder
 from boomerang_core.family import Family, load_family
 from server.app import create_app
-from server.cli import http_config, listen
 from server.guard.middleware import Guarding
+from server.listening import http_config, listen
 from server.load.chooser import Chooser
 from server.load.prediction import Objective
 from server.residency import Residency
 from server.settings import read_settings
+from tests.api.asking import assert_error
 
 API, ADMIN = "api-key-0123456789", "admin-key-0123456789"
 BEARER = {"Authorization": f"Bearer {API}"}
@@ -74,6 +75,7 @@ def serving(
         chooser,
         guarding,
         settings.cors_origins,
+        admin=settings.admin_keys_file is not None,
         send_timeout_seconds=settings.send_timeout_seconds,
         registry=CollectorRegistry(),
     )
@@ -229,3 +231,49 @@ def test_a_connection_sends_what_it_has_at_once() -> None:
         listening.accept()[0] as accepted,
     ):
         assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+@pytest.mark.parametrize("content_type", [None, "application/x-www-form-urlencoded", "text/plain"])
+def test_a_body_that_does_not_say_that_it_is_json(
+    guarded: tuple[str, int], content_type: str | None
+) -> None:
+    """`curl -d` alone says it is a form."""
+    asked = (
+        ("POST", "/v1/sizes/resolve", b'{"size": "student"}', API),
+        ("PUT", "/admin/memory-budget", b'{"memory_budget": "lots"}', ADMIN),
+    )
+    for method, path, body, key in asked:
+        headers = {"Authorization": f"Bearer {key}"}
+        if content_type is not None:
+            headers["content-type"] = content_type
+        reply = httpx.request(method, f"{guarded[0]}{path}", content=body, headers=headers)
+        assert "must be application/json" in assert_error(reply, 415, None)
+        for good in ("application/json", "application/JSON; charset=utf-8"):
+            headers["content-type"] = good
+            reply = httpx.request(method, f"{guarded[0]}{path}", content=body, headers=headers)
+            assert reply.status_code != 415, reply.text
+
+
+def test_only_completions_count_as_refused(guarded: tuple[str, int]) -> None:
+    """Or a dry run, a look-up and the operator would raise `BoomerangRefusals`."""
+    url, _ = guarded
+
+    def refusals() -> dict[str, float]:
+        lines = httpx.get(f"{url}/metrics").text.splitlines()
+        counts = (line.split() for line in lines if line.startswith("boomerang_refusals_total{"))
+        return {name: float(count) for name, count in counts}
+
+    before = refusals()
+    admin = {"Authorization": f"Bearer {ADMIN}"}
+    for method, path, body, headers in (
+        ("POST", "/v1/sizes/resolve", {"memory_budget": "1KiB"}, BEARER),
+        ("POST", "/v1/sizes/resolve", {"size": "huge", "concurrency": "many"}, BEARER),
+        ("GET", "/v1/models/gpt-4", None, BEARER),
+        ("PUT", "/admin/memory-budget", {"memory_budget": "lots"}, admin),
+        ("PUT", "/admin/memory-budget", {"budget": 1}, admin),
+    ):
+        reply = httpx.request(method, f"{url}{path}", json=body, headers=headers)
+        assert reply.status_code in (400, 404), reply.text
+    assert refusals() == before
+    httpx.get(f"{url}/v1/models/gpt-4")
+    assert refusals() != before, "one without a key"

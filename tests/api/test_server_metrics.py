@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from boomerang_core.family import Family
-from tests.api.asking import GREEDY, metric
+from tests.api.asking import ENDPOINTS, GREEDY, metric
 
 pytestmark = pytest.mark.engine
 
@@ -79,3 +79,14 @@ def test_metric_names_follow_prometheus(http: httpx.Client) -> None:
             assert not re.search(r"_(ms|milliseconds|minutes|mb|mib|percent|count|sum)$", name)
             created = name.endswith("_created")  # of the client library
             assert created or name.endswith("_total") == (kind == "counter"), line
+
+
+@pytest.mark.parametrize("path", ENDPOINTS)
+def test_what_vllm_refuses_did_not_run(http: httpx.Client, path: str) -> None:
+    names = ("boomerang_requests_total", 'boomerang_refusals_total{reason="malformed"}')
+    before = [metric(http, name) for name in names]
+    for fields in ({"temperature": -1}, {"logprobs": 10**6, "top_logprobs": 10**6}):
+        assert http.post(path, json={**ENDPOINTS[path], **fields}).status_code == 400, fields
+    assert http.post(path, content=b"{}").status_code == 415
+    assert http.post(path, json={**ENDPOINTS[path], "size": 0.999}).status_code == 200
+    assert [metric(http, name) for name in names] == [before[0] + 1, before[1] + 3]

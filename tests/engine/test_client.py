@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from unittest.mock import Mock
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from boomerang_core.errors import EngineError
 from boomerang_core.residency import Span
@@ -14,6 +15,7 @@ from server.engine.compat import EngineDeadError, RetryableRequestError
 from server.engine.serving import _about_tokens
 from server.engine.watch import StepWatch, Watch
 from server.load.chooser import Chooser
+from server.load.prediction import Objective
 from server.metrics import Metrics
 from server.residency import Residency
 
@@ -119,3 +121,61 @@ def test_a_prompt_is_as_long_as_its_parts() -> None:
     whole = SimpleNamespace(messages=[{"role": "user", "content": "abcd" * 15}])
     assert _about_tokens(mixed) == _about_tokens(whole)
     assert _about_tokens(SimpleNamespace(prompt=[5, 6, 7])) == 3
+
+
+def output(
+    prompt: int, cached: int | None = 0, finished: bool = True, metrics: object = None
+) -> SimpleNamespace:
+    """What vLLM says of a request with four tokens in one choice."""
+    return SimpleNamespace(
+        prompt_token_ids=[1] * prompt,
+        num_cached_tokens=cached,
+        outputs=[SimpleNamespace(token_ids=[5] * 4)],
+        finished=finished,
+        metrics=metrics,
+    )
+
+
+@pytest.mark.parametrize(("cached", "computed"), [(880, 20), (0, 900), (None, 900)])
+def test_the_load_learns_of_prompts_what_the_engine_computes(
+    cached: int | None, computed: int
+) -> None:
+    """The costs are learned from computed tokens; what a client is told counts all of them."""
+    chooser = Chooser.of(TABLE, Objective(1.0, 1.0), 1)
+    metrics = Mock(spec=Metrics)
+    flight = Watch(TABLE, chooser, metrics).begin(0)
+    flight.saw(output(900, cached), is_delta=False)
+    flight.ended()
+    assert chooser.load.demand(0.0).prompt_tokens == computed
+    assert metrics.ended.call_args.args[1].prompt_tokens == 900
+    assert flight.spent.prompt_tokens == 900
+
+
+def test_what_is_in_flight_counts_choices() -> None:
+    registry = CollectorRegistry()
+    name, label = "boomerang_requests_in_flight", {"size": "1m"}
+    metrics = Metrics(Mock(table=TABLE, footprint_tokens=1), registry)
+    watch = Watch(TABLE, Chooser.of(TABLE, Objective(1.0, 1.0), 1), metrics)
+    flights = [watch.begin(0, choices) for choices in (3, 1)]
+    assert registry.get_sample_value(name, label) == 4
+    flights[0].ended()
+    assert registry.get_sample_value(name, label) == 1
+    flights[1].ended()
+    assert registry.get_sample_value(name, label) == 0
+
+
+def test_a_stream_that_is_broken_off_has_a_first_token() -> None:
+    """Or those that nobody waited for would be missing where the server is late."""
+    registry = CollectorRegistry()
+    metrics = Metrics(Mock(table=TABLE, footprint_tokens=1), registry)
+    flight = Watch(TABLE, Chooser.of(TABLE, Objective(1.0, 1.0), 1), metrics).begin(0)
+    times = SimpleNamespace(
+        num_generation_tokens=4, first_token_ts=1.0, last_token_ts=2.0, first_token_latency=0.5
+    )
+    flight.saw(output(10, finished=False, metrics=times), is_delta=True)
+    flight.ended()
+
+    def count(name: str) -> float | None:
+        return registry.get_sample_value(f"boomerang_{name}_seconds_count", {"size": "1m"})
+
+    assert (count("first_token"), count("token"), count("request")) == (1, None, None)

@@ -285,6 +285,15 @@ def test_limits_of_settings() -> None:
         assert (refused.value.status_code, refused.value.param) == (400, param)
 
 
+def test_one_stop_string_need_not_be_in_a_list() -> None:
+    none, one = (Limits.of(read_settings(max_stop_strings=most)) for most in (0, 1))
+    for stop in (None, "", []):
+        none.check(1, stop)
+    one.check(1, "x")
+    with pytest.raises(RefusedError, match="1 stop strings are too many; at most 0"):
+        none.check(1, "x")
+
+
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
@@ -293,6 +302,7 @@ def test_limits_of_settings() -> None:
         ({"cors_origins": "https://one.example/path"}, "an origin is"),
         ({"max_body_bytes": "0"}, "max_body_bytes"),
         ({"max_choices": 0}, "max_choices"),
+        ({"linger_seconds": "inf"}, "linger_seconds"),
     ],
 )
 def test_settings_that_make_no_sense(settings: dict[str, Any], says: str) -> None:

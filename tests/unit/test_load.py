@@ -219,6 +219,23 @@ def test_reasons() -> None:
     assert settled(200.0).choose(rows, rows, 100.0) == (rows[0], Reason.AUTO_OVERLOAD)
 
 
+@pytest.mark.parametrize(
+    ("rate", "floor", "reason"),
+    [
+        (8.0, 1, Reason.AUTO_HELD),
+        (8.0, 5, Reason.AUTO_LARGEST),
+        (10.0, 3, Reason.AUTO_OBJECTIVE),
+        (10.0, 5, Reason.AUTO_OVERLOAD),
+    ],
+)
+def test_a_floor_above_the_level_is_told_by_what_is_above_the_floor(
+    rate: float, floor: int, reason: Reason
+) -> None:
+    chooser, rows = settled(rate), SIX.rows
+    chooser._level = 0
+    assert chooser.preview(rows, rows[floor:], 100.0) == (rows[floor], reason)
+
+
 def test_a_rise_is_held_until_there_was_room_for_long_enough() -> None:
     chooser, rows = settled(8.0), SIX.rows
     low = chooser.choose(rows, rows, 100.0)[0].size

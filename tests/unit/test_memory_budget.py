@@ -3,16 +3,20 @@ events can be tried."""
 
 import asyncio
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Self
 
 import pytest
+from pydantic import BaseModel, ValidationError, model_validator
 
 from boomerang_core.errors import BudgetError, EngineError, SettingsError, UnavailableSizeError
 from boomerang_core.family import load_family
 from boomerang_core.residency import Residents, Span, whole
 from boomerang_core.sizes import SizeRow
 from server.cgroup import PROCESS_BYTES, default_budget, memory_left, memory_limit
+from server.cli import _one_line
 from server.errors import refusal_of, status_of
-from server.guard.room import kv_tokens, require_kv_cache, with_kv_cache
+from server.guard.room import kv_tokens, require_context, require_kv_cache, with_kv_cache
 from server.residency import BusyError, Residency
 from server.settings import read_settings
 from server.sizing import Ask, Policy, Reason, decide
@@ -258,3 +262,32 @@ def test_ranks_beyond_the_heads_keep_them_twice(ranks: int, copies: int) -> None
     settings = read_settings(kv_cache_bytes=str(KV), tensor_parallel_size=ranks)
     for one, of_ranks in zip(held, kv_tokens(SHIPPED, settings), strict=True):
         assert of_ranks == pytest.approx(one / copies, abs=1)
+
+
+@pytest.mark.parametrize("own", [{"max_position_embeddings": 8192}, {"model_max_length": 8192}])
+def test_a_context_that_the_teacher_cannot_read_is_told(
+    own: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = SimpleNamespace(**{"max_position_embeddings": 64, **own})
+    require_context(config, read_settings(max_model_len=8192))
+    long = read_settings(max_model_len=8193)
+    with pytest.raises(SettingsError, match="8193 tokens are more than the teacher can read: 8192"):
+        require_context(config, long)
+    config.rope_parameters = {"rope_type": "linear", "factor": 4.0}  # vLLM knows how far it reaches
+    require_context(config, long)
+    config.rope_parameters = {"rope_type": "default", "rope_theta": 10_000}
+    monkeypatch.setenv("VLLM_ALLOW_LONG_MAX_MODEL_LEN", "1")
+    require_context(config, long)
+
+
+def test_what_pydantic_says_is_its_first_message() -> None:
+    class Strict(BaseModel):
+        count: int
+
+        @model_validator(mode="after")
+        def _refuse(self) -> Self:
+            raise ValueError("this count is too long.\nMore lines.")
+
+    with pytest.raises(ValidationError) as refused:
+        Strict(count=1)
+    assert _one_line(refused.value) == "ValidationError: Value error, this count is too long."

@@ -2,7 +2,8 @@
 
 import pytest
 
-from server.engine.pulse import Pulse
+from server.engine.pulse import LONGEST_READING, Pulse
+from server.hang import Stillness
 
 
 def test_a_step_begins_where_the_one_before_ended() -> None:
@@ -34,3 +35,18 @@ def test_weights_that_cannot_be_read_leave_no_mark() -> None:
         raise OSError("gone")
     assert not pulse.reading
     assert pulse.stepped(60.0, True) is None
+
+
+def test_an_engine_that_hangs_while_it_reads_is_seen() -> None:
+    """By who waits for it, once it has read for longer than any size takes."""
+    now = 0.0
+    pulse, stillness = Pulse(clock=lambda: now), Stillness(30.0, clock=lambda: now)
+    seen = None
+    with pulse.reads_weights():
+        while seen is None and now < 2 * LONGEST_READING:
+            now += 1.0
+            progress = None if pulse.reading else pulse.steps  # as the client says it
+            seen = now if stillness.is_too_long(progress) else None
+        assert seen is not None
+        assert LONGEST_READING + 30 <= seen <= LONGEST_READING + 32
+        assert pulse.stepped(now, True) is None  # still no part of a step

@@ -1,5 +1,6 @@
 """The size grammar, budgets and footprints."""
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -50,6 +51,7 @@ TABLE = SizeTable("tiny", build_rows(design(), SHAPE, offered=frozenset({0, 2, 3
         ("1.5GB", 1_500_000_000),
         ("2Gi", 2 << 30),
         (4096, 4096),
+        (524288000.0, 524288000),
         ("7 kb", 7000),
     ],
 )
@@ -64,6 +66,7 @@ def test_bad_bytes_name_the_field(text: object) -> None:
     with pytest.raises(SizeError) as caught:
         parse_bytes(text)
     assert caught.value.param == "memory_budget"
+    assert f"got {text!r}" in str(caught.value)
 
 
 @given(st.integers(1, 1 << 50))
@@ -97,20 +100,39 @@ def test_names_grow_until_unique() -> None:
         ("75%", 0),
         ("1.0", 3),
         ("100%", 3),
+        (0.9, 2),
+        (0.7, 0),
+        (1, 3),
+        (1.0, 3),
     ],
 )
-def test_targets(text: str, size: int) -> None:
+def test_targets(text: object, size: int) -> None:
     assert TABLE.target(text).size == size
 
 
-@pytest.mark.parametrize("text", ["59m", "0.1", "9L", "1%"])
-def test_targets_below_the_family(text: str) -> None:
+def test_a_share_is_the_same_as_a_number_and_as_text() -> None:
+    for share in (0.7, 0.1 + 0.2, 1e-9, 1):
+        number = TABLE.params_of(share)
+        assert float(number) == pytest.approx(share * TABLE.teacher.params)
+    assert TABLE.params_of(0.7) == TABLE.params_of("0.7")
+
+
+@pytest.mark.parametrize("number", [106, 1.5, 0, -0.0, -0.5, 10**400])
+def test_another_number_is_told_what_it_may_be(number: float) -> None:
+    for ask in (TABLE.target, TABLE.params_of):
+        with pytest.raises(SizeError, match=r"above 0 and at most 1, got .* text such as '106m'"):
+            ask(number)
+
+
+@pytest.mark.parametrize("text", ["59m", "0.1", 0.1, "9L", "1%"])
+def test_targets_below_the_family(text: object) -> None:
     with pytest.raises(UnknownSizeError):
         TABLE.target(text)
 
 
 @pytest.mark.parametrize(
-    "text", ["", "big", "106", "-5m", "1.5", "0%", "0.0", "nanb", "🙂", 5, None]
+    "text",
+    ["", "big", "106", "-5m", "1.5", "0%", "0.0", "nanb", "🙂", 5, None, True, math.nan, math.inf],
 )
 def test_targets_outside_the_grammar(text: object) -> None:
     with pytest.raises(SizeError):

@@ -61,6 +61,8 @@ def chosen(**fields: Any) -> tuple[str, Reason]:
         ({"size": "20L"}, "92m", Reason.SIZE),
         ({"size": "0.8"}, "106m", Reason.SIZE),
         ({"size": "100%"}, "135m", Reason.SIZE),
+        ({"size": 0.8}, "106m", Reason.SIZE),
+        ({"max_size": 0.8, "min_size": 0.5}, "106m", Reason.AUTO_LARGEST),
         ({"memory_budget": "1GiB"}, "135m", Reason.MEMORY_BUDGET),
         ({"memory_budget": 300 * MB}, "135m", Reason.MEMORY_BUDGET),
         ({"memory_budget": 299 * MB}, "121m", Reason.MEMORY_BUDGET),
