@@ -292,25 +292,3 @@ def test_one_stop_string_need_not_be_in_a_list() -> None:
     one.check(1, "x")
     with pytest.raises(RefusedError, match="1 stop strings are too many; at most 0"):
         none.check(1, "x")
-
-
-@pytest.mark.parametrize(
-    ("settings", "says"),
-    [
-        ({"tls_cert_file": "x"}, "tls_cert_file and tls_key_file go together"),
-        ({"cors_origins": "example.com"}, "an origin is https://HOST"),
-        ({"cors_origins": "https://one.example/path"}, "an origin is"),
-        ({"max_body_bytes": "0"}, "max_body_bytes"),
-        ({"max_choices": 0}, "max_choices"),
-        ({"linger_seconds": "inf"}, "linger_seconds"),
-    ],
-)
-def test_settings_that_make_no_sense(settings: dict[str, Any], says: str) -> None:
-    with pytest.raises(SettingsError, match=says):
-        read_settings(**settings)
-
-
-def test_origins_come_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("BOOMERANG_CORS_ORIGINS", "https://a.example, http://localhost:3000")
-    assert read_settings().cors_origins == ("https://a.example", "http://localhost:3000")
-    assert read_settings(cors_origins="*").cors_origins == ("*",)

@@ -228,9 +228,7 @@ def test_reasons() -> None:
         (10.0, 5, Reason.AUTO_OVERLOAD),
     ],
 )
-def test_a_floor_above_the_level_is_told_by_what_is_above_the_floor(
-    rate: float, floor: int, reason: Reason
-) -> None:
+def test_the_reason_of_a_floor_above_the_level(rate: float, floor: int, reason: Reason) -> None:
     chooser, rows = settled(rate), SIX.rows
     chooser._level = 0
     assert chooser.preview(rows, rows[floor:], 100.0) == (rows[floor], reason)
