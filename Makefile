@@ -8,7 +8,7 @@ CHROMIUM := $(shell which chromium chromium-browser google-chrome 2>/dev/null)
 PROMTOOL := $(shell which promtool 2>/dev/null)
 TIERS := not slow and not gpu and not guidellm$(if $(PROMTOOL),, and not prometheus)$(if $(CHROMIUM),, and not browser)
 
-.PHONY: serve test check check-deploy image-test bench family lock
+.PHONY: help serve test check check-deploy image-test bench family lock
 .DEFAULT_GOAL := serve
 
 .venv/cpu: requirements/cpu.txt pyproject.toml
@@ -21,6 +21,9 @@ TIERS := not slow and not gpu and not guidellm$(if $(PROMTOOL),, and not prometh
 .venv/dev: .venv/cpu requirements/dev.txt
 	$(BIN)/pip install --quiet --no-deps -r requirements/dev.txt
 	@touch $@
+
+help: ## these lines
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1: /p' Makefile
 
 serve: .venv/cpu ## install, prepare the default family, serve it; Ctrl-C stops
 	$(BIN)/boomerang serve --host $(HOST) --port $(PORT)

@@ -201,33 +201,33 @@ class GraphedRunner(RoutedRunner):
     def _determine_batch_execution_and_padding(self, *args: Any, **kwargs: Any) -> Any:
         """As vLLM's, with the span in the graph's key; no graph where no span fits."""
         decide = super()._determine_batch_execution_and_padding
-        span = self._fitting()
-        if span is None and not self._capturing:
+        graph = self._graph if self._capturing else self._fitting()
+        if graph is None:
             return decide(*args, **{**kwargs, "force_eager": True})
         mode, batch, *rest = decide(*args, **kwargs)
         if not self._replays(mode):
             return mode, batch, *rest
-        if span is not None:
-            self._take(span, batch.num_tokens)
-        assert self._graph is not None
-        return mode, routed_batch(batch, self._graph.span), *rest
+        if not self._capturing:
+            self._enter(graph, batch.num_tokens)
+        return mode, routed_batch(batch, graph.span), *rest
 
-    def _fitting(self) -> Span | None:
-        """The captured span of this step's sizes, if there is one; none in vLLM's dummy runs."""
+    def _fitting(self) -> Graphed | None:
+        """What the graph for this step serves; None where there is none, and in dummy runs."""
         if not self._sizes:
             return None
-        return span_for(self._spans, self._sizes[-1], self._sizes[0])
+        span = span_for(self._spans, self._sizes[-1], self._sizes[0])
+        return None if span is None else Graphed(span, self._row_sizes.gpu)
 
     def _replays(self, mode: Any) -> bool:
         return bool(mode == CUDAGraphMode.FULL)
 
-    def _take(self, span: Span, rows: int) -> None:
-        """Take the graph of that span for this step, padded to `rows`."""
-        self._graph = Graphed(span, self._row_sizes.gpu)
-        self._cut, self._whole = {}, self._built_for(span)
-        if self._graph.mixed:
+    def _enter(self, graph: Graphed, rows: int) -> None:
+        """Take that graph for this step, padded to `rows`."""
+        self._graph = graph
+        self._cut, self._whole = {}, self._built_for(graph.span)
+        if graph.mixed:
             self._row_sizes.np[: len(self._sizes)] = self._sizes
-            self._row_sizes.np[len(self._sizes) : rows] = span.largest
+            self._row_sizes.np[len(self._sizes) : rows] = graph.span.largest
             self._row_sizes.copy_to_gpu(rows)
 
     def _needed(self, span: Span) -> frozenset[str]:

@@ -1,12 +1,36 @@
-"""A CPU worker that takes decoding steps by masks, as CUDA graphs are captured."""
+"""A CPU worker that takes decoding steps by masks, as CUDA graphs are captured.
+
+Its norms write into what they are given, as vLLM's kernel for GPUs does and that for CPUs does not.
+"""
 
 from typing import Any
 
+import torch
+
 from boomerang_core.residency import Span
 from server.engine import compat
-from server.engine.compat import CPUModelRunner, CPUWorker
+from server.engine.compat import CPUModelRunner, CPUWorker, ir_ops
 from server.engine.graphs import GraphedRunner
 from server.engine.routed_worker import RoutedWorker
+
+IN_PLACE = "in_place"
+
+
+def add_and_norm(
+    x: torch.Tensor,
+    x_residual: torch.Tensor,
+    weight: torch.Tensor | None,
+    epsilon: float,
+    variance_size: int | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """vLLM's own plain form, written where its kernel writes."""
+    plain = ir_ops.fused_add_rms_norm.impls["native"].impl_fn
+    normed, residual = plain(x, x_residual, weight, epsilon, variance_size)
+    return x.copy_(normed), x_residual.copy_(residual)
+
+
+if IN_PLACE not in ir_ops.fused_add_rms_norm.impls:
+    ir_ops.fused_add_rms_norm.register_impl(IN_PLACE, inplace=True)(add_and_norm)
 
 
 class MaskedRunner(GraphedRunner, CPUModelRunner):
@@ -31,7 +55,8 @@ class MaskedRunner(GraphedRunner, CPUModelRunner):
 
     def _model_forward(self, *args: Any, **kwargs: Any) -> Any:
         self.masked_steps += self._graph is not None and self._graph.mixed
-        return super()._model_forward(*args, **kwargs)
+        with ir_ops.fused_add_rms_norm.set_priority([IN_PLACE, "native"]):
+            return super()._model_forward(*args, **kwargs)
 
 
 class MaskedWorker(RoutedWorker, CPUWorker):
