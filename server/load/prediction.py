@@ -154,7 +154,8 @@ class _Flight(NamedTuple):
 
     def at_most(self, rows: float) -> "_Flight":
         """So many of them, where there are more."""
-        if self.rows <= rows:
+        room = max(rows, 0.0)
+        if self.rows <= room:
             return self
-        share = max(rows, 0.0) / self.rows
+        share = room / self.rows
         return _Flight(*(share * part for part in self))

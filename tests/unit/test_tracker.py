@@ -5,7 +5,9 @@ import random
 
 import pytest
 
-from server.load.tracker import Arrivals, Load
+from server.load.costs import Step, StepCosts
+from server.load.prediction import predict
+from server.load.tracker import Arrivals, Demand, Load
 
 
 def test_only_those_that_wait_for_their_answers_are_clients() -> None:
@@ -31,6 +33,15 @@ def test_only_those_that_wait_for_their_answers_are_clients() -> None:
         few.arrived(5, True, float(number))
         few.ended(5, number + 0.9, (60, 40))
     assert few.demand(5.0).clients == math.inf
+
+
+def test_a_crowd_beyond_the_clients_leaves_no_room_and_no_error() -> None:
+    """One request for many answers: more run than there are clients, and nobody new comes."""
+    demand = Demand(0.0, {}, {1: 40}, 0, 60.0, 40.0, clients=9)
+    costs = StepCosts([0.5, 1.0])
+    costs.observe(Step({1: 1}, {}, 0.02))
+    alone = Demand(0.0, {}, {1: 40}, 0, 60.0, 40.0)
+    assert predict(costs, demand, 1, 64, 60.0) == predict(costs, alone, 1, 64, 60.0)
 
 
 def test_many_answers_at_once_are_one_arrival() -> None:
