@@ -24,6 +24,7 @@ from boomerang_core.distill.lowrank import A, B
 from boomerang_core.errors import CheckpointError
 from boomerang_core.family import Family
 from boomerang_core.folders import require_unused, write_folder
+from boomerang_core.own_teacher import require_own_teacher
 from boomerang_core.provenance import provenance, save_json
 from boomerang_core.route import LayerRef, Owner, Route, StudentKind, build_route
 from boomerang_core.student import Student, load_student, merge
@@ -103,11 +104,12 @@ def export(family: Family, size: int, out: Path, dtype: torch.dtype | None = Non
     Low-rank layers are merged, embedding and head are untied where their owners differ, tokenizer
     and generation config are the teacher's, and `boomerang.json` says where it comes from.
     `dtype` None keeps the teacher's.  Raises `CheckpointError` where `out` exists and is not an
-    empty folder, `LadderError` for a size that the family does not have, `WriteError` where
-    the disk is full.
+    empty folder, `LadderError` for a size that the family does not have, `FamilyError` where the
+    teacher is not this family's, `WriteError` where the disk is full.
     """
     route = build_route(family.design, size)
     require_unused(out)  # before the slow part
+    require_own_teacher(family)
     folder = teacher_folder(family)
     student = load_student(family.student_dir)
     design = family.design

@@ -19,7 +19,10 @@ from boomerang_core.evaluate.comparison import family_source
 from boomerang_core.family import Family, TeacherRef, verify_family
 
 VERSION = "teacher_version"
-"""In the provenance: the version that the family was made from; imported and older ones lack it."""
+"""In the provenance: the version that the family was made from; imported and older ones lack it.
+
+Of a GGUF file it is the same in every cache: the file's name and the beginning of its sha256.
+"""
 
 
 def version_of(ref: TeacherRef, folder: Path) -> str:

@@ -37,6 +37,7 @@ from boomerang_core.evaluate.record import rounded
 from boomerang_core.evaluate.tasks import TaskSettings, Tell
 from boomerang_core.family import Family, sha256_of
 from boomerang_core.footprint import route_params
+from boomerang_core.own_teacher import require_own_teacher
 from boomerang_core.provenance import provenance
 
 if TYPE_CHECKING:
@@ -87,8 +88,9 @@ def compare(
 
     `out` keeps every finished series; the folder beside it, what each size answered on the `tasks`,
     which run on the `device` too.  `tell` hears of every task and size.  Raises `FamilyError` where
-    the teachers differ or `out` is no comparison, `DataError` for texts and tasks that do not do
-    and where `out` was measured on other rows, `SettingsError`, `CheckpointError`, `WriteError`.
+    the teachers differ, one is not its family's own, or `out` is no comparison, `DataError` for
+    texts and tasks that do not do and where `out` was measured on other rows, `SettingsError`,
+    `CheckpointError`, `WriteError`.
     """
     _check(families, baselines, texts)
     bench = _Bench(families, texts, device)
@@ -136,6 +138,8 @@ def _check(families: Mapping[str, Family], baselines: Sequence[str], texts: Text
         raise SettingsError(f"{clash[0]} is the name of a baseline: give another as NAME=FOLDER")
     if texts.calibration is None and {"shortgpt", "laco"} & set(baselines):
         raise SettingsError("ShortGPT and LaCo need a calibration text: give --calibration")
+    for family in families.values():
+        require_own_teacher(family)
     (name, first), *others = families.items()
     for other, family in others:
         if not _same_teacher(first, family):

@@ -12,7 +12,7 @@ from boomerang_core import cli
 from boomerang_core.errors import FamilyError
 from boomerang_core.family import Family, load_family, write_family
 from boomerang_core.merging import merge_family
-from boomerang_core.own_teacher import VERSION, version_of
+from boomerang_core.own_teacher import VERSION, require_own_teacher, version_of
 from boomerang_core.packing import pack_family
 from boomerang_core.route import StudentKind
 from tests.core.conftest import tiny_design, tiny_student, tiny_teacher, write_tiny_family
@@ -65,6 +65,33 @@ def test_neither_packed_nor_merged(
     with pytest.raises(FamilyError, match=message):
         write(family, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["export", "--size", "student"],
+        ["compare", "--text", "TEXT", *SAMPLE],
+    ],
+)
+def test_neither_exported_nor_compared(
+    command: list[str], family: Family, text: Path, tmp_path: Path
+) -> None:
+    words = [command[0], family.root, *(text if word == "TEXT" else word for word in command[1:])]
+    assert run(*words, "--out", tmp_path / "right").exit_code == 0
+    write_over(family)
+    done = run(*words, "--out", tmp_path / "out")
+    assert (done.exit_code, done.output.count("\n")) == (2, 1)
+    assert "is not the teacher that tiny was made from" in done.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_shipped_family_says_which_teacher_is_its_own() -> None:
+    shipped = load_family(cli.common.FAMILIES / "smollm2-135m")
+    require_own_teacher(shipped)
+    other = {**shipped.provenance, VERSION: "SmolLM2-135M-Instruct.Q4_1-0123456789abcdef"}
+    with pytest.raises(FamilyError, match=f"and is {shipped.provenance[VERSION]};"):
+        require_own_teacher(replace(shipped, provenance=other))
 
 
 def test_a_packed_teacher_goes_by_its_files(family: Family, tmp_path: Path) -> None:
