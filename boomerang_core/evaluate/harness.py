@@ -32,6 +32,7 @@ from boomerang_core.checkpoint import load_teacher, load_tokenizer, teacher_fold
 from boomerang_core.errors import DataError, SettingsError, first_line
 from boomerang_core.evaluate import local_tasks
 from boomerang_core.evaluate.items import Item
+from boomerang_core.evaluate.served import longest_text
 from boomerang_core.family import Family
 from boomerang_core.route import build_route
 from boomerang_core.sizes import SizeRow
@@ -222,14 +223,18 @@ class Assembled(Models):
 
 
 class Served(Models):
-    """Sizes of a running server of ours, asked by name; `concurrent` requests at a time."""
+    """Sizes of a running server of ours, asked by name; `concurrent` requests at a time.
+
+    The server must serve the very family.  Its API key is in `served.KEY`.
+    """
 
     def __init__(self, family: Family, url: str, concurrent: int) -> None:
         super().__init__(family)
         if find_spec("tenacity") is None:
             raise SettingsError("--server needs the package tenacity: pip install tenacity")
         self._url, self._concurrent = url.rstrip("/"), concurrent
-        self._max_length = self._check()
+        with self.clear_errors():
+            self._max_length = longest_text(family, self._url)
 
     def of(self, row: SizeRow) -> Any:
         """The completions endpoint for the size; prompts go as tokens, so nothing is ambiguous."""
@@ -256,13 +261,3 @@ class Served(Models):
         """Whether the tokenizer puts a token before every text, as it does in transformers."""
         bos = self.tokenizer.bos_token_id
         return bos is not None and self.tokenizer("a")["input_ids"][:1] == [bos]
-
-    def _check(self) -> int:
-        """The longest text that the server takes.  Raises `SettingsError` for another family."""
-        with self.clear_errors():
-            reply = requests.get(f"{self._url}/v1/models", timeout=30)
-            reply.raise_for_status()
-            cards = reply.json()["data"]
-        if {card["root"] for card in cards} != {self.family.name}:
-            raise SettingsError(f"the server at {self._url} serves no {self.family.name}")
-        return int(cards[0]["max_model_len"])

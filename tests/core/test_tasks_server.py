@@ -3,15 +3,20 @@
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
 
 from boomerang_core.errors import SettingsError
 from boomerang_core.evaluate import tasks
+from boomerang_core.evaluate.served import KEY
 from boomerang_core.family import Family
+from boomerang_core.sizes import Quality, SizeTable
+from server.schemas import SizeBody
 from tests.core.task_bench import ANSWERS, CHOICES, Bench, bench, docs
 
 __all__ = ["bench", "docs"]  # fixtures
@@ -23,12 +28,23 @@ class Endpoint(BaseHTTPRequestHandler):
     bench: Bench
     name: str
     asked: list[str]
+    key: str | None = None
 
     def do_GET(self) -> None:
-        card = {"id": f"{self.name}@x", "root": self.name, "max_model_len": 64}
-        self._reply({"data": [card]})
+        if self._refused():
+            return
+        if self.path == "/v1/models":
+            card = {"id": f"{self.name}@x", "root": self.name, "max_model_len": 64}
+            self._reply({"data": [card]})
+            return
+        assert self.path == "/v1/sizes"
+        table = self.bench.family.table
+        bodies = [SizeBody.of(table, row, 100).model_dump() for row in table.rows]
+        self._reply({"data": bodies})
 
     def do_POST(self) -> None:
+        if self._refused():
+            return
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         self.asked.append(body["model"])
         row = self.bench.family.table.named(body["model"].partition("@")[2])
@@ -50,9 +66,15 @@ class Endpoint(BaseHTTPRequestHandler):
         shown = {"token_logprobs": own, "top_logprobs": best}
         return {"index": index, "text": text, "logprobs": shown if body.get("echo") else None}
 
-    def _reply(self, value: Any) -> None:
+    def _refused(self) -> bool:
+        refused = self.key is not None and self.headers["authorization"] != f"Bearer {self.key}"
+        if refused:
+            self._reply({"error": {"message": "an API key is needed"}}, 401)
+        return refused
+
+    def _reply(self, value: Any, status: int = 200) -> None:
         data = json.dumps(value).encode()
-        self.send_response(200)
+        self.send_response(status)
         self.send_header("content-type", "application/json")
         self.send_header("content-length", str(len(data)))
         self.end_headers()
@@ -63,14 +85,17 @@ class Endpoint(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def served(bench: Bench) -> Iterator[tuple[Bench, str, list[str]]]:
-    asked: list[str] = []
-    bound = {"bench": bench, "name": bench.family.name, "asked": asked}
-    handler = type("Bound", (Endpoint,), bound)
+def handler(bench: Bench) -> type[Endpoint]:
+    """Of the requests to the bench's family."""
+    return type("Bound", (Endpoint,), {"bench": bench, "name": bench.family.name, "asked": []})
+
+
+@pytest.fixture
+def served(bench: Bench, handler: type[Endpoint]) -> Iterator[tuple[Bench, str, list[str]]]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    yield bench, f"http://127.0.0.1:{server.server_port}", asked
+    yield bench, f"http://127.0.0.1:{server.server_port}", handler.asked
     server.shutdown()
     server.server_close()
     thread.join()
@@ -105,3 +130,39 @@ def test_a_server_that_is_not_there_or_serves_another_family(
     bench.family = Family(**{**vars(bench.family), "name": "another"})
     with pytest.raises(SettingsError, match="serves no another"):
         bench.run(task, server=url)
+
+
+def test_a_server_with_keys_is_sent_one(
+    served: tuple[Bench, str, list[str]],
+    handler: type[Endpoint],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench, url, _ = served
+    handler.key = "a-key-of-the-server"
+    task = bench.task("ask", CHOICES)
+    monkeypatch.delenv(KEY, raising=False)
+    for wrong in (None, "another-key"):
+        if wrong is not None:
+            monkeypatch.setenv(KEY, wrong)
+        with pytest.raises(SettingsError, match="asks for an API key: set OPENAI_API_KEY"):
+            bench.run(task, server=url)
+    monkeypatch.setenv(KEY, handler.key)
+    assert bench.run(task, limit=2, server=url)
+
+
+@pytest.mark.parametrize("difference", ["measured", "shorter"])
+def test_a_server_of_another_student_of_the_same_name(
+    difference: str, served: tuple[Bench, str, list[str]], handler: type[Endpoint]
+) -> None:
+    bench, url, asked = served
+    rows = bench.family.rows
+    if difference == "measured":
+        other = (replace(rows[0], quality=Quality(0.25, 0.5, 9.0, 100)), *rows[1:])
+        told = r"kl 0\.25.* instead of .*not measured"
+    else:
+        other, told = rows[:-1], f"no size more instead of {rows[-1].id} of"
+    there = SimpleNamespace(family=SimpleNamespace(table=SizeTable(bench.family.name, other)))
+    handler.bench = cast(Bench, there)
+    with pytest.raises(SettingsError, match=f"serves another tiny than .* is now: .*{told}"):
+        bench.run(bench.task("ask", CHOICES), server=url)
+    assert not asked
