@@ -111,6 +111,13 @@ def refuse_without(context: typer.Context, needed: str, *names: str) -> None:
             raise SettingsError(f"{_option(name)} needs {_option(needed)}")
 
 
+def refuse_with(context: typer.Context, present: str, *names: str) -> None:
+    """Raise `SettingsError` for an option that does nothing beside another; named as above."""
+    for name in names:
+        if context.params[present] and name in given(context):
+            raise SettingsError(f"{_option(name)} does nothing with {_option(present)}")
+
+
 def _option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 

@@ -24,6 +24,7 @@ from boomerang_core.cli.common import (
     plain_errors,
     print_sizes,
 )
+from boomerang_core.cli.unused import STAGE, refuse_unused, typed
 from boomerang_core.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -131,7 +132,9 @@ def make(
     """Make a family: blocks, student, distillation, evaluation.  Stopped, it goes on."""
     # Most options are fields of the recipe, and are read from the context by their names.
     with plain_errors():
-        chosen = recipe_of(preset, recipe, out, [_settings(context), *map(assignment, set_ or [])])
+        changes = [_settings(context), *map(assignment, set_ or [])]
+        chosen = recipe_of(preset, recipe, out, changes)
+        refuse_unused(chosen, typed(given(context), set_ or []))
         limit_threads(threads)
         from accelerate import PartialState
 
@@ -153,7 +156,7 @@ def _settings(context: typer.Context) -> dict[str, Any]:
         settings["shared"] = layer_list(settings["shared"], "--shared")
     if settings.get("kept", "").strip()[:1].isdigit():
         settings["kept"] = layer_list(settings["kept"], "--kept")
-    stage = {name: options[name] for name in ("tokens", "precision") if name in options}
+    stage = {name: options[name] for name in STAGE if name in options}
     return {**settings, "end_to_end": stage}
 
 
@@ -175,7 +178,11 @@ def assignment(text: str) -> dict[str, Any]:
 def recipe_of(
     preset: str | None, path: Path | None, out: Path, changes: Sequence[dict[str, Any]]
 ) -> Recipe:
-    """A preset or recipe file with changes on top, the last one uppermost."""
+    """A preset or recipe file with changes on top, the last one uppermost.
+
+    A family's recipe states how much text there was; where that followed from the rest, it goes on
+    following.
+    """
     from boomerang_core.distill.recipe import Recipe, read_settings
 
     if preset is not None and path is not None:
@@ -185,12 +192,27 @@ def recipe_of(
             raise SettingsError(f"there is no preset {preset!r}; there are {sorted(presets())}")
         path = presets()[preset]
     values = {} if path is None else read_settings(path)
+    if _text_follows(values):
+        del values["text_tokens"]
     for change in changes:
         values = _merged(values, change)
     values.setdefault("name", out.absolute().name)
     if "teacher" not in values:
         raise SettingsError("give --teacher, or a --preset or --recipe that has one")
     return Recipe.from_json(values)
+
+
+def _text_follows(values: dict[str, Any]) -> bool:
+    """Whether a recipe's `text_tokens` are those that it would have if it did not state them."""
+    from boomerang_core.distill.recipe import Recipe
+
+    if "text_tokens" not in values:
+        return False
+    rest = {name: value for name, value in values.items() if name != "text_tokens"}
+    try:
+        return bool(Recipe.from_json(rest).text_tokens == values["text_tokens"])
+    except SettingsError:
+        return False  # no whole recipe, but what somebody chose
 
 
 def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from boomerang_core.cli.common import (
     family_folder,
     limit_threads,
     plain_errors,
+    refuse_with,
     refuse_without,
 )
 from boomerang_core.cli.evaluation import check_harness, evaluate_text, run_tasks
@@ -64,6 +65,7 @@ def evaluate(
         _check(text, tasks, out)
         refuse_without(context, "text", "tokens", "row_length")
         refuse_without(context, "tasks", "sizes", *OPTIONS, "server")
+        refuse_with(context, "server", "dtype", *(["device"] if text is None else []))
         loaded = load_family(family_folder(family))
         limit_threads(threads)
         if save:  # what is measured becomes the family's own

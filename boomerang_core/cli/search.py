@@ -16,6 +16,7 @@ from boomerang_core.cli.common import (
     Tokens,
     app,
     family_folder,
+    given,
     limit_threads,
     plain_errors,
     print_sizes,
@@ -25,7 +26,7 @@ from boomerang_core.errors import SettingsError
 from boomerang_core.family import load_family
 from boomerang_core.provenance import provenance, save_json
 from boomerang_core.search import report
-from boomerang_core.search.ladders import ORDERS, PRESENT, best_of, search_ladder
+from boomerang_core.search.ladders import ORDERS, PRESENT, SHORTEST, best_of, search_ladder
 
 if TYPE_CHECKING:
     from boomerang_core.search.measure import Oracle
@@ -70,6 +71,8 @@ def ladder(
         refuse_without(context, "save", "eval_text", "eval_tokens")
         loaded = load_family(family_folder(family))
         orders = _known_orders(order or ORDERS[:-1])
+        if "limit" in given(context) and SHORTEST not in orders:
+            raise SettingsError(f"--limit needs --order {SHORTEST}")
         limit_threads(threads)
         from boomerang_core.own_teacher import require_own_teacher
         from boomerang_core.search.save import save_ladder

@@ -11,7 +11,8 @@ from boomerang_core.route import FamilyDesign, Route, route_of_set
 from boomerang_core.search.lattice import STUDENT, BlockSet, Lattice, area
 from boomerang_core.search.path import Asked, greedy, shortest_path
 
-ORDERS = (*FIXED, "cosine", "klpatch", "klpatch-backward", "shortest-path")
+SHORTEST = "shortest-path"
+ORDERS = (*FIXED, "cosine", "klpatch", "klpatch-backward", SHORTEST)
 PRESENT = "present"
 
 
@@ -92,9 +93,9 @@ def _searched(
             return sorted(lattice.all, key=lambda block: (similarity[block], block)), None
         case "klpatch" | "klpatch-backward":
             return greedy(lattice.all, asked, backward=order == "klpatch-backward"), None
-        case "shortest-path":
-            found = shortest_path(lattice, asked, tools.limit)
-            return found.order, found.bound
+    if order == SHORTEST:
+        found = shortest_path(lattice, asked, tools.limit)
+        return found.order, found.bound
     raise SettingsError(f"order must be one of {', '.join(ORDERS)}, got {order!r}")
 
 

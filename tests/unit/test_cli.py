@@ -1,5 +1,6 @@
 """The offline commands, on a small family folder; no torch."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -216,6 +217,27 @@ def test_text_is_enough_for_the_tokens_that_are_trained_on(
     assert recipe.end_to_end.tokens <= trained < recipe.end_to_end.tokens + 2
     stated = cli.make.recipe_of(preset, None, Path("x"), [*changes, {"text_tokens": 9}])
     assert stated.text_tokens == 9
+
+
+@pytest.mark.parametrize(
+    ("stated", "more", "text_tokens"),
+    [
+        ({}, {}, 2_109_475),
+        ({}, {"end_to_end": {"tokens": 3_000_000}}, 3_061_225),
+        ({}, {"end_to_end": {"tokens": 1_000_000}}, 1_020_409),
+        ({}, {"end_to_end": {"tokens": 3_000_000}, "text_tokens": 9}, 9),
+        ({"text_tokens": 77_000}, {"end_to_end": {"tokens": 3_000_000}}, 77_000),
+    ],
+)
+def test_text_of_a_familys_recipe_goes_on_following(
+    stated: dict[str, Any], more: dict[str, Any], text_tokens: int, tmp_path: Path
+) -> None:
+    """Every recipe.json states its tokens of text, but not everyone who made one."""
+    path = tmp_path / "recipe.json"
+    first = [{"teacher": "x", "text": ["y"], "end_to_end": {"tokens": 2_067_285}}, stated]
+    first = [*first, {"sample_tokens": 0, "heldout_every": 50}]
+    path.write_text(json.dumps(cli.make.recipe_of(None, None, Path("x"), first).to_json()))
+    assert cli.make.recipe_of(None, path, Path("x"), [more]).text_tokens == text_tokens
 
 
 def test_what_needs_little_text_reads_what_it_always_read() -> None:

@@ -16,6 +16,10 @@ EVALUATE = ["evaluate", FAMILY, "--text", "t"]
 ON_TASKS = ["evaluate", FAMILY, "--tasks", "no.yaml", "--out", "o"]
 COMPARE = ["compare", FAMILY, "--text", "t", "--out", "o"]
 LADDER = ["search", "ladder", FAMILY, "--text", "t"]
+MAKE = ["make", "--teacher", "x", "--out", "o"]
+NAIVE = [*MAKE, "--start", "naive"]
+NOT_SAMPLED = [*MAKE, "--sample-tokens", "0", "--text", "t"]
+NOT_TRAINED = [*MAKE, "--tokens", "0"]
 IMPORT = ["import", "--teacher", "t", "--student", "s", "--out", "o"]
 ROW_OPTIONS = ["--tokens=9", "--row-length=9"]
 TASK_OPTIONS = ["--limit=3", "--few-shot=1", "--chat", "--batch-size=2", "--dtype=bfloat16"]
@@ -38,14 +42,48 @@ def run(*words: str) -> Any:
         (LADDER, "--eval-text=e", "--save"),
         (LADDER, "--eval-tokens=9", "--save"),
         *((IMPORT, option, "--text") for option in (*ROW_OPTIONS, "--device=cpu")),
+        (LADDER, "--limit=9", "--order shortest-path"),
+        ([*MAKE, "--kind", "full"], "--rank=8", "--kind lowrank"),
+        ([*MAKE, "--preset", "paper", "--text", "t"], "--rank=8", "--kind lowrank"),
+        (NAIVE, "--steps=0", "--start blockwise"),
+        (NAIVE, "--block-tokens=9", "--start blockwise"),
+        (NAIVE, "--set sinks=0.1", "--start blockwise"),
+        (NAIVE, "--set learning_rate=0.1", "--start blockwise"),
+        (MAKE, "--set learning_rate=0.1", "--steps above 0"),
+        (MAKE, "--chat-share=1", "--text"),
+        (MAKE, "--text-tokens=9", "--text"),
+        (NOT_SAMPLED, "--sample-rows=9", "--sample-tokens above 0"),
+        (NOT_TRAINED, "--precision=fp32", "--tokens above 0"),
+        (NOT_TRAINED, "--set end_to_end.clip=2", "--tokens above 0"),
+        (NOT_TRAINED, "--tensorboard=f", "--tokens above 0"),
+        ([*MAKE, "--kept", "first"], "--set kept_tokens=9", "--kept measured or sequential"),
         (["sizes", FAMILY], "--kv-cache-bytes=1GiB", "--memory-budget"),
     ],
 )
 def test_an_option_that_needs_another(command: list[str], option: str, needed: str) -> None:
     """Also where it says what is the default: it is said in vain."""
-    result = run(*command, option)
+    result = run(*command, *option.split())
     assert result.exit_code == 2
     assert result.output == f"error: {option.partition('=')[0]} needs {needed}\n"
+
+
+@pytest.mark.parametrize("option", ["--dtype=float32", "--device=cpu"])
+def test_what_a_server_decides_itself(option: str) -> None:
+    command = [*ON_TASKS, "--server=http://x"]
+    result = run(*command, option)
+    assert result.exit_code == 2
+    assert result.output == f"error: {option.partition('=')[0]} does nothing with --server\n"
+    with_text = run(*command, "--text", "no-such-text", "--device=cpu")  # which is measured here
+    assert "does nothing" not in with_text.output
+
+
+def test_what_a_preset_holds_is_not_refused(tmp_path: Path) -> None:
+    """The recipe for a GPU has steps, rows to sample and a rank."""
+    options = ["--start", "naive", "--kind", "full", "--sample-tokens", "0", "--text", "t"]
+    work = ["--work", str(tmp_path / "work"), "--out", str(tmp_path / "out")]
+    result = run("make", "--preset", "gpu", "--teacher", str(tmp_path), *options, *work)
+    assert "needs" not in result.output
+    assert result.exit_code == 2
 
 
 def test_what_is_not_given_is_not_refused(tmp_path: Path) -> None:
