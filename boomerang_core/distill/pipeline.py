@@ -45,7 +45,7 @@ from boomerang_core.distill.sharding import fsdp_settings
 from boomerang_core.distill.sources import pin_sources, shown, source_versions
 from boomerang_core.distill.start import starting_student
 from boomerang_core.distill.stream import LayerRunner
-from boomerang_core.distill.written import written_documents
+from boomerang_core.distill.written import told_of_written, written_documents, written_share
 from boomerang_core.errors import SettingsError
 from boomerang_core.evaluate.ladder import evaluate_design
 from boomerang_core.evaluate.perplexity import evaluation_rows, leading_rows
@@ -149,7 +149,7 @@ def make(
             "tokens": counts,
             "seconds": clock.seconds,
             "processes": processes.num_processes,
-            "evaluation": evaluation_note(measured, eval_text),
+            "evaluation": evaluation_note(measured, eval_text, written_share(counts)),
         }
         curve = stages.training / METRICS
         write_result(
@@ -266,15 +266,15 @@ def _text(
     written = load_documents(path) if recipe.sample_tokens else []
     documents = [*text.documents, *written]
     rows = split_rows(documents, recipe.row_length, recipe.heldout_every, recipe.seed)
-    counts = {
+    counts: dict[str, Any] = {
         "sources": text.to_json(),
         "teacher": sum(len(document) for document in written),
         "train": rows.train.numel(),
         "heldout": rows.heldout.numel(),
     }
     if show:
-        wrote = f"teacher: {counts['teacher']:,} tokens"
-        print(*text.lines, wrote, *rows.told(recipe.end_to_end.tokens), sep="\n", file=sys.stderr)
+        wrote = told_of_written(counts["teacher"], text, teacher.tokenizer)
+        print(*text.lines, *wrote, *rows.told(recipe.end_to_end.tokens), sep="\n", file=sys.stderr)
     return rows, counts
 
 

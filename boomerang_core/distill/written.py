@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from boomerang_core.distill.data import Text, has_chat_template
 from boomerang_core.distill.recipe import Recipe
 from boomerang_core.distill.sampling import prompts, sample_documents
 
@@ -30,6 +32,27 @@ def written_documents(
         recipe.sample_length,
         recipe.sample_rows,
     )
+
+
+def told_of_written(tokens: int, text: Text, tokenizer: Any) -> list[str]:
+    """In words: how many tokens it wrote, and a warning where no chat is trained on.
+
+    A teacher with a chat template writes chat too (`sampling.py`).
+    """
+    lines = [f"teacher: {tokens:,} tokens"]
+    if not tokens and has_chat_template(tokenizer) and not any(d.chat for d in text.drawn):
+        lines.append(
+            "warning: the teacher has a chat template, and none of the text is chat: small sizes "
+            "of a post-trained teacher then collapse; give chat too, or --sample-tokens"
+        )
+    return lines
+
+
+def written_share(counts: Mapping[str, Any]) -> float:
+    """The share of all tokens that the teacher wrote, by the counts of a family's provenance."""
+    own: int = counts["teacher"]
+    others: int = sum(source["tokens"] for source in counts["sources"])
+    return own / (own + others)
 
 
 def in_bfloat16(model: Any) -> Any:

@@ -63,11 +63,15 @@ def measured_rows(
     return build_rows(design, shape, quality, pareto(measured.family, params))
 
 
-def evaluation_note(measured: Measured, text: Path | None) -> dict[str, Any]:
-    """What the sizes were measured on; None is the recipe's own held-out documents."""
+def evaluation_note(measured: Measured, text: Path | None, written: float = 0.0) -> dict[str, Any]:
+    """What the sizes were measured on; None is the recipe's own held-out documents.
+
+    `written` is the share of the tokens of those documents that are the teacher's own.
+    """
     scored = {"n": measured.family[0].n, "against": "the teacher in float32, student as stored"}
     if text is None:
-        return {"text": "held-out documents of the recipe's own text", **scored}
+        own = f", of which the teacher wrote about {written:.0%}" if written else ""
+        return {"text": f"held-out documents of the recipe's own text{own}", **scored}
     return {"text": text.name, "sha256": sha256_of(text), "note": _reading(text), **scored}
 
 

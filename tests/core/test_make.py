@@ -68,6 +68,7 @@ class TestMake:
         stage = recipe.end_to_end.on(torch.device("cpu"))
         assert Recipe.read(family.root / "recipe.json") == replace(recipe, end_to_end=stage)
         assert loaded.provenance["seed"] == recipe.seed
+        assert "of which the teacher wrote about" in loaded.provenance["evaluation"]["text"]
 
     def test_the_student_is_better_than_naive_pruning_and_the_teacher_perfect(
         self, made: tuple[Recipe, Family, Path]

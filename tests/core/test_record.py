@@ -1,9 +1,11 @@
 """What a family says of the text that its sizes were measured on."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from boomerang_core.distill.written import written_share
 from boomerang_core.evaluate.ladder import Measured
 from boomerang_core.evaluate.record import evaluation_note
 from boomerang_core.sizes import Quality
@@ -25,3 +27,17 @@ def test_the_note_says_what_was_done_with_the_text(text: str, reading: str, tmp_
     assert note["note"].startswith(reading)
     assert note["note"].endswith("not comparable with published perplexities")
     assert note["text"] == "text.txt"
+
+
+@pytest.mark.parametrize(
+    ("counts", "told"),
+    [
+        ({"sources": [{"tokens": 300}], "teacher": 100}, ", of which the teacher wrote about 25%"),
+        ({"sources": [], "teacher": 100}, ", of which the teacher wrote about 100%"),
+        ({"sources": [{"tokens": 300}, {"tokens": 1}], "teacher": 0}, ""),
+    ],
+)
+def test_the_note_says_how_much_of_it_the_teacher_wrote(counts: dict[str, Any], told: str) -> None:
+    quality = [Quality(0.0, 1.0, 2.0, 100)]
+    note = evaluation_note(Measured(quality, quality), None, written_share(counts))
+    assert note["text"] == f"held-out documents of the recipe's own text{told}"

@@ -11,8 +11,9 @@ import torch
 from tqdm import tqdm
 
 from boomerang_core.distill import sampling
-from boomerang_core.distill.data import Drawn, read_text
+from boomerang_core.distill.data import Drawn, Text, read_text
 from boomerang_core.distill.sampling import sample_documents, save_samples, tagged_prompts
+from boomerang_core.distill.written import told_of_written
 from boomerang_core.errors import DataError
 from tests.core.conftest import tiny_teacher, tiny_tokenizer
 from tests.core.rows import ALL, counted, ids, read
@@ -104,6 +105,25 @@ class TestSamples:
         plain = tiny_tokenizer()
         plain.chat_template = None
         assert not any(prompt.chat for prompt in itertools.islice(_tagged(plain), 20))
+
+
+@pytest.mark.parametrize(
+    ("tokens", "chat", "template", "warned"),
+    [
+        (0, False, True, True),
+        (9, False, True, False),  # of which some is chat
+        (0, True, True, False),
+        (0, False, False, False),
+    ],
+)
+def test_text_without_chat_is_told(tokens: int, chat: bool, template: bool, warned: bool) -> None:
+    tokenizer = tiny_tokenizer()
+    if not template:
+        tokenizer.chat_template = None
+    drawn = [Drawn("prose", False, torch.arange(9)), Drawn("other", chat, torch.arange(9))]
+    lines = told_of_written(tokens, Text(tuple(drawn), 18, 0.5), tokenizer)
+    assert lines[0] == f"teacher: {tokens} tokens"
+    assert (["warning" in line for line in lines[1:]] == [True]) is warned
 
 
 def _tagged(tokenizer: Any) -> Iterator[Any]:
