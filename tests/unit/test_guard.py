@@ -1,22 +1,20 @@
-"""Keys, limits and the middleware, in front of an app that is not ours; no engine."""
+"""The middleware, in front of an app that is not ours; no engine."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from fastapi import FastAPI, Request
 
-from boomerang_core.errors import SettingsError
-from server.errors import RefusedError, install_handlers
-from server.guard.keys import Keys
-from server.guard.limits import Hold, Limits, Slots, Turns, count_choices
+from server.errors import install_handlers
+from server.guard.limits import Limits
 from server.guard.middleware import HOLD, Guard, Guarding
-from server.settings import Settings, read_settings
+from tests.unit.guarding import ADMIN, API, OTHER, guarding
 
-API, OTHER, ADMIN = "api-key-0123456789", "other-key-0123456789", "admin-key-0123456789"
+__all__ = ["guarding"]  # a fixture
+
 LIMITS = Limits(1000, 60.0, None, 4, 2, None, 6)
 
 
@@ -25,18 +23,6 @@ class Refusals(list[str]):
 
     def refused(self, reason: str) -> None:
         self.append(reason)
-
-
-def write(path: Path, *lines: str) -> Path:
-    path.write_text("\n".join(lines))
-    return path
-
-
-@pytest.fixture
-def guarding(tmp_path: Path) -> Guarding:
-    api = Keys.read(write(tmp_path / "api", "# for the tests", API, "", f"  {OTHER}  "))
-    admin = Keys.read(write(tmp_path / "admin", ADMIN))
-    return Guarding(Limits(1000, 60.0, None, 4, 2, 1, 6), api, admin)
 
 
 def app_behind(guarding: Guarding, refusals: Refusals) -> FastAPI:
@@ -85,46 +71,6 @@ def run(
 
 def bearer(key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
-
-
-def test_keys_are_read_and_not_shown(guarding: Guarding) -> None:
-    assert guarding.api_keys is not None
-    assert [guarding.api_keys.place(key) for key in (API, OTHER)] == [0, 1]
-    for stranger in ("", ADMIN, API[:-1], f"{API}x", "# for the tests", "\udcff", "é" * 20):
-        assert guarding.api_keys.place(stranger) is None
-    assert API not in repr(guarding)
-    assert API.encode() not in b"".join(guarding.api_keys.digests)
-
-
-@pytest.mark.parametrize(
-    ("lines", "says"),
-    [
-        ([], "holds no key"),
-        (["# only", " "], "holds no key"),
-        ([API, "short"], "line 2"),
-        (["two words 0123456789"], "line 1"),
-        (["ключ-ключ-ключ-ключ"], "line 1"),
-    ],
-)
-def test_a_bad_file_of_keys_is_refused_without_showing_it(
-    tmp_path: Path, lines: list[str], says: str
-) -> None:
-    with pytest.raises(SettingsError, match=says) as refused:
-        Keys.read(write(tmp_path / "keys", *lines))
-    assert not any(line in str(refused.value) for line in lines if line.strip())
-
-
-def test_a_file_of_keys_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="cannot read the keys"):
-        Keys.read(tmp_path / "nowhere")
-
-
-def test_an_admin_key_is_no_api_key(tmp_path: Path) -> None:
-    both = write(tmp_path / "keys", API)
-    with pytest.raises(SettingsError, match="both"):
-        Guarding.of(read_settings(api_keys_file=both, admin_keys_file=both))
-    with pytest.raises(SettingsError, match="needs api_keys_file"):
-        Guarding.of(read_settings(max_requests_per_key=3))
 
 
 def test_all_but_probes_and_page_need_a_key(guarding: Guarding) -> None:
@@ -237,58 +183,3 @@ def test_the_queue_is_bounded_and_slots_come_back() -> None:
         assert (await ask(choices=6)).status_code == 200
 
     assert run(Guarding(LIMITS), work) == ["queue_full"]
-
-
-def test_slots_and_turns_count_exactly() -> None:
-    slots, turns = Slots(5), Turns(2)
-    hold, other = Hold(slots), Hold(slots)
-    hold.take(2)
-    hold.take(3)
-    with pytest.raises(RefusedError):
-        other.take(1)
-    other.release()
-    assert slots.taken == 5
-    hold.release()
-    hold.release()
-    assert slots.taken == 0
-    two = (turns.of(0), turns.of(0))
-    with two[0], two[1], turns.of(1), turns.of(None), pytest.raises(RefusedError), turns.of(0):
-        pass
-    with turns.of(0), turns.of(0):
-        pass
-
-
-@pytest.mark.parametrize(
-    ("n", "prompt", "choices"),
-    [
-        (None, "text", 1),
-        (3, "text", 3),
-        (0, "text", 1),
-        (2, [1, 2, 3], 2),
-        (2, ["a", "b", "c"], 6),
-        (1, [[1, 2], [3]], 2),
-        (4, [], 4),
-        (2, None, 2),
-    ],
-)
-def test_choices_are_counted(n: int | None, prompt: Any, choices: int) -> None:
-    assert count_choices(n, prompt) == choices
-
-
-def test_limits_of_settings() -> None:
-    limits = Limits.of(Settings(max_num_seqs=2, max_waiting=3, max_choices=100))
-    assert (limits.choices, limits.sequences) == (5, 5)
-    limits.check(5, ["x"] * 16)
-    for choices, stop, param in ((6, None, "n"), (1, ["x"] * 17, "stop")):
-        with pytest.raises(RefusedError) as refused:
-            limits.check(choices, stop)
-        assert (refused.value.status_code, refused.value.param) == (400, param)
-
-
-def test_one_stop_string_need_not_be_in_a_list() -> None:
-    none, one = (Limits.of(read_settings(max_stop_strings=most)) for most in (0, 1))
-    for stop in (None, "", []):
-        none.check(1, stop)
-    one.check(1, "x")
-    with pytest.raises(RefusedError, match="1 stop strings are too many; at most 0"):
-        none.check(1, "x")
