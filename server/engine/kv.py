@@ -7,6 +7,7 @@ a request that runs none of its layers.  Every group draws from vLLM's one pool 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import zip_longest
 from typing import Any
 
 from server.engine.compat import (
@@ -79,10 +80,11 @@ class DepthKVCacheManager(KVCacheManager):
         super().__init__(*args, **kwargs)
         self._size_of = size_of
         coordinator = self.coordinator
-        for manager in coordinator.single_type_managers:
+        self._managers = coordinator.single_type_managers
+        for manager in self._managers:
             if isinstance(manager, DepthManager):
                 manager.size_of = size_of
-        self._block_size = _common_block_size(coordinator.single_type_managers)
+        self._block_size = _common_block_size(self._managers)
         self._lookups = (
             tuple(coordinator.attention_groups)
             if isinstance(coordinator, HybridKVCacheCoordinator)
@@ -103,6 +105,29 @@ class DepthKVCacheManager(KVCacheManager):
                 return self.empty_kv_cache_blocks
         kwargs["num_lookahead_tokens"] = num_lookahead_tokens
         return super().allocate_slots(request, num_new_tokens, **kwargs)
+
+    def cache_blocks(self, request: Any, num_computed_tokens: int) -> None:
+        """As vLLM's; at once where no block has ended since the last call.
+
+        A scheduler that works ahead asks for every token.  All groups of a request cache alike, and
+        every size runs the first.
+        """
+        cached = self._managers[0].num_cached_block.get(request.request_id, 0)
+        if self._block_size == 1 or cached < num_computed_tokens // self._block_size:
+            super().cache_blocks(request, num_computed_tokens)
+
+    def pop_blocks_for_free(self, request: Any) -> list[Any]:
+        """As vLLM's, but place by place instead of group by group.
+
+        Blocks are evicted last to first, and a hit needs all groups.  In this order the beginning
+        of a prompt stays of use; a lost group would leave nothing of it.
+        """
+        groups = [each.pop_blocks_for_free(request.request_id) for each in self._managers]
+        return [block for place in zip_longest(*groups) for block in place if block is not None]
+
+    def free(self, request: Any) -> None:
+        """As vLLM's, in the order of `pop_blocks_for_free`."""
+        self.block_pool.free_blocks(reversed(self.pop_blocks_for_free(request)))
 
     def get_computed_blocks(self, request: Any) -> Any:
         """As vLLM's; only the groups that the request runs must agree on the hit."""

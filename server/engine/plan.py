@@ -135,24 +135,19 @@ def build_plan(
     )
 
 
-def largest_first(sizes: Sequence[int]) -> list[int] | None:
-    """The stable order of requests by size, largest first; None where they already are so."""
-    if all(a >= b for a, b in pairwise(sizes)):
-        return None
-    return sorted(range(len(sizes)), key=lambda index: -sizes[index])
+def largest_first(sizes: Sequence[int]) -> list[tuple[int, int]]:
+    """The swaps that bring requests into order of size, largest first; few, as each is dear.
 
-
-def swaps(order: Sequence[int]) -> list[tuple[int, int]]:
-    """The swaps that bring item `order[i]` to place `i`, for a batch that can only swap two."""
-    place_of = list(range(len(order)))  # where each original item is now
-    item_at = list(range(len(order)))  # which original item is at each place
+    Requests of one size may stand in any order, so one that came or went costs at most a swap for
+    each size that is there, where a stable order would move everyone behind it.
+    """
+    has, wanted = list(sizes), sorted(sizes, reverse=True)
     result = []
-    for place, item in enumerate(order):
-        other = place_of[item]
-        if other == place:
+    for place, size in enumerate(wanted):
+        if has[place] == size:
             continue
+        able = [at for at in range(place + 1, len(has)) if has[at] == size != wanted[at]]
+        other = next((at for at in able if wanted[at] == has[place]), able[0])
+        has[place], has[other] = has[other], has[place]
         result.append((place, other))
-        displaced = item_at[place]
-        item_at[place], item_at[other] = item, displaced
-        place_of[item], place_of[displaced] = place, other
     return result

@@ -21,7 +21,7 @@ from server.engine.compat import (
 from server.engine.kv import DepthSpec, by_depth
 from server.engine.kv_groups import layer_ranks
 from server.engine.model import BoomerangForCausalLM
-from server.engine.plan import Rows, StepPlan, build_plan, largest_first, swaps
+from server.engine.plan import Rows, StepPlan, build_plan, largest_first
 from server.engine.sizes import remembered_size
 
 OTHER_BACKEND = "set attention_backend (BOOMERANG_ATTENTION_BACKEND) to FLASH_ATTN or TRITON_ATTN"
@@ -133,7 +133,7 @@ class RoutedRunner(GPUModelRunner):
         super()._may_reorder_batch(scheduler_output)
         batch, teacher_size = self.input_batch, self._routed.ranks.teacher_size
         sizes = [remembered_size(self.requests[name], teacher_size) for name in batch.req_ids]
-        for first, second in swaps(largest_first(sizes) or ()):
+        for first, second in largest_first(sizes):
             batch.swap_states(first, second)
         tokens = scheduler_output.num_scheduled_tokens
         self._sizes = tuple(sorted(sizes, reverse=True))

@@ -63,8 +63,9 @@ class CompiledSegment:
         wanted = self._sides(span)
         self._functions = {s: body for s, body in self._functions.items() if s in wanted}
         for side in wanted - self._functions.keys():
-            body = self._functions[side] = self._compiled(side)
+            body = self._compiled(side)
             self._call_first(body, side, positions, state)
+            self._functions[side] = body  # only now: one that failed must not count as traced
         return self.run(positions, state, EVERYBODY if Side.TEACHER in wanted else NOBODY)
 
     def _sides(self, span: Span) -> set[Side]:

@@ -108,6 +108,25 @@ def test_weights_that_go_and_come_back_are_traced_anew(tiny: TinyFamily, engine:
     assert got == [expected(tiny, size)[i] for i, size in enumerate(sizes)]
 
 
+def test_what_failed_to_compile_is_traced_again(
+    tiny: TinyFamily, engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    largest = tiny.sizes[-1]
+    engine.collective_rpc("hold_sizes", args=(0, 1))
+
+    def full_disk(*args: Any) -> None:
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CompiledSegment, "_call_first", full_disk)
+        (failed,) = engine.collective_rpc("hold_sizes", args=(0, largest))
+        assert "no space left" in str(failed)
+    engine.collective_rpc("hold_sizes", args=(0, largest))
+    for count in (1, len(BATCH)):
+        got = greedy(engine, BATCH[:count], [largest] * count)
+        assert got == expected(tiny, largest)[:count]
+
+
 def test_what_is_released_is_not_kept_alive_by_what_was_compiled(
     tiny: TinyFamily, engine: Any
 ) -> None:

@@ -130,13 +130,22 @@ def test_blocks_are_thought_about_only_where_one_begins_or_ends(
         asked.append(request.num_computed_tokens)
         return whole(self, request, *args, **kwargs)
 
+    cached: list[int] = []
+    cache = kv.KVCacheManager.cache_blocks
+
+    def cache_spy(self: Any, request: Any, num_computed_tokens: int) -> None:
+        cached.append(num_computed_tokens)
+        cache(self, request, num_computed_tokens)
+
     monkeypatch.setattr(kv.KVCacheManager, "allocate_slots", spy)
+    monkeypatch.setattr(kv.KVCacheManager, "cache_blocks", cache_spy)
     assert scheduler_of(engine).kv_cache_manager.reset_prefix_cache()
     prompt, size = prompts(1, seed=13, shortest=40, longest=40)[0], tiny.sizes[-1]
     many = parameters(size)
     many.max_tokens = 2 * BLOCK
     (result,) = engine.generate(token_prompts([prompt]), many, use_tqdm=False)
     assert asked == [0, 2 * BLOCK - 1, 2 * BLOCK, 3 * BLOCK - 1, 3 * BLOCK]
+    assert len(cached) <= 2  # by a scheduler that works ahead, which asks for each of 64 tokens
     longer = prompt + list(result.outputs[0].token_ids)
     assert cached_tokens(engine, longer, size)[0] == 3 * BLOCK
     assert_all_free(engine)
@@ -197,6 +206,19 @@ def test_a_prefix_ends_where_any_of_a_sizes_groups_ends(tiny: TinyFamily, engine
     _, answer = cached_tokens(engine, prompt, tiny.sizes[-1])
     manager.evict_blocks({blocks[1]})
     assert cached_tokens(engine, prompt, tiny.sizes[-1]) == (32, answer)
+    assert_all_free(engine)
+
+
+def test_the_beginning_of_a_prompt_outlives_its_end(tiny: TinyFamily, engine: Any) -> None:
+    """As many cached blocks are taken as there are groups: the last of each, not all of one."""
+    prompt, size = prompts(1, seed=12, shortest=70, longest=70)[0], tiny.sizes[-1]
+    manager = scheduler_of(engine).kv_cache_manager
+    assert manager.reset_prefix_cache()
+    _, answer = cached_tokens(engine, prompt, size)
+    pool = manager.block_pool
+    cached = 2 * LAYERS
+    pool.free_blocks(pool.get_new_blocks(pool.get_num_free_blocks() - cached + LAYERS))
+    assert cached_tokens(engine, prompt, size) == (32, answer)
     assert_all_free(engine)
 
 

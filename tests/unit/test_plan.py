@@ -5,7 +5,7 @@ import random
 from boomerang_core.blocks import BlockMap
 from boomerang_core.ladder import Ladder
 from boomerang_core.route import FamilyDesign, LayerRef, Owner, StudentKind, build_route
-from server.engine.plan import Ranks, Rows, Side, Split, build_plan, largest_first, swaps
+from server.engine.plan import Ranks, Rows, Side, Split, build_plan, largest_first
 
 MAP = BlockMap.from_layers([[0, 1], [2], [3, 4], [5]], kept=[1, 2, 3, 5], shared=[2])
 LADDER = Ladder(4, ((2,), (0, 1), (3,)))
@@ -81,13 +81,21 @@ def test_swaps_bring_requests_into_order() -> None:
     generator = random.Random(1)
     for _ in range(200):
         sizes = [generator.randint(0, 3) for _ in range(generator.randint(1, 12))]
-        items = list(enumerate(sizes))
-        order = largest_first(sizes)
-        for first, second in swaps(order or ()):
-            items[first], items[second] = items[second], items[first]
-        assert items == sorted(enumerate(sizes), key=lambda item: -item[1])
+        places = list(sizes)
+        for first, second in largest_first(sizes):
+            places[first], places[second] = places[second], places[first]
+        assert places == sorted(sizes, reverse=True)
+        assert len(largest_first(sizes)) < len(sizes)
 
 
-def test_a_sorted_step_needs_no_order() -> None:
-    assert largest_first([3, 3, 1, 0]) is None
-    assert largest_first([]) is None
+def test_a_sorted_step_needs_no_swap() -> None:
+    assert largest_first([3, 3, 1, 0]) == []
+    assert largest_first([]) == []
+
+
+def test_one_that_comes_last_costs_a_swap_for_each_size_below_it() -> None:
+    sorted_before = [2] * 20 + [1] * 20 + [0] * 20
+    assert len(largest_first([*sorted_before, 2])) == 2
+    assert len(largest_first([*sorted_before, 0])) == 0
+    gone = [*sorted_before[:5], 0, *sorted_before[6:-1]]  # vLLM puts the last in a gap
+    assert len(largest_first(gone)) == 2
