@@ -82,9 +82,6 @@ def engine_arguments(
     graphs = not on_cpu if graphs is None else graphs
     ahead = bool(limits.get("async_scheduling", not on_cpu))  # on a CPU, vLLM 0.32 never does
     return {
-        # On a CPU, vLLM 0.32 cannot rewind a seeded generator, as it must for a split prompt: the
-        # engine would die of one client's request.
-        "enable_chunked_prefill": not on_cpu,
         "served_model_name": family.name,
         **limits,
         "async_scheduling": ahead,
