@@ -25,8 +25,8 @@ def default_budget(limit: int | None) -> int | None:
     if limit is None or limit > PROCESS_BYTES:
         return None if limit is None else limit - PROCESS_BYTES
     raise SettingsError(
-        f"the container may use {format_bytes(limit)}, and {format_bytes(PROCESS_BYTES)} are reserved "
-        f"for the process: allow it more, or state memory_budget"
+        f"the container may use {format_bytes(limit)}, and {format_bytes(PROCESS_BYTES)} are "
+        "reserved for the process: allow it more, or state memory_budget"
     )
 
 
