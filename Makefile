@@ -28,7 +28,7 @@ help: ## these lines
 serve: .venv/cpu ## install, prepare the default family, serve it; Ctrl-C stops
 	$(BIN)/boomerang serve --host $(HOST) --port $(PORT)
 
-test: .venv/dev ## every test but the slow and the GPU tier; the browser and Prometheus tiers where those are
+test: .venv/dev ## every test except slow, gpu and guidellm; browser and Prometheus tiers if installed
 	$(BIN)/python -m pytest -m "$(TIERS)"
 
 check: .venv/dev ## format, lint, types

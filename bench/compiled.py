@@ -26,7 +26,7 @@ from torch._dynamo.utils import counters
 
 from bench.engines import Engine, Request, plain_engine, routed_engine
 from bench.pairs import Ratio, time_in_turn
-from bench.run import add_common, add_dtype, finish, spread
+from bench.run import add_common, add_dtype, add_sizes, finish, spread
 from bench.traffic import BATCHES, LIMITS, Batch
 from boomerang_core.assemble import export
 from boomerang_core.cli import family_folder
@@ -131,7 +131,7 @@ def run_plain(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("family", type=Path)
-    parser.add_argument("--sizes", type=int, default=3, help="how many, from 2: default 3")
+    add_sizes(parser, 3)
     parser.add_argument("--plain", action="store_true", help="compare plain vLLM on the largest")
     parser.add_argument(
         "--batch", nargs="+", choices=BATCHES, default=["decode 1", "decode 4", "decode 16"]

@@ -26,6 +26,7 @@ import torch
 
 from bench.engines import Engine, plain_engine, routed_engine
 from bench.expected import PROMPTS, TOKENS, Answers, Key, in_transformers
+from bench.run import add_sizes
 from boomerang_core.assemble import export
 from boomerang_core.checkpoint import load_tokenizer
 from boomerang_core.cli import family_folder
@@ -131,14 +132,12 @@ def compare(family: Family, count: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("family", type=Path)
-    parser.add_argument("--sizes", type=int, default=5, help="how many, from 2: default 5")
+    add_sizes(parser, 5)
     parser.add_argument("--plain", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.plain:
         plain(options.family)
         return
-    if options.sizes < 2:
-        parser.error("--sizes must be at least 2")
     report = compare(load_family(family_folder(options.family)), options.sizes)
     print(json.dumps(report, indent=1))
     scores = [report["plain_vllm_on_the_exports"], report["one_at_a_time"], report["staggered"]]

@@ -31,7 +31,7 @@ import torch
 from bench.engines import Engine, plain_engine, routed_engine
 from bench.mixing import ways
 from bench.pairs import Ratio, time_in_turn
-from bench.run import add_common, finish, spread
+from bench.run import add_common, add_sizes, finish, spread
 from bench.speed import bytes_of_answers
 from bench.traffic import Batch
 from boomerang_core.assemble import export
@@ -174,15 +174,13 @@ def run(family: Family, options: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("family", type=Path)
-    parser.add_argument("--sizes", type=int, default=3, help="how many, from 2: default 3")
+    add_sizes(parser, 3)
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 16, 64])
     parser.add_argument("--merged", action="store_true", help="plain vLLM on every size, exported")
     parser.add_argument("--no-plain", dest="plain", action="store_false", help="our engine alone")
     parser.add_argument("--ours", nargs="+", choices=OURS, default=["graphs"])
     add_common(parser)
     options = parser.parse_args()
-    if options.sizes < 2:
-        parser.error("--sizes must be at least 2")
     if not torch.cuda.is_available():
         parser.error("this benchmark needs a CUDA GPU")
     finish(run(load_family(family_folder(options.family)), options), options)

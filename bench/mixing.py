@@ -23,7 +23,7 @@ from typing import Any
 
 from bench.engines import Engine, Request, routed_engine
 from bench.pairs import Ratio, time_in_turn
-from bench.run import add_common, add_dtype, finish, spread
+from bench.run import add_common, add_dtype, add_sizes, finish, spread
 from bench.traffic import BATCHES, LIMITS, Batch
 from boomerang_core.cli import family_folder
 from boomerang_core.family import Family, load_family
@@ -81,12 +81,10 @@ def run(family: Family, count: int, pairs: int, vocabulary: int, dtype: str) -> 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("family", type=Path)
-    parser.add_argument("--sizes", type=int, default=3, help="how many, from 2: default 3")
+    add_sizes(parser, 3)
     add_common(parser)
     add_dtype(parser)
     options = parser.parse_args()
-    if options.sizes < 2:
-        parser.error("--sizes must be at least 2")
     family = load_family(family_folder(options.family))
     report = run(family, options.sizes, options.pairs, options.vocabulary, options.dtype)
     finish(report, options)

@@ -21,7 +21,7 @@ import torch
 
 from bench.engines import Engine, plain_engine, routed_engine
 from bench.pairs import Ratio, time_in_turn
-from bench.run import add_common, add_dtype, finish, spread
+from bench.run import add_common, add_dtype, add_sizes, finish, spread
 from bench.traffic import BATCHES, LIMITS, Batch
 from boomerang_core.assemble import export
 from boomerang_core.cli import family_folder
@@ -87,15 +87,13 @@ def run(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("family", type=Path)
-    parser.add_argument("--sizes", type=int, default=5, help="how many, from 2: default 5")
+    add_sizes(parser, 5)
     parser.add_argument(
         "--batch", nargs="+", choices=BATCHES, default=["decode 1", "decode 16", "prefill 16 x 192"]
     )
     add_common(parser)
     add_dtype(parser)
     options = parser.parse_args()
-    if options.sizes < 2:
-        parser.error("--sizes must be at least 2")
     family = load_family(family_folder(options.family))
     batches = {name: BATCHES[name] for name in options.batch}
     finish(

@@ -35,7 +35,7 @@ import torch
 from bench.burst import Load, ask
 from bench.burst_report import Outcome, percentile_95
 from bench.pairs import Ratio
-from bench.run import add_dtype, add_pairs, finish, spread
+from bench.run import add_dtype, add_pairs, add_sizes, finish, spread
 from bench.servers import Server, serving, serving_plain
 from boomerang_core.assemble import export
 from boomerang_core.cli import family_folder
@@ -217,7 +217,7 @@ def run(family: Family, options: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("family", type=Path)
-    parser.add_argument("--sizes", type=int, default=3, help="how many, from 2: default 3")
+    add_sizes(parser, 3)
     parser.add_argument("--loads", type=float, nargs="+", default=[0.7, 1.5])
     parser.add_argument("--seconds", type=float, default=20.0, help="of each run: default 20")
     parser.add_argument("--kv-mib", type=int, default=192, help="of a side: default 192 MiB")

@@ -36,6 +36,20 @@ def add_dtype(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_sizes(parser: argparse.ArgumentParser, default: int) -> None:
+    """`--sizes`, how many to spread over the ladder: both ends at least."""
+    parser.add_argument(
+        "--sizes", type=_at_least_two, default=default, help=f"how many, from 2: default {default}"
+    )
+
+
+def _at_least_two(text: str) -> int:
+    number = int(text)
+    if number < 2:
+        raise argparse.ArgumentTypeError(f"must be at least 2, got {number}")
+    return number
+
+
 def _multiplies_bfloat16() -> bool:
     known = torch.cpu.get_capabilities()
     return any(known.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))

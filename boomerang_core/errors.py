@@ -4,7 +4,7 @@ BoomerangError
 ├── BlockMapError       blocks do not partition the teacher
 ├── LadderError         a ladder is not a nested order of all blocks
 ├── SizeError           a request for a size makes no sense        (HTTP 400)
-│   ├── UnknownSizeError    no offered size has that name          (HTTP 404)
+│   ├── UnknownSizeError    no offered size has that name          (HTTP 404 for `model`, else 400)
 │   │   └── UnavailableSizeError  it is left out for want of memory
 │   └── BudgetError         no offered size fits the memory budget (HTTP 400)
 ├── FamilyError         a family folder is missing, corrupt or of another format
@@ -16,7 +16,7 @@ BoomerangError
 ├── EngineError         the engine could not start, or died
 └── SettingsError       a setting is unknown or out of range
 
-Any of them `may_pass`: the user need not mend a network or a disk, and a command says so by its
+Any of them `may_pass`: the user need not fix a network or a disk, and a command says so by its
 exit status.
 """
 

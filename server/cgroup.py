@@ -13,8 +13,8 @@ _ROOT = Path("/sys/fs/cgroup")
 _FILES = ("memory.max", "memory/memory.limit_in_bytes")  # version 2, version 1
 
 PROCESS_BYTES = 2560 << 20
-"""Left to the server's processes on a CPU, which took 2.1 GiB beside weights and KV cache
-(docs/operations.md)."""
+"""Reserved for the server's processes on a CPU, which took 1.9 to 2.1 GiB beside weights and KV
+cache (docs/operations.md)."""
 
 
 def default_budget(limit: int | None) -> int | None:
@@ -25,8 +25,8 @@ def default_budget(limit: int | None) -> int | None:
     if limit is None or limit > PROCESS_BYTES:
         return None if limit is None else limit - PROCESS_BYTES
     raise SettingsError(
-        f"the container may use {format_bytes(limit)}, and the process alone takes about "
-        f"{format_bytes(PROCESS_BYTES)}: allow it more, or state memory_budget"
+        f"the container may use {format_bytes(limit)}, and {format_bytes(PROCESS_BYTES)} are "
+        "reserved for the process: allow it more, or state memory_budget"
     )
 
 

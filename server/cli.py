@@ -52,36 +52,49 @@ _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 @app.command()
 def serve(
     family: Annotated[
-        str | None, typer.Argument(help="A family folder, or a shipped family: smollm2-135m.")
+        str | None, typer.Argument(help="A family folder or shipped family (default smollm2-135m).")
     ] = None,
-    host: Annotated[str | None, typer.Option(help="Address to listen on: 127.0.0.1.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port: 8000; 0 takes a free one.")] = None,
+    host: Annotated[
+        str | None, typer.Option(help="Address to listen on (default 127.0.0.1).")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(help="Port (default 8000); 0 picks a free one.")
+    ] = None,
     dtype: Annotated[
-        str | None, typer.Option(help="auto, bfloat16, float16 or float32: auto, float32 on a CPU.")
+        str | None,
+        typer.Option(help="auto, bfloat16, float16 or float32 (default auto: float32 on a CPU)."),
     ] = None,
     max_model_len: Annotated[
-        int | None, typer.Option(help="Longest prompt plus reply, in tokens: 2048.")
+        int | None, typer.Option(help="Longest prompt plus reply, in tokens (default 2048).")
     ] = None,
     kv_cache_bytes: Annotated[
-        str | None, typer.Option(help="Memory for the KV cache: 2GiB; 256MiB or more.")
+        str | None,
+        typer.Option(
+            help="Memory for the KV cache, as 2GiB (default 256MiB, or more: docs/settings.md)."
+        ),
     ] = None,
     compiled: Annotated[
         bool | None,
-        typer.Option("--compile/--no-compile", help="Compile the layers: --no-compile."),
+        typer.Option("--compile/--no-compile", help="Compile the layers (off by default)."),
     ] = None,
     cuda_graphs: Annotated[
         bool | None,
-        typer.Option("--cuda-graphs/--no-cuda-graphs", help="CUDA graphs: where there is a GPU."),
+        typer.Option(
+            "--cuda-graphs/--no-cuda-graphs", help="Use CUDA graphs (on by default on a GPU)."
+        ),
     ] = None,
     memory_budget: Annotated[
         str | None,
-        typer.Option(help="Memory for weights and KV cache; larger sizes are left out: 2GiB."),
+        typer.Option(
+            help="Memory for weights and KV cache, such as 2GiB; leaves out larger sizes."
+        ),
     ] = None,
     api_keys_file: Annotated[
-        Path | None, typer.Option(help="API keys, one a line: everyone may ask.")
+        Path | None, typer.Option(help="File of API keys, one per line (default: no key needed).")
     ] = None,
     admin_keys_file: Annotated[
-        Path | None, typer.Option(help="Keys of /admin, one a line: there is no /admin.")
+        Path | None,
+        typer.Option(help="File of keys for /admin, one per line (default: no /admin)."),
     ] = None,
 ) -> None:
     """Serve every size of a family over HTTP.  Each option is also BOOMERANG_<NAME>."""

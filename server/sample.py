@@ -25,27 +25,27 @@ if TYPE_CHECKING:
 def sample(
     teacher: Teacher,
     tokens: Annotated[int, typer.Option(min=1, help="Tokens of text to write.")],
-    out: Annotated[Path, typer.Option(help="The JSONL file to write; make reads it as --text.")],
+    out: Annotated[Path, typer.Option(help="The JSONL file to write, for --text of make.")],
     chat_share: Annotated[
         float | None,
-        typer.Option(
-            min=0, max=1, help="Share of tokens that are chat; default: half, if it can chat."
-        ),
+        typer.Option(min=0, max=1, help="Share of chat tokens (default: half, if it can chat)."),
     ] = None,
     prompts: Annotated[
         list[str] | None,
-        typer.Option(help="A source of text, as make's --text, to begin from; may be repeated."),
+        typer.Option(help="Text to start from, as --text of make; may be repeated."),
     ] = None,
     length: Annotated[int, typer.Option(min=1, help="Most tokens added to a prompt.")] = 192,
     seed: Seed = 0,
     kv_cache_bytes: Annotated[
         str | None,
-        typer.Option(help="Memory for the KV cache: 4GiB; default: a GPU's rest, 1GiB on a CPU."),
+        typer.Option(
+            help="Memory for the KV cache, as 4GiB (default: all left on a GPU; 1GiB on a CPU)."
+        ),
     ] = None,
 ) -> None:
     """Let a teacher write text to distil on, many prompts at once, by vLLM.
 
-    A stopped run goes on: what was written of its rounds stays in OUT.parts until all is there.
+    A stopped run resumes: finished rounds stay in OUT.parts until all are there.
     """
     with plain_errors():
         if out.suffix != ".jsonl":

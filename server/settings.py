@@ -50,7 +50,7 @@ class Settings(BaseSettings):
 
     family: str = Field("smollm2-135m", description="A family folder or a shipped family's name.")
     host: str = Field("127.0.0.1", description="Address to listen on.")
-    port: int = Field(8000, ge=0, le=65535, description="Port; 0 takes a free one.")
+    port: int = Field(8000, ge=0, le=65535, description="Port; 0 picks a free one.")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
         "auto",
         description="Weights and activations; auto: float32 on a CPU, vLLM's choice on a GPU.",
@@ -59,112 +59,120 @@ class Settings(BaseSettings):
         DEFAULT_CONTEXT, ge=16, description="Longest prompt plus reply, in tokens."
     )
     max_num_seqs: int = Field(
-        DEFAULT_REQUESTS, ge=1, description="Requests that run at the same time."
+        DEFAULT_REQUESTS, ge=1, description="Most requests that run at the same time."
     )
     kv_cache_bytes: Bytes | None = Field(
         None,
-        description="Memory for the KV cache of all requests, on all GPUs together: 2GiB; by "
-        "default 256 MiB, or one request of max_model_len where that takes more, and on a GPU up "
-        "to max_num_seqs of them in half of what the weights leave of the memory budget.",
+        description="Memory for the KV cache of all requests, over all GPUs together, as 2GiB. By "
+        "default 256 MiB, or one request of max_model_len if that needs more; on a GPU up to "
+        "max_num_seqs such requests, in at most half of what the weights leave of memory_budget.",
     )
     tensor_parallel_size: int = Field(
-        1, ge=1, description="GPUs (on a CPU: processes) that share every layer."
+        1, ge=1, description="GPUs (on a CPU: processes) that every layer is split over."
     )
     compile: bool = Field(
         False,
-        description="Compile the layers instead of running them eagerly: faster tokens, a slower "
+        description="Compile the layers instead of running them eagerly: faster tokens, slower "
         "start; needs a C++ compiler on a CPU.",
     )
     cuda_graphs: bool | None = Field(
         None,
-        description="Replay CUDA graphs in steps that only decode, whatever sizes they mix; by "
-        "default where there is a GPU.",
+        description="Replay CUDA graphs in steps that only decode, whatever sizes they mix; on by "
+        "default if there is a GPU.",
     )
     attention_backend: Literal["FLASH_ATTN", "TRITON_ATTN"] | None = Field(
         None,
-        description="FLASH_ATTN or TRITON_ATTN: attention on a GPU; by default vLLM's choice among "
-        "those that a family can be served with.",
+        description="Attention on a GPU: FLASH_ATTN or TRITON_ATTN; by default vLLM's choice among "
+        "those that work with a family.",
     )
     memory_budget: Bytes | None = Field(
         None,
-        description="Memory for weights and KV cache: as many offered sizes, from the smallest up, "
-        "as fit; by default nine tenths of the GPUs' memory, or, on a CPU, the container's limit "
-        "less 2.5 GiB, where it has one.",
+        description="Memory for weights and KV cache: the server holds as many offered sizes as "
+        "fit, from the smallest up. By default nine tenths of the GPUs' memory; on a CPU the "
+        "container's limit, if it has one, minus 2.5 GiB.",
     )
     api_keys_file: Path | None = Field(
-        None, description="API keys, one a line; without it everyone may ask."
+        None, description="File of API keys, one per line; if unset, no key is needed."
     )
     admin_keys_file: Path | None = Field(
-        None, description="Keys of /admin, one a line; without it there is no /admin."
+        None, description="File of keys for /admin, one per line; if unset, /admin is off."
     )
-    tls_cert_file: Path | None = Field(None, description="Certificate chain, PEM: serve HTTPS.")
+    tls_cert_file: Path | None = Field(None, description="Certificate chain, PEM; enables HTTPS.")
     tls_key_file: Path | None = Field(None, description="Private key of the certificate, PEM.")
     cors_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_origins)] = Field(
-        (), description="Origins whose pages may ask, with commas between; none by default."
+        (), description="Origins whose pages may send requests, separated by commas."
     )
-    max_body_bytes: Bytes = Field(4 << 20, ge=1, description="Largest body of a request: 4MiB.")
+    max_body_bytes: Bytes = Field(
+        4 << 20, ge=1, description="Largest body of a request, such as 4MiB."
+    )
     body_timeout_seconds: float = Field(
         60.0,
         gt=0,
         allow_inf_nan=False,
-        description="How long the body of a request may take to arrive; then 408. Its head too; "
-        "then the connection is closed.",
+        description="How long the body of a request may take to arrive, else 408. The same limit "
+        "applies to its head, after which the connection is closed.",
     )
     max_prompt_tokens: int | None = Field(
-        None, ge=1, description="Longest prompt, in tokens; by default max_model_len bounds it."
+        None,
+        ge=1,
+        description="Longest prompt, in tokens; by default only max_model_len limits it.",
     )
     max_choices: int = Field(
-        128, ge=1, description="Answers that one request may ask for: n times its prompts."
+        128, ge=1, description="Most answers to one request: n times its prompts."
     )
-    max_stop_strings: int = Field(16, ge=0, description="Stop strings of a request.")
+    max_stop_strings: int = Field(16, ge=0, description="Most stop strings in a request.")
     max_requests_per_key: int | None = Field(
-        None, ge=1, description="Requests of one API key at the same time; none: any number."
+        None,
+        ge=1,
+        description="Most requests of one API key at the same time; by default no limit.",
     )
     max_waiting: int = Field(
-        128, ge=0, description="Answers that may wait beyond max_num_seqs; then 429."
+        128, ge=0, description="Answers that may wait beyond max_num_seqs, else 429."
     )
     send_timeout_seconds: float = Field(
         60.0,
         gt=0,
         allow_inf_nan=False,
-        description="How long a client may leave its answer unread; then it is broken off.",
+        description="How long a client may leave its answer unread before it is cut off.",
     )
     keep_alive_seconds: int = Field(
         75,
         ge=1,
-        description="How long an idle connection is kept; longer than a proxy in front keeps it.",
+        description="How long an idle connection is kept open; set it longer than in a proxy in "
+        "front.",
     )
     hang_seconds: float = Field(
         300.0,
         gt=0,
         allow_inf_nan=False,
-        description="How long the engine may have requests and make no step; then it counts as "
-        "dead, and the server ends. While it reads weights, ten minutes more.",
+        description="How long the engine may have requests and make no step before it counts as "
+        "dead and the server ends; ten minutes more while it reads weights.",
     )
-    page: bool = Field(True, description="Whether there is a page for people at /.")
+    page: bool = Field(True, description="Serve the web page at /.")
     linger_seconds: float = Field(
         2.0,
         ge=0,
         allow_inf_nan=False,
-        description="On SIGTERM: how long requests are still accepted, being unready.",
+        description="On SIGTERM: how long the server, no longer ready, still accepts requests.",
     )
     drain_seconds: int = Field(
         30, ge=1, description="On SIGTERM: how long running requests may take to finish."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "warning",
-        description="Log level of the HTTP server and of vLLM; requests are logged at any.",
+        description="Log level of the HTTP server and vLLM; requests are logged at every level.",
     )
     log_format: Literal["text", "json"] = Field(
         "text",
-        description="json: an object a line, ours and vLLM's. While loading, libraries print lines "
-        "of their own. In both, there is a line for each request.",
+        description="text or json (one object per line, for our lines and vLLM's). While loading, "
+        "libraries also print their own lines. Both log one line per request.",
     )
     otlp_traces_endpoint: str | None = Field(
-        None, description="Where vLLM sends OpenTelemetry traces; none are made without it."
+        None, description="Where to send OpenTelemetry traces; if unset, there are none."
     )
     default_size: str | None = Field(
-        None, description="What the bare family name runs: a size, or auto; else what it states."
+        None,
+        description="Size of the bare family name, or auto; by default what the family states.",
     )
     first_token_seconds: float = Field(
         2.0, gt=0, allow_inf_nan=False, description="Objective of auto: seconds to the first token."
@@ -173,7 +181,7 @@ class Settings(BaseSettings):
         0.2,
         gt=0,
         allow_inf_nan=False,
-        description="Objective of auto: seconds for each token more.",
+        description="Objective of auto: seconds for each further token.",
     )
     cache: Path | None = Field(None, description="Where unpacked teachers are kept.")
 

@@ -52,13 +52,13 @@ FamilyFolder = Annotated[
 Teacher = Annotated[
     str, typer.Option(help="A folder, a GGUF file, a hub id, or package:NAME/FILE.gguf.")
 ]
-Tokens = Annotated[int, typer.Option(min=1, help="Tokens of it to score.")]
-RowLength = Annotated[int, typer.Option(min=2, help="Tokens of a row.")]
-Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Decides everything random.")]
+Tokens = Annotated[int, typer.Option(min=1, help="Tokens of the text to score.")]
+RowLength = Annotated[int, typer.Option(min=2, help="Tokens per row.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of everything random.")]
 Device = Annotated[
-    str | None, typer.Option(help="cpu, cuda, cuda:1; default: a GPU where there is one.")
+    str | None, typer.Option(help="cpu, cuda or cuda:1 (default: a GPU if there is one).")
 ]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; default: all.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads (default: all).")]
 
 
 _TRY_AGAIN = 75

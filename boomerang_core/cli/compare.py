@@ -37,17 +37,17 @@ def compare(
         list[str], typer.Argument(help="Family folders or shipped names; NAME=FOLDER renames one.")
     ],
     text: Annotated[Path, typer.Option(help="Held-out text.")],
-    out: Annotated[Path, typer.Option(help="The JSON file; what it has already is kept.")],
+    out: Annotated[Path, typer.Option(help="The JSON file; existing results are kept.")],
     baseline: Annotated[
         list[str] | None,
-        typer.Option(help="naive, shortgpt or laco; may be repeated; default: naive."),
+        typer.Option(help="naive, shortgpt or laco; may be repeated (default: naive)."),
     ] = None,
     calibration: Annotated[
-        str | None, typer.Option(help="Text that shortgpt and laco may look at.")
+        str | None, typer.Option(help="Calibration text for shortgpt and laco.")
     ] = None,
     tokens: Tokens = 8192,
     row_length: RowLength = 512,
-    calibration_tokens: Annotated[int, typer.Option(min=1, help="Tokens to look at.")] = 8192,
+    calibration_tokens: Annotated[int, typer.Option(min=1, help="Tokens of that text.")] = 8192,
     seed: Seed = 0,
     tasks: Tasks = None,
     limit: Limit = None,

@@ -30,20 +30,21 @@ def sizes(
     context: typer.Context,
     family: FamilyFolder,
     memory_budget: Annotated[
-        str | None, typer.Option(help="Of a server: which sizes would it offer?  2GiB.")
+        str | None, typer.Option(help="Show what a server with so much would offer, as 2GiB.")
     ] = None,
     tokens: Annotated[
         int | None,
-        typer.Option("--context", min=1, help="Tokens of a request; default: the family's."),
+        typer.Option("--context", min=1, help="Tokens per request (default: the family's)."),
     ] = None,
     concurrency: Annotated[
-        int | None, typer.Option(min=1, help="Requests at the same time; default: 1.")
+        int | None, typer.Option(min=1, help="Concurrent requests (default: 1).")
     ] = None,
     kv_cache_bytes: Annotated[
-        str | None, typer.Option(help="Of a server, instead of these two: 2GiB; default: its own.")
+        str | None,
+        typer.Option(help="The server's, as 2GiB, instead of those two (default: its own)."),
     ] = None,
     dtype: Annotated[
-        str, typer.Option(help="Served in: bfloat16, float16, float32; auto, as `serve` here.")
+        str, typer.Option(help="bfloat16, float16, float32, or auto: what `serve` uses here.")
     ] = AUTO,
 ) -> None:
     """Print the sizes of a family: parameters, footprint, quality.
@@ -101,7 +102,7 @@ def merge(
     family: FamilyFolder,
     out: Annotated[Path, typer.Option(help="The family folder to write.")],
     maps: Annotated[
-        str, typer.Option(help="Deltas to merge: all, or attention, whose maps are small.")
+        str, typer.Option(help="Deltas to merge: all, or attention (its maps are small).")
     ] = "all",
 ) -> None:
     """Merge deltas into dense weights: small sizes run faster, and take more memory."""

@@ -33,7 +33,7 @@ from boomerang_core.family import Family
 def import_(
     context: typer.Context,
     teacher: Teacher,
-    student: Annotated[str, typer.Option(help="The same, with one layer for each block.")],
+    student: Annotated[str, typer.Option(help="The same, with one layer per block.")],
     out: Annotated[Path, typer.Option(help="The family folder to write.")],
     ladder: Annotated[
         str, typer.Option(help="last-to-first, first-to-last (the paper's for Llama), or JSON.")
@@ -41,7 +41,7 @@ def import_(
     kept: Annotated[
         str | None,
         typer.Option(
-            help="The teacher layer that each student layer started from, where there is no "
+            help="The teacher layer that each student layer started from, if there is no "
             "student_config.json: 0,2,4,7,9,11 for DistilGPT2."
         ),
     ] = None,
@@ -49,7 +49,7 @@ def import_(
         str | None,
         typer.Option(help="Or every-second-and-last, first-two-then-every-second, JSON blocks."),
     ] = None,
-    name: Annotated[str | None, typer.Option(help="The family's name; default: OUT's.")] = None,
+    name: Annotated[str | None, typer.Option(help="The family's name (default: OUT's).")] = None,
     text: Annotated[Path | None, typer.Option(help="Measure every size on this text.")] = None,
     tokens: Tokens = 8192,
     row_length: RowLength = 512,

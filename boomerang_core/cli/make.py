@@ -48,7 +48,7 @@ def make(
         str | None, typer.Option(help="A recipe by name: smollm2-135m, gpu, paper.")
     ] = None,
     recipe: Annotated[
-        Path | None, typer.Option(help="A recipe.json, as families carry it.")
+        Path | None, typer.Option(help="A recipe.json, like the one in a family folder.")
     ] = None,
     teacher: Annotated[
         str | None, typer.Option(help="A folder, a GGUF file, a hub id, or package:NAME/FILE.gguf.")
@@ -61,7 +61,7 @@ def make(
         ),
     ] = None,
     shared: Annotated[
-        str | None, typer.Option(help="One-layer blocks taken from the teacher: 0,1,2,29.")
+        str | None, typer.Option(help="One-layer blocks shared with the teacher, as 0,1,2,29.")
     ] = None,
     kept: Annotated[
         str | None,
@@ -72,10 +72,10 @@ def make(
     kind: Annotated[str | None, typer.Option(help="full or lowrank.")] = None,
     rank: Annotated[int | None, typer.Option(help="Rank of a lowrank student.")] = None,
     own_embeddings: Annotated[
-        bool | None, typer.Option(help="A full student owns embedding, final norm and head.")
+        bool | None, typer.Option(help="A full student has its own embedding, final norm and head.")
     ] = None,
     start: Annotated[
-        str | None, typer.Option(help="What --tokens train: a blockwise, naive or random student.")
+        str | None, typer.Option(help="Student to start from: blockwise, naive or random.")
     ] = None,
     ladder: Annotated[
         str | None, typer.Option(help="last-to-first, first-to-last, or JSON steps.")
@@ -87,49 +87,48 @@ def make(
         ),
     ] = None,
     text_tokens: Annotated[
-        int | None, typer.Option(help="Tokens of that text to use; default: as --tokens see.")
+        int | None, typer.Option(help="Tokens of that text to use (default: enough for --tokens).")
     ] = None,
     chat_share: Annotated[
-        float | None, typer.Option(help="Share of it that is chat; default: half, where there is.")
+        float | None,
+        typer.Option(help="Share of it that is chat (default: half, if there is any)."),
     ] = None,
     sample_tokens: Annotated[
         int | None, typer.Option(help="Tokens of text that the teacher writes.")
     ] = None,
     sample_rows: Annotated[
-        int | None, typer.Option(help="Prompts that it continues at once: as memory allows.")
+        int | None, typer.Option(help="Prompts that it continues at once (as memory allows).")
     ] = None,
-    row_length: Annotated[int | None, typer.Option(help="Tokens of a training row.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Gradient steps a block.")] = None,
-    block_tokens: Annotated[
-        int | None, typer.Option(help="Tokens that each block learns on alone.")
-    ] = None,
+    row_length: Annotated[int | None, typer.Option(help="Tokens per training row.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Gradient steps per block.")] = None,
+    block_tokens: Annotated[int | None, typer.Option(help="Tokens to train each block on.")] = None,
     tokens: Annotated[
-        int | None, typer.Option(help="Tokens to distil the whole student on; 0 leaves it out.")
+        int | None, typer.Option(help="Tokens to distil the whole student on; 0 skips it.")
     ] = None,
     precision: Annotated[
         str | None, typer.Option(help="Matrix products of that stage: fp32, bf16 or auto.")
     ] = None,
     eval_tokens: Annotated[int | None, typer.Option(help="Tokens to score each size on.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Decides everything random.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
     eval_text: Annotated[
-        Path | None, typer.Option(help="Text to measure on; default: held-out documents.")
+        Path | None, typer.Option(help="Text to measure on (default: held-out documents).")
     ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", help="Any other field of recipe.json: end_to_end.learning_rate=3e-4."
+            "--set", help="Another field of recipe.json, as end_to_end.learning_rate=3e-4."
         ),
     ] = None,
     work: Annotated[
-        Path | None, typer.Option(help="Where finished stages are kept; default: OUT.work.")
+        Path | None, typer.Option(help="Where finished stages are kept (default: OUT.work).")
     ] = None,
     tensorboard: Annotated[
-        Path | None, typer.Option(help="A folder for the metrics of that stage, for TensorBoard.")
+        Path | None, typer.Option(help="Folder for the metrics of that stage, for TensorBoard.")
     ] = None,
     device: Device = None,
     threads: Threads = None,
 ) -> None:
-    """Make a family: blocks, student, distillation, evaluation.  Stopped, it goes on."""
+    """Make a family: blocks, student, distillation, evaluation.  A stopped run resumes."""
     # Most options are fields of the recipe, and are read from the context by their names.
     with plain_errors():
         changes = [_settings(context), *map(assignment, set_ or [])]

@@ -37,22 +37,22 @@ def evaluate(
     row_length: RowLength = 512,
     tasks: Tasks = None,
     sizes: Annotated[
-        str, typer.Option(help="Of the tasks: offered, all, or 17L,106m,…; the teacher always.")
+        str, typer.Option(help="Sizes for tasks: offered, all, or 17L,106m,…; always the teacher.")
     ] = "offered",
     limit: Limit = None,
     few_shot: FewShot = None,
     chat: Chat = False,
     batch_size: Annotated[
-        int, typer.Option(min=1, help="Items at a time; requests, with --server.")
+        int, typer.Option(min=1, help="Items at a time; with --server, requests.")
     ] = 1,
     dtype: Dtype = "float32",
     server: Annotated[
-        str | None, typer.Option(help="URL of a running server of the family, for the tasks.")
+        str | None, typer.Option(help="URL of a running server of the family, for tasks.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Keeps what is finished, so that a stopped run goes on.")
+        Path | None, typer.Option(help="Folder of finished results; a stopped run resumes from it.")
     ] = None,
-    save: Annotated[bool, typer.Option(help="Put it into the family folder.")] = False,
+    save: Annotated[bool, typer.Option(help="Save the results in the family folder.")] = False,
     device: Device = None,
     threads: Threads = None,
 ) -> None:
@@ -101,10 +101,10 @@ def report(
         Path | None, typer.Option(help="JSON: the student's KL against seconds, by run.")
     ] = None,
     tasks: Annotated[
-        Path | None, typer.Option(help="Accuracies; default: the family's report/tasks.json.")
+        Path | None, typer.Option(help="Accuracies (default: the family's report/tasks.json).")
     ] = None,
     similarity: Annotated[
-        Path | None, typer.Option(help="Cosines; default: the family's report/similarity.json.")
+        Path | None, typer.Option(help="Cosines (default: the family's report/similarity.json).")
     ] = None,
     speed: Annotated[
         Path | None, typer.Option(help="JSON: tokens per second of sizes under a load.")

@@ -35,10 +35,12 @@ if TYPE_CHECKING:
 search = typer.Typer(no_args_is_help=True)
 app.add_typer(search, name="search", help="Search for better ladders and layouts.")
 
-Text = Annotated[Path, typer.Option(help="Text to measure on; not the one to score sizes on.")]
+Text = Annotated[
+    Path, typer.Option(help="Text to measure on, other than the one to score sizes on.")
+]
 Out = Annotated[Path | None, typer.Option(help="A JSON file to write the result into.")]
 Work = Annotated[
-    Path | None, typer.Option(help="Where measured models are kept; default: the cache folder.")
+    Path | None, typer.Option(help="Where measured models are kept (default: the cache folder).")
 ]
 
 
@@ -49,7 +51,7 @@ def ladder(
     text: Text,
     order: Annotated[
         list[str] | None,
-        typer.Option(help=f"{', '.join(ORDERS)}; may be repeated; default: all but the last."),
+        typer.Option(help=f"{', '.join(ORDERS)}; may be repeated (default: all but the last)."),
     ] = None,
     tokens: Tokens = 2048,
     row_length: RowLength = 512,
@@ -59,14 +61,14 @@ def ladder(
     out: Out = None,
     save: Annotated[bool, typer.Option(help="Give the family the best ladder found.")] = False,
     eval_text: Annotated[
-        Path | None, typer.Option(help="Text to score the saved sizes on; default: --text.")
+        Path | None, typer.Option(help="Text to score the saved sizes on (default: --text).")
     ] = None,
     eval_tokens: Tokens = 8192,
     work: Work = None,
     device: Device = None,
     threads: Threads = None,
 ) -> None:
-    """Compare orders of patching by their KL to the teacher.  Stopped, it goes on."""
+    """Compare orders of patching by their KL to the teacher.  A stopped run resumes."""
     with plain_errors():
         refuse_without(context, "save", "eval_text", "eval_tokens")
         loaded = load_family(family_folder(family))
@@ -105,14 +107,14 @@ def layout(
     teacher: Teacher,
     text: Text,
     layers: Annotated[
-        int | None, typer.Option(min=1, help="The student's layers; default: the fewest allowed.")
+        int | None, typer.Option(min=1, help="The student's layers (default: the fewest allowed).")
     ] = None,
     max_block: Annotated[int, typer.Option(min=2, help="Layers of the longest block.")] = 2,
     by: Annotated[
-        str, typer.Option(help="Damage of a block: kl, to the teacher, or cosine, of its output.")
+        str, typer.Option(help="Damage of a block: kl (to the teacher) or cosine (of its output).")
     ] = "kl",
     threshold: Annotated[
-        float | None, typer.Option(help="The least cosine of a block that may be made.")
+        float | None, typer.Option(help="Lowest cosine allowed for a block.")
     ] = None,
     tokens: Tokens = 2048,
     row_length: RowLength = 512,

@@ -65,7 +65,7 @@ def engine_arguments(
 
     Raises `ArchitectureError` where vLLM lacks the teacher's architecture, and `SettingsError`
     where `limits` names an argument that is ours to set or that a routed model cannot serve with,
-    or where there is no compiler for `compiled` or no GPU for `graphs`.
+    or where there is no compiler for `compiled` on a CPU or no GPU for `graphs`.
     """
     row_of(family.architecture)
     if clash := sorted(limits.keys() & _OURS):
@@ -74,9 +74,9 @@ def engine_arguments(
         raise SettingsError(f"{refused[0]} is not supported with a family of sizes")
     if limits.get("pipeline_parallel_size", 1) != 1:
         raise SettingsError("pipeline parallel is not supported with a family of sizes")
-    if compiled:
-        _require_compiler()
     on_cpu = compat.platform() == "cpu"
+    if compiled and on_cpu:
+        _require_compiler()
     if graphs and on_cpu:
         raise SettingsError("cuda_graphs needs a GPU")
     graphs = not on_cpu if graphs is None else graphs
@@ -127,7 +127,7 @@ def _attention_arguments(limits: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _require_compiler() -> None:
-    """torch.compile writes C++ for a CPU, and for a GPU Triton's stubs in C."""
+    """torch.compile writes C++ for a CPU.  For a GPU it writes Triton, which needs C only."""
     name = os.environ.get("CXX") or "g++"
     if shutil.which(name) is None:
         raise SettingsError(f"compile needs a C++ compiler, and there is no {name}")

@@ -10,6 +10,7 @@ from bench.compiled import compare, sized
 from bench.engines import Engine
 from bench.traffic import Batch
 from boomerang_core.errors import SettingsError
+from server.engine import compat
 from server.engine.compat import CustomOp, ir_ops
 from server.engine.loader import engine_arguments
 from server.engine.segments import CompiledSegment
@@ -166,3 +167,12 @@ def test_without_a_compiler_it_is_refused_before_anything_is_loaded(
     monkeypatch.setattr("server.engine.loader.shutil.which", lambda name: None)
     with pytest.raises(SettingsError, match="compile needs a C"):
         engine_arguments(tiny.family, tiny.teacher_dir, compiled=True)
+
+
+def test_on_a_gpu_it_needs_no_cpp_compiler(
+    tiny: TinyFamily, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The GPU image has gcc alone, for Triton."""
+    monkeypatch.setattr("server.engine.loader.shutil.which", lambda name: None)
+    monkeypatch.setattr(compat, "platform", lambda: "gpu")
+    assert engine_arguments(tiny.family, tiny.teacher_dir, compiled=True)["hf_overrides"]

@@ -1,7 +1,11 @@
 """Ratios of ways timed in turn; traffic; which sizes are compared."""
 
+import argparse
+
+import pytest
+
 from bench.pairs import Ratio, time_in_turn
-from bench.run import spread
+from bench.run import add_sizes, spread
 
 
 def test_a_ratio_is_taken_pair_by_pair() -> None:
@@ -24,3 +28,12 @@ def test_sizes_are_spread_from_the_least_to_the_greatest() -> None:
     assert spread(14, 3) == [0, 6, 13]
     assert spread(4, 4) == [0, 1, 2, 3]
     assert spread(2, 5) == [0, 1]
+
+
+def test_one_size_cannot_be_spread_and_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = argparse.ArgumentParser()
+    add_sizes(parser, 3)
+    assert (parser.parse_args([]).sizes, parser.parse_args(["--sizes", "2"]).sizes) == (3, 2)
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--sizes", "1"])
+    assert "argument --sizes: must be at least 2, got 1" in capsys.readouterr().err

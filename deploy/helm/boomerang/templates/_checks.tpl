@@ -43,7 +43,7 @@
 {{- end -}}
 {{- if eq $budget.from "none" -}}
   {{- if le (include "boomerang.budget" . | int64) 0 -}}
-    {{- fail (printf "resources.limits.memory: %s is not above the 2560Mi that the process alone takes" $memory) -}}
+    {{- fail (printf "resources.limits.memory: %s is not above the 2560Mi reserved for the process" $memory) -}}
   {{- end -}}
 {{- else if lt $reserve (include "boomerang.bytes" "2Gi" | int64) -}}
   {{- fail (printf "memoryBudget.reserve: %s is less than the process alone takes on a CPU, 2Gi" $budget.reserve) -}}
