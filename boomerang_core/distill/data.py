@@ -1,12 +1,11 @@
-"""Text to distil on: drawn from sources in balance, split by document, packed into rows.
+"""Text to distil on: drawn from sources in balance, and tokenised.
 
-Shapes: R rows, L tokens a row.  A tokenised document is a 1-D int64 tensor of token ids.
+A tokenised document is a 1-D int64 tensor of token ids.
 """
 
 from __future__ import annotations
 
 import itertools
-import random
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,20 +25,6 @@ BATCH = 1024
 CHAT_SHARE = 0.5
 """Share of tokens from chat where sources hold both kinds: small sizes of post-trained teachers
 collapse when they are distilled on raw text alone (ADAPT)."""
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Token rows (R, L) cut from documents; no document is on both sides."""
-
-    train: torch.Tensor
-    heldout: torch.Tensor
-
-    def told(self, tokens: int) -> list[str]:
-        """In words: how many there are, and how often ``tokens`` end to end see each."""
-        lines = [f"to train on: {self.train.numel():,} tokens, held out: {self.heldout.numel():,}"]
-        seen = f"end to end, each row is seen {tokens / self.train.numel():,.1f} times"
-        return [*lines, seen] if tokens else lines
 
 
 @dataclass(frozen=True)
@@ -80,8 +65,8 @@ class Text:
 
     @property
     def raw(self) -> list[torch.Tensor]:
-        """Those of the documents that are no chat: what the teacher's prompts begin with."""
-        return [document.ids for document in self.drawn if not document.chat]
+        """Those of the documents that are no chat."""
+        return raw(self.drawn)
 
     @property
     def counts(self) -> tuple[Count, ...]:
@@ -117,6 +102,11 @@ class Text:
     def to_json(self) -> list[dict[str, Any]]:
         """The counts, for provenance."""
         return [asdict(count) for count in self.counts]
+
+
+def raw(documents: Sequence[Drawn]) -> list[torch.Tensor]:
+    """Those of the documents that are no chat: what the teacher's prompts begin with."""
+    return [document.ids for document in documents if not document.chat]
 
 
 def read_text(
@@ -236,28 +226,6 @@ def has_chat_template(tokenizer: Any) -> bool:
 def decode(tokenizer: Any, ids: Sequence[int]) -> str:
     """The text of token ids, special tokens and spaces as they are."""
     return str(tokenizer.decode(ids, clean_up_tokenization_spaces=False))
-
-
-def split_rows(
-    documents: Sequence[torch.Tensor], length: int, heldout_every: int, seed: int
-) -> Rows:
-    """Set every ``heldout_every``-th document aside, then pack each side into rows of ``length``.
-
-    Raises DataError when a side has less than one row.
-    """
-    order = list(range(len(documents)))
-    random.Random(seed).shuffle(order)
-    heldout = [documents[i] for i in order[::heldout_every]]
-    train = [documents[i] for place, i in enumerate(order) if place % heldout_every]
-    return Rows(pack(train, length, "training"), pack(heldout, length, "held-out"))
-
-
-def pack(documents: Sequence[torch.Tensor], length: int, side: str) -> torch.Tensor:
-    """Concatenate documents and cut whole rows of ``length`` tokens (R, L); the rest is dropped."""
-    tokens = torch.cat([*documents, torch.empty(0, dtype=torch.int64)])
-    if len(tokens) < length:
-        raise DataError(f"{side} text has {len(tokens)} tokens, fewer than one row of {length}")
-    return tokens[: len(tokens) // length * length].view(-1, length)
 
 
 def save_documents(documents: Sequence[torch.Tensor], path: Path) -> None:

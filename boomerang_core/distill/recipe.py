@@ -32,6 +32,8 @@ _TEXT = (
     "sample_tokens",
     "sample_rows",
     "sample_length",
+    "heldout_every",
+    "heldout_tokens",
     "seed",
 )
 _AFTER_BLOCKS = ("name", "footprint_tokens", "eval_tokens", "end_to_end")
@@ -42,6 +44,7 @@ _LEAST = {
     **dict.fromkeys(("steps", "sample_tokens", "text_tokens", "learning_rate"), 0),
     "row_length": 2,  # a row's first token is not scored
     "heldout_every": 2,
+    "heldout_tokens": 1,
 }
 
 
@@ -57,7 +60,8 @@ class Recipe:
     as they are, or random weights (the paper's control).  ``own_embeddings``: a full student that
     owns embedding, final norm and head, as the paper's does.  ``sinks`` is what the attention
     sinks of every fourth row count in that row's error of a block (``sinks.py``); at 0 they count
-    as other tokens do.
+    as other tokens do.  Each ``heldout_every``-th document is held out, until those of the sources
+    have ``heldout_tokens``.
     """
 
     name: str
@@ -81,6 +85,7 @@ class Recipe:
     block_tokens: int = 16_384
     batch_rows: int = 4
     heldout_every: int = 20
+    heldout_tokens: int = 1_000_000
     ridge: float = 0.05
     steps: int = 0
     step_rows: int = 2
@@ -147,7 +152,8 @@ class Recipe:
         A part of all is held out.  Never fewer than the default.
         """
         needed = max(self.end_to_end.tokens, self.block_tokens)
-        wanted = math.ceil(needed * self.heldout_every / (self.heldout_every - 1))
+        heldout = math.ceil(needed / (self.heldout_every - 1))
+        wanted = needed + min(heldout, self.heldout_tokens)
         return max(Recipe.text_tokens, wanted - self.sample_tokens)
 
     def patch_order(self, block_map: BlockMap) -> Ladder:

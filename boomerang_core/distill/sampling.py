@@ -23,8 +23,10 @@ from boomerang_core.distill.data import (
     decode,
     has_chat_template,
     load_documents,
+    raw,
     save_documents,
 )
+from boomerang_core.distill.rows import Sides
 from boomerang_core.provenance import write_atomically
 
 # Beginnings of prose. An instruction-tuned teacher continues them as documents, which a bare
@@ -125,6 +127,17 @@ def prompts(tokenizer: Any, documents: Sequence[torch.Tensor], seed: int) -> Ite
     Without ``documents`` a few fixed openings and questions, and the bare begin token, repeat.
     """
     return (prompt.ids for prompt in tagged_prompts(tokenizer, documents, seed))
+
+
+def sided_prompts(tokenizer: Any, text: Sides, every: int, seed: int) -> Iterator[torch.Tensor]:
+    """The same, each ``every``-th from held-out documents alone, the others from those to train on.
+
+    So that what the teacher writes has a side too, and takes nothing to the other one.
+    """
+    train = prompts(tokenizer, raw(text.train), seed)
+    heldout = prompts(tokenizer, raw(text.heldout), seed)
+    for place in itertools.count():
+        yield next(train if place % every else heldout)
 
 
 def tagged_prompts(

@@ -22,6 +22,7 @@ from torch import nn
 from tqdm import tqdm
 
 from boomerang_core.blocks import BlockMap
+from boomerang_core.distill.rows import begin_token, cut_rows
 from boomerang_core.distill.stream import LayerRunner, batches
 from boomerang_core.errors import DataError
 from boomerang_core.route import LayerRef, Owner, Route
@@ -63,8 +64,9 @@ def evaluation_rows(path: Path, tokenizer: Any, row_length: int, tokens: int) ->
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read evaluation text from {path}: {error}") from error
-    wanted = _rows(tokens, row_length) * row_length
-    return leading_rows(_leading_ids(text, tokenizer, wanted), row_length, tokens)
+    begin = begin_token(tokenizer)
+    wanted = scoring_rows(tokens, row_length) * row_length
+    return leading_rows(_leading_ids(text, tokenizer, wanted), row_length, tokens, begin)
 
 
 def _leading_ids(text: str, tokenizer: Any, wanted: int) -> torch.Tensor:
@@ -84,20 +86,26 @@ def _leading_ids(text: str, tokenizer: Any, wanted: int) -> torch.Tensor:
         characters *= 4
 
 
-def _rows(tokens: int, row_length: int) -> int:
+def scoring_rows(tokens: int, row_length: int) -> int:
     """Rows that score so many tokens."""
     return math.ceil(tokens / (row_length - 1))
 
 
-def leading_rows(ids: torch.Tensor, row_length: int, tokens: int) -> torch.Tensor:
-    """Cut the first rows (R, L) of a token sequence that score at least ``tokens``."""
-    rows = _rows(tokens, row_length)
-    if len(ids) < rows * row_length:
+def leading_rows(
+    ids: torch.Tensor, row_length: int, tokens: int, begin: int | None = None
+) -> torch.Tensor:
+    """Cut the first rows (R, L) of a token sequence that score at least ``tokens``.
+
+    Each begins with the token ``begin``, if there is one.
+    """
+    rows = scoring_rows(tokens, row_length)
+    ids_RL = cut_rows(ids, row_length, begin)[:rows]
+    if len(ids_RL) < rows:
         raise DataError(
             f"the evaluation text has {len(ids)} tokens; scoring {tokens} takes "
-            f"{rows * row_length}: give more text, or score fewer tokens"
+            f"{rows * (row_length - (begin is not None))}: give more text, or score fewer tokens"
         )
-    return ids[: rows * row_length].view(rows, row_length)
+    return ids_RL
 
 
 def naive_route(route: Route, block_map: BlockMap) -> Route:
