@@ -1,4 +1,4 @@
-"""The text of a run: read, split by side, continued by the teacher on either side, cut into rows."""
+"""The text of a run: read, split, continued by the teacher on either side, cut into rows."""
 
 from __future__ import annotations
 

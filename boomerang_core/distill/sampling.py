@@ -26,7 +26,7 @@ from boomerang_core.distill.data import (
     raw,
     save_documents,
 )
-from boomerang_core.distill.rows import Sides
+from boomerang_core.distill.rows import Sides, begin_token
 from boomerang_core.provenance import write_atomically
 
 # Beginnings of prose. An instruction-tuned teacher continues them as documents, which a bare
@@ -151,9 +151,10 @@ def tagged_prompts(
     while True:
         yield next(fixed)
         for _ in range(8):
-            yield Prompt(draw.choice(documents)[: draw.randrange(8, 33)])
-            passage = tokenizer.decode(draw.choice(documents)[: draw.randrange(32, 97)])
-            yield _chat(tokenizer, draw.choice(REQUESTS).format(passage))
+            opening = _inside(tokenizer, draw.choice(documents))[: draw.randrange(8, 33)]
+            yield Prompt(_begun(tokenizer, opening.tolist()))
+            passage = _inside(tokenizer, draw.choice(documents))[: draw.randrange(32, 97)]
+            yield _chat(tokenizer, draw.choice(REQUESTS).format(tokenizer.decode(passage)))
 
 
 def _fixed_prompts(tokenizer: Any) -> list[Prompt]:
@@ -161,12 +162,35 @@ def _fixed_prompts(tokenizer: Any) -> list[Prompt]:
     begin = Prompt(torch.tensor([_begin_token(tokenizer)]))
     found = []
     for opening, question in zip(PROSE_OPENINGS, QUESTIONS, strict=True):
-        found += [Prompt(_encode(tokenizer, opening)), _chat(tokenizer, question), begin]
+        found += [
+            Prompt(_begun(tokenizer, _encode(tokenizer, opening))),
+            _chat(tokenizer, question),
+            begin,
+        ]
     return found
 
 
-def _encode(tokenizer: Any, text: str) -> torch.Tensor:
-    return torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"])
+def _inside(tokenizer: Any, document: torch.Tensor) -> torch.Tensor:
+    """A document without the tokens that say where it begins and ends; as it is, if that is all."""
+    begin, end = begin_token(tokenizer), tokenizer.eos_token_id
+    start = int(begin is not None and int(document[0]) == begin)
+    stop = len(document) - int(end is not None and int(document[-1]) == end)
+    return document[start:stop] if start < stop else document
+
+
+def _encode(tokenizer: Any, text: str) -> list[int]:
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
+
+
+def _raw(tokenizer: Any, text: str) -> Prompt:
+    return Prompt(_begun(tokenizer, _encode(tokenizer, text)))
+
+
+def _begun(tokenizer: Any, ids: list[int]) -> torch.Tensor:
+    """A raw prompt as a server makes it of the same text."""
+    begin = begin_token(tokenizer)
+    return torch.tensor(ids if begin is None else [begin, *ids])
 
 
 def _begin_token(tokenizer: Any) -> int:
@@ -178,10 +202,10 @@ def _begin_token(tokenizer: Any) -> int:
 
 def _chat(tokenizer: Any, question: str) -> Prompt:
     if not has_chat_template(tokenizer):
-        return Prompt(_encode(tokenizer, question))
+        return _raw(tokenizer, question)
     messages = [{"role": "user", "content": question}]
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    return Prompt(_encode(tokenizer, text), chat=True)
+    return Prompt(torch.tensor(_encode(tokenizer, text)), chat=True)
 
 
 @torch.inference_mode()

@@ -13,9 +13,11 @@ from boomerang_core.distill import written
 from boomerang_core.distill.data import Drawn
 from boomerang_core.distill.prepared import prepared_rows
 from boomerang_core.distill.recipe import Recipe
-from boomerang_core.distill.rows import Rows, pack, split
+from boomerang_core.distill.rows import Rows, begin_token, pack, split
+from boomerang_core.distill.sampling import tagged_prompts
 from boomerang_core.errors import DataError
-from tests.core.conftest import VOCABULARY, tiny_tokenizer
+from boomerang_core.evaluate.perplexity import evaluation_rows
+from tests.core.conftest import VOCABULARY, beginning_tokenizer, tiny_tokenizer
 from tests.core.rows import write_rows
 
 SPECIAL = 4
@@ -89,3 +91,43 @@ def test_what_is_held_out_reaches_training_through_no_prompt(
     assert not train & heldout
     assert counts["teacher"] > 1000
     assert found.heldout.numel() > len(heldout) * 40  # samples too
+
+
+class TestBegin:
+    """The token that a tokenizer puts before every text begins every row, and every raw prompt."""
+
+    def test_a_tokenizer_that_has_a_begin_token_need_not_use_it(self) -> None:
+        assert begin_token(tiny_tokenizer()) is None
+        assert begin_token(beginning_tokenizer()) == 1
+
+    def test_every_row_begins_with_it_once(self) -> None:
+        found = pack([torch.arange(4, 14), torch.tensor([1, 20, 21, 22])], 6, "training", 1)
+        assert found.tolist() == [
+            [1, 4, 5, 6, 7, 8],
+            [1, 9, 10, 11, 12, 13],
+        ]
+        found = pack([torch.arange(4, 14), torch.tensor([1, *range(20, 25)])], 6, "training", 1)
+        assert found[-1].tolist() == [1, 20, 21, 22, 23, 24]
+
+    def test_no_row_changes_where_there_is_none(self) -> None:
+        assert pack([torch.arange(4, 14)], 5, "training").flatten().tolist() == [*range(4, 14)]
+
+    def test_rows_to_score(self, tmp_path: Path) -> None:
+        (path := tmp_path / "a.txt").write_text(" ".join(f"w{word}" for word in range(4, 24)))
+        found = evaluation_rows(path, beginning_tokenizer(), 6, 20)
+        assert found[:, 0].tolist() == [1, 1, 1, 1]
+        assert found[:, 1:].flatten().tolist() == [*range(4, 24)]
+        with pytest.raises(DataError, match="has 20 tokens; scoring 21 takes 25"):
+            evaluation_rows(path, beginning_tokenizer(), 6, 21)
+
+    @pytest.mark.parametrize("document", [[4, 5, 6], [1, 4, 5, 6], [1, 4, 5, 6, 2], [4, 5, 6, 2]])
+    def test_prompts(self, document: list[int]) -> None:
+        """As a server makes them: no document's end in the middle of one, nor two beginnings."""
+        documents = [torch.tensor(document)]
+        found = itertools.islice(tagged_prompts(beginning_tokenizer(), documents, 0), 30)
+        raw, chat = [], []
+        for prompt in found:
+            (chat if prompt.chat else raw).append(prompt.ids.tolist())
+        assert all(ids[0] == 1 and ids.count(1) == 1 for ids in raw)
+        assert [1, 4, 5, 6] in raw
+        assert not any({1, 2} & set(ids) for ids in chat)
