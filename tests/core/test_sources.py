@@ -9,7 +9,7 @@ import pytest
 from tokenizers import Regex, normalizers
 
 from boomerang_core.distill.data import read_text
-from boomerang_core.distill.sources import shown
+from boomerang_core.distill.sources import open_sources, shown
 from boomerang_core.errors import DataError, SettingsError
 from tests.core.conftest import tiny_tokenizer
 from tests.core.rows import (
@@ -89,6 +89,27 @@ class TestPlainText:
     def test_text_without_a_space_is_cut_all_the_same(self, tmp_path: Path) -> None:
         (path := tmp_path / "a.txt").write_text("語" * 10_000)
         assert [len(document) for document in read(str(path)).documents] == [1, 1, 1]
+
+    CODE = "    def f(x):\n        return  x\n\n        # and\ta comment\n\n- a\n  - list"
+
+    def test_spaces_are_part_of_plain_text(self, tmp_path: Path) -> None:
+        (path := tmp_path / "a.py").write_text(f"\n{self.CODE}  \n\n")
+        feed = open_sources([str(path)], 0)[0]
+        assert [document.text for document in feed.documents] == [self.CODE]
+
+    def test_a_long_paragraph_keeps_its_spaces_too(self, tmp_path: Path) -> None:
+        lines = [f"    {number} and  {number}" for number in range(1000)]
+        (path := tmp_path / "a.txt").write_text("\n".join(lines))
+        feed = open_sources([str(path)], 0)[0]
+        found = [document.text for document in feed.documents]
+        assert len(found) > 5
+        assert sorted(line for text in found for line in text.split("\n")) == sorted(lines)
+
+    def test_spaces_in_html_mean_one(self, tmp_path: Path) -> None:
+        (path := tmp_path / "a.html").write_text(f"<p>{self.CODE}</p>")
+        feed = open_sources([str(path)], 0)[0]
+        text = "def f(x):\nreturn x\n\n# and a comment\n\n- a\n- list"
+        assert [document.text for document in feed.documents] == [text]
 
     def test_html_loses_its_tags(self, tmp_path: Path) -> None:
         path = tmp_path / "page.html"
