@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from boomerang_core.distill.records import Document, Feed
+from boomerang_core.distill.skipped import Skipped
 from boomerang_core.distill.sources import open_sources, shown
 from boomerang_core.errors import DataError, SettingsError
 from boomerang_core.provenance import save_tensors
@@ -51,12 +52,14 @@ class Text:
     """Tokenised documents in the order in which they were drawn.
 
     ``wanted`` is how many tokens were asked for, and ``chat_share`` the share of them that was to
-    be chat.  There are fewer, or another share, where the sources hold no more.
+    be chat.  There are fewer, or another share, where the sources hold no more.  ``skipped`` are
+    the sources of which records were passed over.
     """
 
     drawn: tuple[Drawn, ...]
     wanted: int
     chat_share: float
+    skipped: tuple[Skipped, ...] = ()
 
     @property
     def documents(self) -> list[torch.Tensor]:
@@ -90,6 +93,7 @@ class Text:
             f"documents: {count.documents:,}"
             for count in self.counts
         ]
+        lines += [f"{shown(skipped.source)}: {skipped}" for skipped in self.skipped]
         if self.tokens < self.wanted:
             lines.append(f"the sources hold {self.tokens:,} of the {self.wanted:,} tokens wanted")
         share = sum(count.tokens for count in self.counts if count.chat) / max(1, self.tokens)
@@ -121,14 +125,18 @@ def read_text(
     ``chat_share`` is the share of tokens from chat; None is ``CHAT_SHARE`` where the sources hold
     chat and other text.  When one kind runs out, the other fills up: ``Text.lines`` says so.  On
     either side, sources give the same number of tokens as long as they last, all plain files
-    together counting as one.  Raises DataError, SettingsError.
+    together counting as one.  A few records that cannot be used are passed over.
+    Raises DataError, SettingsError.
     """
     if chat_share is not None and not 0 <= chat_share <= 1:
         raise SettingsError(f"chat_share must be between 0 and 1, got {chat_share}")
     lanes = [_Lane(feed, tokenizer) for feed in open_sources(sources, seed)] if num_tokens else []
     share = _share(lanes, chat_share)
     lanes = [lane for lane in lanes if (share > 0 if lane.chat else share < 1)]
-    return Text(tuple(_draw(lanes, num_tokens, share)), num_tokens if sources else 0, share)
+    every = {id(lane.skipped): lane.skipped for lane in lanes}  # two lanes of a file share theirs
+    drawn = tuple(_draw(lanes, num_tokens, share))
+    skipped = tuple(each for each in every.values() if each.count)
+    return Text(drawn, num_tokens if sources else 0, share, skipped)
 
 
 class _Lane:
@@ -137,8 +145,9 @@ class _Lane:
     def __init__(self, feed: Feed, tokenizer: Any) -> None:
         self.source = feed.source
         self.chat = feed.chat
+        self.skipped = feed.skipped
         self.tokens = 0
-        self._documents = tokenised(tokenizer, feed.documents)
+        self._documents = tokenised(tokenizer, feed.documents, feed.skipped)
 
     def draw(self) -> Drawn | None:
         """The next document; None when there is none.  Raises DataError where there never was."""
@@ -146,7 +155,7 @@ class _Lane:
         if found is not None:
             self.tokens += len(found.ids)
         elif not self.tokens:
-            raise DataError(f"the text of {self.source} has no tokens")
+            raise self.skipped.none_left(f"the text of {self.source} has no tokens")
         return found
 
 
@@ -177,13 +186,15 @@ def _draw(lanes: list[_Lane], num_tokens: int, share: float) -> Iterator[Drawn]:
         yield found
 
 
-def tokenised(tokenizer: Any, documents: Iterator[Document]) -> Iterator[Drawn]:
+def tokenised(tokenizer: Any, documents: Iterator[Document], skipped: Skipped) -> Iterator[Drawn]:
     """Documents as token ids, chat through the chat template; empty ones are left out.
 
-    Raises DataError for messages or tokens that do not go with the tokenizer.
+    Chat that the template refuses is passed over.  Raises DataError for too much of it, and for
+    messages or tokens that do not go with the tokenizer.
     """
     while part := list(itertools.islice(documents, BATCH)):
-        texts = [_text(tokenizer, document) for document in part if not document.tokens]
+        texts = [_text(tokenizer, document, skipped) for document in part if not document.tokens]
+        skipped.require_few()
         encoded = iter(tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else [])
         for document in part:
             ids = _checked(tokenizer, document) if document.tokens else next(encoded)
@@ -191,7 +202,8 @@ def tokenised(tokenizer: Any, documents: Iterator[Document]) -> Iterator[Drawn]:
                 yield Drawn(document.source, document.chat, torch.tensor(ids))
 
 
-def _text(tokenizer: Any, document: Document) -> str:
+def _text(tokenizer: Any, document: Document, skipped: Skipped) -> str:
+    """What is tokenised: nothing of chat that the template refuses."""
     if not document.messages:
         return document.text
     from jinja2 import TemplateError
@@ -203,7 +215,8 @@ def _text(tokenizer: Any, document: Document) -> str:
     try:
         return str(tokenizer.apply_chat_template(document.messages, tokenize=False))
     except TemplateError as error:
-        raise DataError(f"{document.place}: the chat template refuses it: {error}") from error
+        skipped.skip(f"{document.place}: the chat template refuses it: {error}")
+        return ""
 
 
 def _checked(tokenizer: Any, document: Document) -> list[int]:

@@ -20,6 +20,7 @@ from pydoc_data.topics import topics
 
 from boomerang_core.distill.hub import HUB, HubDataset, hub_feed, parquet_feed
 from boomerang_core.distill.records import Document, Feed, jsonl_feeds
+from boomerang_core.distill.skipped import Skipped
 from boomerang_core.errors import DataError
 from boomerang_core.family import sha256_of
 
@@ -104,7 +105,8 @@ def is_markup(source: str) -> bool:
 def _plain_feed(sources: Sequence[str], seed: int) -> Feed:
     documents = [document for source in sources for document in _plain_documents(source)]
     random.Random(seed).shuffle(documents)
-    return Feed(", ".join(sources), False, iter(documents))
+    name = ", ".join(sources)
+    return Feed(name, False, iter(documents), Skipped(name))
 
 
 def _plain_documents(source: str) -> list[Document]:

@@ -253,7 +253,11 @@ def jsonl(*lines: str) -> str:
         ("empty.jsonl", "", "empty.jsonl has no text"),
         ("a.txt", b"\xff\xfe\x00", "cannot read text from .*a.txt"),
         ("a.parquet", "PAR1", "cannot read .*a.parquet"),
-        ("a.jsonl", jsonl('{"text": "w4"}', "{"), "a.jsonl line 2 is not JSON"),
+        (
+            "a.jsonl",
+            jsonl("{", '{"text": 4}'),
+            "no record .* the first: .* line 1 is not JSON",
+        ),
         ("a.json", "[\n{}\n]", "a.json line 1 is not JSON"),
         ("a.jsonl", jsonl('"w4"'), "a.jsonl line 1 is not a JSON object"),
         ("a.jsonl", jsonl("", '{"body": "w4"}'), "line 2 has neither .*; it has 'body'"),
