@@ -119,6 +119,7 @@ def read_text(
     num_tokens: int,
     seed: int,
     chat_share: float | None = None,
+    document_ends: bool = False,
 ) -> Text:
     """Draw documents from ``sources`` until they hold ``num_tokens``; the seed orders them.
 
@@ -126,11 +127,15 @@ def read_text(
     chat and other text.  When one kind runs out, the other fills up: ``Text.lines`` says so.  On
     either side, sources give the same number of tokens as long as they last, all plain files
     together counting as one.  A few records that cannot be used are passed over.
+    ``document_ends``: the tokenizer's end token follows each raw document; not a passage within a
+    file, nor what comes as token ids.
     Raises DataError, SettingsError.
     """
     if chat_share is not None and not 0 <= chat_share <= 1:
         raise SettingsError(f"chat_share must be between 0 and 1, got {chat_share}")
-    lanes = [_Lane(feed, tokenizer) for feed in open_sources(sources, seed)] if num_tokens else []
+    end = tokenizer.eos_token_id if document_ends else None
+    feeds = open_sources(sources, seed) if num_tokens else []
+    lanes = [_Lane(feed, tokenizer, end) for feed in feeds]
     share = _share(lanes, chat_share)
     lanes = [lane for lane in lanes if (share > 0 if lane.chat else share < 1)]
     every = {id(lane.skipped): lane.skipped for lane in lanes}  # two lanes of a file share theirs
@@ -142,12 +147,12 @@ def read_text(
 class _Lane:
     """The tokenised documents of a feed, and how many tokens it has given."""
 
-    def __init__(self, feed: Feed, tokenizer: Any) -> None:
+    def __init__(self, feed: Feed, tokenizer: Any, end: int | None) -> None:
         self.source = feed.source
         self.chat = feed.chat
         self.skipped = feed.skipped
         self.tokens = 0
-        self._documents = tokenised(tokenizer, feed.documents, feed.skipped)
+        self._documents = tokenised(tokenizer, feed.documents, feed.skipped, end)
 
     def draw(self) -> Drawn | None:
         """The next document; None when there is none.  Raises DataError where there never was."""
@@ -186,9 +191,12 @@ def _draw(lanes: list[_Lane], num_tokens: int, share: float) -> Iterator[Drawn]:
         yield found
 
 
-def tokenised(tokenizer: Any, documents: Iterator[Document], skipped: Skipped) -> Iterator[Drawn]:
+def tokenised(
+    tokenizer: Any, documents: Iterator[Document], skipped: Skipped, end: int | None = None
+) -> Iterator[Drawn]:
     """Documents as token ids, chat through the chat template; empty ones are left out.
 
+    The token ``end``, if there is one, follows raw text where that ends.
     Chat that the template refuses is passed over.  Raises DataError for too much of it, and for
     messages or tokens that do not go with the tokenizer.
     """
@@ -198,6 +206,8 @@ def tokenised(tokenizer: Any, documents: Iterator[Document], skipped: Skipped) -
         encoded = iter(tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else [])
         for document in part:
             ids = _checked(tokenizer, document) if document.tokens else next(encoded)
+            if ids and end is not None and document.ends_text:
+                ids = [*ids, end]
             if ids:
                 yield Drawn(document.source, document.chat, torch.tensor(ids))
 

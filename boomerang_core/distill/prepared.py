@@ -22,7 +22,14 @@ def prepared_rows(
     What the teacher writes stays in ``stage``.  Raises DataError, SettingsError.
     """
     every, seed = recipe.heldout_every, recipe.seed
-    text = read_text(recipe.text, tokenizer, recipe.text_tokens, seed, recipe.chat_share)
+    text = read_text(
+        recipe.text,
+        tokenizer,
+        recipe.text_tokens,
+        seed,
+        recipe.chat_share,
+        recipe.document_ends,
+    )
     sides = split(text.drawn, every, recipe.heldout_tokens, seed)
     written = _written(recipe, model, tokenizer, sides, stage) if recipe.sample_tokens else []
     sides = with_samples(sides, written, every, seed)

@@ -29,6 +29,7 @@ _TEXT = (
     "text",
     "text_tokens",
     "chat_share",
+    "document_ends",
     "sample_tokens",
     "sample_rows",
     "sample_length",
@@ -52,6 +53,7 @@ _LEAST = {
 class Recipe:
     """What to make, and how.  Lengths are tokens.  ``text`` names sources (``sources.py``), and
     ``chat_share`` how much of it is chat: None is half where there is chat and other text.
+    ``document_ends``: the end token follows each raw document of a source.
 
     ``layout`` and ``ladder`` are names or JSON lists (``choices.py``); ``shared`` are one-layer
     blocks that the student takes from the teacher as they are.  ``kept`` chooses the layer that a
@@ -78,6 +80,7 @@ class Recipe:
     text: tuple[str, ...] = ()
     text_tokens: int = 48_000
     chat_share: float | None = None
+    document_ends: bool = True
     sample_tokens: int = 48_000
     sample_rows: int = 64
     sample_length: int = 192
@@ -152,9 +155,11 @@ class Recipe:
         A part of all is held out.  Never fewer than the default.
         """
         needed = max(self.end_to_end.tokens, self.block_tokens)
-        heldout = math.ceil(needed / (self.heldout_every - 1))
-        wanted = needed + min(heldout, self.heldout_tokens)
-        return max(Recipe.text_tokens, wanted - self.sample_tokens)
+        every = self.heldout_every
+        in_share = math.ceil(needed * every / (every - 1)) - self.sample_tokens
+        written = self.sample_tokens - math.ceil(self.sample_tokens / every)
+        at_most = needed + self.heldout_tokens - written
+        return max(Recipe.text_tokens, min(in_share, at_most))
 
     def patch_order(self, block_map: BlockMap) -> Ladder:
         """The ladder over those blocks.  Raises LadderError, SettingsError."""

@@ -30,6 +30,7 @@ class Document:
     """One document: ``tokens``, or else ``messages``, or else ``text``.
 
     ``text`` beside ``tokens`` is what they decode to.  ``place`` is where it stands, for errors.
+    ``ends`` is False for a passage that another one of the same text follows.
     """
 
     source: str
@@ -38,6 +39,12 @@ class Document:
     text: str = ""
     messages: Sequence[Mapping[str, Any]] = ()
     tokens: Sequence[int] = ()
+    ends: bool = True
+
+    @property
+    def ends_text(self) -> bool:
+        """Whether raw text ends with it: a chat template and a teacher write ends themselves."""
+        return self.ends and not self.messages and not self.tokens
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,10 @@ def _plain_documents(source: str) -> list[Document]:
     passages = list(_passages(plain_text(source)))
     if not passages:
         raise DataError(f"{source} has no text")
-    return [Document(source, source, text=passage) for passage in passages]
+    return [
+        Document(source, source, text=passage, ends=place == len(passages))
+        for place, passage in enumerate(passages, start=1)
+    ]
 
 
 def plain_text(source: str) -> str:
