@@ -119,10 +119,10 @@ def _plain_documents(source: str) -> list[Document]:
     ]
 
 
-def plain_text(source: str) -> str:
+def plain_text(source: str, kind: str = "text") -> str:
     """A plain source's text, spaces as they are but in markup, where runs of them mean one.
 
-    Raises DataError.
+    Raises DataError, which says what ``kind`` of text it is.
     """
     if source == PYTHON_REFERENCE:
         return "\n\n".join(topics.values())
@@ -130,7 +130,7 @@ def plain_text(source: str) -> str:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read text from {path}: {error}") from error
+        raise DataError(f"cannot read {kind} from {path}: {error}") from error
     return _without_tags(text) if is_markup(source) else text
 
 
