@@ -37,6 +37,7 @@ STUDENT_CONFIG = "student_config.json"  # which teacher layers one of the paper'
 _PACKAGE = "package:"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?(?:@[\w./-]+)?", re.ASCII)
 _HUB_FILES = ["*.safetensors", SHARDS, CONFIG, STUDENT_CONFIG, *COMPANIONS]
+_HUB_DOUBLES = ["*consolidated*"]  # the same weights once more, for their authors' own code
 
 
 def parse_teacher(text: str) -> TeacherRef:
@@ -224,7 +225,14 @@ def _hub_snapshot(ref: TeacherRef) -> Path:
 
     patterns = [ref.file] if ref.file else _HUB_FILES
     with clear_errors(Path(ref.location)):
-        return Path(snapshot_download(ref.location, revision=ref.revision, allow_patterns=patterns))
+        return Path(
+            snapshot_download(
+                ref.location,
+                revision=ref.revision,
+                allow_patterns=patterns,
+                ignore_patterns=_HUB_DOUBLES,
+            )
+        )
 
 
 def _dequantised(file: Path, cache: Path | None) -> Path:

@@ -34,6 +34,7 @@ PACKAGE_LIMIT = 7_000_000  # characters kept of one package, so that none domina
 CHUNK = 40  # paragraphs; a package over the limit loses whole chunks, evenly spread
 LONG, SHORT = 120, 20  # characters of a paragraph that stands alone, and of one between two such
 LONGEST, LONGEST_BLOCK = 4000, 300_000  # of a paragraph, and of a block to split into paragraphs
+LEFT_OUT = {"12d92aeb3e0bb2eebc4f46bc"}  # keys of paragraphs that quote the text to measure on
 REPEATS = 5  # a paragraph in this many files is boilerplate, and is dropped everywhere
 
 _SKIPPED = re.compile(
@@ -138,12 +139,13 @@ def key(paragraph: str) -> bytes:
 
 
 def without_repeats(packages: dict[str, list[list[str]]]) -> dict[str, list[list[str]]]:
-    """The documents of each package, where every paragraph occurs once and no boilerplate."""
+    """The documents of each package: every paragraph once, no boilerplate and none to leave out."""
     files: Counter[bytes] = Counter()
     for documents in packages.values():
         for document in documents:
             files.update({key(paragraph) for paragraph in document})
     seen = {paragraph for paragraph, count in files.items() if count >= REPEATS}
+    seen |= {bytes.fromhex(mark) for mark in LEFT_OUT}
     result: dict[str, list[list[str]]] = {}
     for package, documents in packages.items():
         result[package] = []

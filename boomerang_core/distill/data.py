@@ -1,12 +1,11 @@
-"""Text to distil on: drawn from sources in balance, split by document, packed into rows.
+"""Text to distil on: drawn from sources in balance, and tokenised.
 
-Shapes: R rows, L tokens a row.  A tokenised document is a 1-D int64 tensor of token ids.
+A tokenised document is a 1-D int64 tensor of token ids.
 """
 
 from __future__ import annotations
 
 import itertools
-import random
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from boomerang_core.distill.records import Document, Feed
+from boomerang_core.distill.skipped import Skipped
 from boomerang_core.distill.sources import open_sources, shown
 from boomerang_core.errors import DataError, SettingsError
 from boomerang_core.provenance import save_tensors
@@ -26,20 +26,6 @@ BATCH = 1024
 CHAT_SHARE = 0.5
 """Share of tokens from chat where sources hold both kinds: small sizes of post-trained teachers
 collapse when they are distilled on raw text alone (ADAPT)."""
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Token rows (R, L) cut from documents; no document is on both sides."""
-
-    train: torch.Tensor
-    heldout: torch.Tensor
-
-    def told(self, tokens: int) -> list[str]:
-        """In words: how many there are, and how often ``tokens`` end to end see each."""
-        lines = [f"to train on: {self.train.numel():,} tokens, held out: {self.heldout.numel():,}"]
-        seen = f"end to end, each row is seen {tokens / self.train.numel():,.1f} times"
-        return [*lines, seen] if tokens else lines
 
 
 @dataclass(frozen=True)
@@ -66,12 +52,14 @@ class Text:
     """Tokenised documents in the order in which they were drawn.
 
     ``wanted`` is how many tokens were asked for, and ``chat_share`` the share of them that was to
-    be chat.  There are fewer, or another share, where the sources hold no more.
+    be chat.  There are fewer, or another share, where the sources hold no more.  ``skipped`` are
+    the sources of which records were passed over.
     """
 
     drawn: tuple[Drawn, ...]
     wanted: int
     chat_share: float
+    skipped: tuple[Skipped, ...] = ()
 
     @property
     def documents(self) -> list[torch.Tensor]:
@@ -80,8 +68,8 @@ class Text:
 
     @property
     def raw(self) -> list[torch.Tensor]:
-        """Those of the documents that are no chat: what the teacher's prompts begin with."""
-        return [document.ids for document in self.drawn if not document.chat]
+        """Those of the documents that are no chat."""
+        return raw(self.drawn)
 
     @property
     def counts(self) -> tuple[Count, ...]:
@@ -105,6 +93,7 @@ class Text:
             f"documents: {count.documents:,}"
             for count in self.counts
         ]
+        lines += [f"{shown(skipped.source)}: {skipped}" for skipped in self.skipped]
         if self.tokens < self.wanted:
             lines.append(f"the sources hold {self.tokens:,} of the {self.wanted:,} tokens wanted")
         share = sum(count.tokens for count in self.counts if count.chat) / max(1, self.tokens)
@@ -119,36 +108,51 @@ class Text:
         return [asdict(count) for count in self.counts]
 
 
+def raw(documents: Sequence[Drawn]) -> list[torch.Tensor]:
+    """Those of the documents that are no chat: what the teacher's prompts begin with."""
+    return [document.ids for document in documents if not document.chat]
+
+
 def read_text(
     sources: Sequence[str],
     tokenizer: Any,
     num_tokens: int,
     seed: int,
     chat_share: float | None = None,
+    document_ends: bool = False,
 ) -> Text:
     """Draw documents from ``sources`` until they hold ``num_tokens``; the seed orders them.
 
     ``chat_share`` is the share of tokens from chat; None is ``CHAT_SHARE`` where the sources hold
     chat and other text.  When one kind runs out, the other fills up: ``Text.lines`` says so.  On
     either side, sources give the same number of tokens as long as they last, all plain files
-    together counting as one.  Raises DataError, SettingsError.
+    together counting as one.  A few records that cannot be used are passed over.
+    ``document_ends``: the tokenizer's end token follows each raw document; not a passage within a
+    file, nor what comes as token ids.
+    Raises DataError, SettingsError.
     """
     if chat_share is not None and not 0 <= chat_share <= 1:
         raise SettingsError(f"chat_share must be between 0 and 1, got {chat_share}")
-    lanes = [_Lane(feed, tokenizer) for feed in open_sources(sources, seed)] if num_tokens else []
+    end = tokenizer.eos_token_id if document_ends else None
+    feeds = open_sources(sources, seed) if num_tokens else []
+    lanes = [_Lane(feed, tokenizer, end) for feed in feeds]
     share = _share(lanes, chat_share)
     lanes = [lane for lane in lanes if (share > 0 if lane.chat else share < 1)]
-    return Text(tuple(_draw(lanes, num_tokens, share)), num_tokens if sources else 0, share)
+    every = {id(lane.skipped): lane.skipped for lane in lanes}  # two lanes of a file share theirs
+    drawn = tuple(_draw(lanes, num_tokens, share))
+    skipped = tuple(each for each in every.values() if each.count)
+    return Text(drawn, num_tokens if sources else 0, share, skipped)
 
 
 class _Lane:
     """The tokenised documents of a feed, and how many tokens it has given."""
 
-    def __init__(self, feed: Feed, tokenizer: Any) -> None:
+    def __init__(self, feed: Feed, tokenizer: Any, end: int | None) -> None:
         self.source = feed.source
         self.chat = feed.chat
+        self.skipped = feed.skipped
         self.tokens = 0
-        self._documents = tokenised(tokenizer, feed.documents)
+        self._documents = tokenised(tokenizer, feed.documents, feed.skipped, end)
 
     def draw(self) -> Drawn | None:
         """The next document; None when there is none.  Raises DataError where there never was."""
@@ -156,7 +160,7 @@ class _Lane:
         if found is not None:
             self.tokens += len(found.ids)
         elif not self.tokens:
-            raise DataError(f"the text of {self.source} has no tokens")
+            raise self.skipped.none_left(f"the text of {self.source} has no tokens")
         return found
 
 
@@ -187,21 +191,29 @@ def _draw(lanes: list[_Lane], num_tokens: int, share: float) -> Iterator[Drawn]:
         yield found
 
 
-def tokenised(tokenizer: Any, documents: Iterator[Document]) -> Iterator[Drawn]:
+def tokenised(
+    tokenizer: Any, documents: Iterator[Document], skipped: Skipped, end: int | None = None
+) -> Iterator[Drawn]:
     """Documents as token ids, chat through the chat template; empty ones are left out.
 
-    Raises DataError for messages or tokens that do not go with the tokenizer.
+    The token ``end``, if there is one, follows raw text where that ends.
+    Chat that the template refuses is passed over.  Raises DataError for too much of it, and for
+    messages or tokens that do not go with the tokenizer.
     """
     while part := list(itertools.islice(documents, BATCH)):
-        texts = [_text(tokenizer, document) for document in part if not document.tokens]
+        texts = [_text(tokenizer, document, skipped) for document in part if not document.tokens]
+        skipped.require_few()
         encoded = iter(tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else [])
         for document in part:
             ids = _checked(tokenizer, document) if document.tokens else next(encoded)
+            if ids and end is not None and document.ends_text:
+                ids = [*ids, end]
             if ids:
                 yield Drawn(document.source, document.chat, torch.tensor(ids))
 
 
-def _text(tokenizer: Any, document: Document) -> str:
+def _text(tokenizer: Any, document: Document, skipped: Skipped) -> str:
+    """What is tokenised: nothing of chat that the template refuses."""
     if not document.messages:
         return document.text
     from jinja2 import TemplateError
@@ -213,7 +225,8 @@ def _text(tokenizer: Any, document: Document) -> str:
     try:
         return str(tokenizer.apply_chat_template(document.messages, tokenize=False))
     except TemplateError as error:
-        raise DataError(f"{document.place}: the chat template refuses it: {error}") from error
+        skipped.skip(f"{document.place}: the chat template refuses it: {error}")
+        return ""
 
 
 def _checked(tokenizer: Any, document: Document) -> list[int]:
@@ -236,28 +249,6 @@ def has_chat_template(tokenizer: Any) -> bool:
 def decode(tokenizer: Any, ids: Sequence[int]) -> str:
     """The text of token ids, special tokens and spaces as they are."""
     return str(tokenizer.decode(ids, clean_up_tokenization_spaces=False))
-
-
-def split_rows(
-    documents: Sequence[torch.Tensor], length: int, heldout_every: int, seed: int
-) -> Rows:
-    """Set every ``heldout_every``-th document aside, then pack each side into rows of ``length``.
-
-    Raises DataError when a side has less than one row.
-    """
-    order = list(range(len(documents)))
-    random.Random(seed).shuffle(order)
-    heldout = [documents[i] for i in order[::heldout_every]]
-    train = [documents[i] for place, i in enumerate(order) if place % heldout_every]
-    return Rows(pack(train, length, "training"), pack(heldout, length, "held-out"))
-
-
-def pack(documents: Sequence[torch.Tensor], length: int, side: str) -> torch.Tensor:
-    """Concatenate documents and cut whole rows of ``length`` tokens (R, L); the rest is dropped."""
-    tokens = torch.cat([*documents, torch.empty(0, dtype=torch.int64)])
-    if len(tokens) < length:
-        raise DataError(f"{side} text has {len(tokens)} tokens, fewer than one row of {length}")
-    return tokens[: len(tokens) // length * length].view(-1, length)
 
 
 def save_documents(documents: Sequence[torch.Tensor], path: Path) -> None:

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from boomerang_core.causes import http_error
-from boomerang_core.distill.records import Document, Feed, read_record
+from boomerang_core.distill.records import COLUMNS, Document, Feed, read_record
+from boomerang_core.distill.skipped import Skipped
 from boomerang_core.errors import DataError, SettingsError, first_line, install_hint
 
 HUB = "hub:"
@@ -24,7 +25,6 @@ BUFFER = 10_000
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _OPTIONS = ("split", "config", "field")
-_COLUMNS = ("messages", "text")
 
 
 @dataclass(frozen=True)
@@ -109,22 +109,32 @@ def _table(source: str, rows: Iterator[Mapping[str, Any]], field: str | None = N
     first = next(rows, None)
     if first is None:
         raise DataError(f"{source} has no rows")
-    column = field or next((name for name in _COLUMNS if name in first), None)
+    column = field or next((name for name in COLUMNS if name in first), None)
     if column is None or column not in first:
         raise DataError(
             f"{source} has no column {field or 'text or messages'}; it has {', '.join(first)}: "
             "choose one with hub:…?field=COLUMN"
         )
-    documents = _documents(source, itertools.chain([first], rows), column)
+    skipped = Skipped(source)
+    documents = _documents(skipped, itertools.chain([first], rows), column)
     start = next(documents, None)
     if start is None:
-        raise DataError(f"{source} has no text in its column {column}")
-    return Feed(source, start.chat, itertools.chain([start], documents))
+        raise skipped.none_left(f"{source} has no text in its column {column}")
+    return Feed(source, start.chat, itertools.chain([start], documents), skipped)
 
 
-def _documents(source: str, rows: Iterator[Mapping[str, Any]], column: str) -> Iterator[Document]:
+def _documents(
+    skipped: Skipped, rows: Iterator[Mapping[str, Any]], column: str
+) -> Iterator[Document]:
+    source = skipped.source
     for row in rows:
-        document = read_record({column: row[column]}, column, source, f"a row of {source}")
+        skipped.read += 1
+        try:
+            document = read_record({column: row[column]}, column, source, f"a row of {source}")
+        except DataError as error:
+            skipped.skip(str(error))
+            skipped.require_few()
+            continue
         if document is not None:
             yield document
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -28,27 +27,22 @@ from boomerang_core.checkpoint import (
 )
 from boomerang_core.contents import require_nothing_else
 from boomerang_core.devices import usable_device
-from boomerang_core.distill.data import (
-    Rows,
-    load_documents,
-    read_text,
-    save_documents,
-    split_rows,
-)
 from boomerang_core.distill.endtoend import distill
 from boomerang_core.distill.kept import kept_layers
 from boomerang_core.distill.metrics import METRICS, require_tensorboard
+from boomerang_core.distill.prepared import prepared_rows
 from boomerang_core.distill.recipe import Recipe
 from boomerang_core.distill.result import Result, write_result
+from boomerang_core.distill.rows import Rows
 from boomerang_core.distill.schedule import EndToEnd
 from boomerang_core.distill.sharding import fsdp_settings
 from boomerang_core.distill.sources import pin_sources, shown, source_versions
 from boomerang_core.distill.start import starting_student
 from boomerang_core.distill.stream import LayerRunner
-from boomerang_core.distill.written import told_of_written, written_documents, written_share
+from boomerang_core.distill.written import written_share
 from boomerang_core.errors import SettingsError
 from boomerang_core.evaluate.ladder import evaluate_design
-from boomerang_core.evaluate.perplexity import evaluation_rows, leading_rows
+from boomerang_core.evaluate.perplexity import evaluation_rows, scoring_rows
 from boomerang_core.evaluate.record import evaluation_note
 from boomerang_core.family import Family, TeacherRef, build_rows, load_family
 from boomerang_core.own_teacher import VERSION, version_of
@@ -128,7 +122,11 @@ def make(
     clock = _Clock()
     with processes.main_process_first():  # the others then find its work on disk
         with clock.stage("text"):
-            rows, counts = _text(recipe, teacher, stages.text, processes.is_main_process)
+            rows, counts, lines = prepared_rows(
+                recipe, teacher.model, teacher.tokenizer, stages.text
+            )
+            if processes.is_main_process:
+                print(*lines, sep="\n", file=sys.stderr)
         with clock.stage("blocks"):
             design = _design(recipe, teacher.runner, rows, stages.blocks)
             student, fits = starting_student(
@@ -250,34 +248,6 @@ def _check_sizes(recipe: Recipe, model: Any) -> None:
     build_rows(_design_of(recipe, block_map), shape)
 
 
-def _text(
-    recipe: Recipe, teacher: _Teacher, stage: Path, show: bool
-) -> tuple[Rows, dict[str, Any]]:
-    """Documents of the sources and the teacher's own, split by document; and their counts."""
-    text = read_text(
-        recipe.text, teacher.tokenizer, recipe.text_tokens, recipe.seed, recipe.chat_share
-    )
-    path = stage / "samples.safetensors"
-    if recipe.sample_tokens and not path.exists():
-        parts = stage / "samples"
-        written = written_documents(recipe, teacher.model, teacher.tokenizer, text.raw, parts)
-        save_documents(written, path)
-        shutil.rmtree(parts)
-    written = load_documents(path) if recipe.sample_tokens else []
-    documents = [*text.documents, *written]
-    rows = split_rows(documents, recipe.row_length, recipe.heldout_every, recipe.seed)
-    counts: dict[str, Any] = {
-        "sources": text.to_json(),
-        "teacher": sum(len(document) for document in written),
-        "train": rows.train.numel(),
-        "heldout": rows.heldout.numel(),
-    }
-    if show:
-        wrote = told_of_written(counts["teacher"], text, teacher.tokenizer)
-        print(*text.lines, *wrote, *rows.told(recipe.end_to_end.tokens), sep="\n", file=sys.stderr)
-    return rows, counts
-
-
 def _blocks(recipe: Recipe, runner: LayerRunner, rows: Rows, stage: Path) -> BlockMap:
     """The recipe's blocks, with kept layers."""
     plain = recipe.block_map(len(runner.layers))
@@ -292,6 +262,4 @@ def _evaluation_text(recipe: Recipe, teacher: _Teacher, text: Path) -> torch.Ten
 
 
 def _heldout_text(recipe: Recipe, rows: Rows) -> torch.Tensor:
-    available = rows.heldout.shape[0] * (recipe.row_length - 1)
-    tokens = min(recipe.eval_tokens, available)
-    return leading_rows(rows.heldout.flatten(), recipe.row_length, tokens)
+    return rows.heldout[: scoring_rows(recipe.eval_tokens, recipe.row_length)]

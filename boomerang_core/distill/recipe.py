@@ -29,9 +29,12 @@ _TEXT = (
     "text",
     "text_tokens",
     "chat_share",
+    "document_ends",
     "sample_tokens",
     "sample_rows",
     "sample_length",
+    "heldout_every",
+    "heldout_tokens",
     "seed",
 )
 _AFTER_BLOCKS = ("name", "footprint_tokens", "eval_tokens", "end_to_end")
@@ -42,6 +45,7 @@ _LEAST = {
     **dict.fromkeys(("steps", "sample_tokens", "text_tokens", "learning_rate"), 0),
     "row_length": 2,  # a row's first token is not scored
     "heldout_every": 2,
+    "heldout_tokens": 1,
 }
 
 
@@ -49,6 +53,7 @@ _LEAST = {
 class Recipe:
     """What to make, and how.  Lengths are tokens.  ``text`` names sources (``sources.py``), and
     ``chat_share`` how much of it is chat: None is half where there is chat and other text.
+    ``document_ends``: the end token follows each raw document of a source.
 
     ``layout`` and ``ladder`` are names or JSON lists (``choices.py``); ``shared`` are one-layer
     blocks that the student takes from the teacher as they are.  ``kept`` chooses the layer that a
@@ -57,7 +62,8 @@ class Recipe:
     as they are, or random weights (the paper's control).  ``own_embeddings``: a full student that
     owns embedding, final norm and head, as the paper's does.  ``sinks`` is what the attention
     sinks of every fourth row count in that row's error of a block (``sinks.py``); at 0 they count
-    as other tokens do.
+    as other tokens do.  Each ``heldout_every``-th document is held out, until those of the sources
+    have ``heldout_tokens``.
     """
 
     name: str
@@ -74,6 +80,7 @@ class Recipe:
     text: tuple[str, ...] = ()
     text_tokens: int = 48_000
     chat_share: float | None = None
+    document_ends: bool = True
     sample_tokens: int = 48_000
     sample_rows: int = 64
     sample_length: int = 192
@@ -81,6 +88,7 @@ class Recipe:
     block_tokens: int = 16_384
     batch_rows: int = 4
     heldout_every: int = 20
+    heldout_tokens: int = 1_000_000
     ridge: float = 0.05
     steps: int = 0
     step_rows: int = 2
@@ -147,8 +155,11 @@ class Recipe:
         A part of all is held out.  Never fewer than the default.
         """
         needed = max(self.end_to_end.tokens, self.block_tokens)
-        wanted = math.ceil(needed * self.heldout_every / (self.heldout_every - 1))
-        return max(Recipe.text_tokens, wanted - self.sample_tokens)
+        every = self.heldout_every
+        in_share = math.ceil(needed * every / (every - 1)) - self.sample_tokens
+        written = self.sample_tokens - math.ceil(self.sample_tokens / every)
+        at_most = needed + self.heldout_tokens - written
+        return max(Recipe.text_tokens, min(in_share, at_most))
 
     def patch_order(self, block_map: BlockMap) -> Ladder:
         """The ladder over those blocks.  Raises LadderError, SettingsError."""

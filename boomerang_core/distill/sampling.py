@@ -23,8 +23,10 @@ from boomerang_core.distill.data import (
     decode,
     has_chat_template,
     load_documents,
+    raw,
     save_documents,
 )
+from boomerang_core.distill.rows import Sides, begin_token
 from boomerang_core.provenance import write_atomically
 
 # Beginnings of prose. An instruction-tuned teacher continues them as documents, which a bare
@@ -127,6 +129,17 @@ def prompts(tokenizer: Any, documents: Sequence[torch.Tensor], seed: int) -> Ite
     return (prompt.ids for prompt in tagged_prompts(tokenizer, documents, seed))
 
 
+def sided_prompts(tokenizer: Any, text: Sides, every: int, seed: int) -> Iterator[torch.Tensor]:
+    """The same, each ``every``-th from held-out documents alone, the others from those to train on.
+
+    So that what the teacher writes has a side too, and takes nothing to the other one.
+    """
+    train = prompts(tokenizer, raw(text.train), seed)
+    heldout = prompts(tokenizer, raw(text.heldout), seed)
+    for place in itertools.count():
+        yield next(train if place % every else heldout)
+
+
 def tagged_prompts(
     tokenizer: Any, documents: Sequence[torch.Tensor], seed: int
 ) -> Iterator[Prompt]:
@@ -138,9 +151,10 @@ def tagged_prompts(
     while True:
         yield next(fixed)
         for _ in range(8):
-            yield Prompt(draw.choice(documents)[: draw.randrange(8, 33)])
-            passage = tokenizer.decode(draw.choice(documents)[: draw.randrange(32, 97)])
-            yield _chat(tokenizer, draw.choice(REQUESTS).format(passage))
+            opening = _inside(tokenizer, draw.choice(documents))[: draw.randrange(8, 33)]
+            yield Prompt(_begun(tokenizer, opening.tolist()))
+            passage = _inside(tokenizer, draw.choice(documents))[: draw.randrange(32, 97)]
+            yield _chat(tokenizer, draw.choice(REQUESTS).format(tokenizer.decode(passage)))
 
 
 def _fixed_prompts(tokenizer: Any) -> list[Prompt]:
@@ -148,12 +162,35 @@ def _fixed_prompts(tokenizer: Any) -> list[Prompt]:
     begin = Prompt(torch.tensor([_begin_token(tokenizer)]))
     found = []
     for opening, question in zip(PROSE_OPENINGS, QUESTIONS, strict=True):
-        found += [Prompt(_encode(tokenizer, opening)), _chat(tokenizer, question), begin]
+        found += [
+            Prompt(_begun(tokenizer, _encode(tokenizer, opening))),
+            _chat(tokenizer, question),
+            begin,
+        ]
     return found
 
 
-def _encode(tokenizer: Any, text: str) -> torch.Tensor:
-    return torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"])
+def _inside(tokenizer: Any, document: torch.Tensor) -> torch.Tensor:
+    """A document without the tokens that say where it begins and ends; as it is, if that is all."""
+    begin, end = begin_token(tokenizer), tokenizer.eos_token_id
+    start = int(begin is not None and int(document[0]) == begin)
+    stop = len(document) - int(end is not None and int(document[-1]) == end)
+    return document[start:stop] if start < stop else document
+
+
+def _encode(tokenizer: Any, text: str) -> list[int]:
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
+
+
+def _raw(tokenizer: Any, text: str) -> Prompt:
+    return Prompt(_begun(tokenizer, _encode(tokenizer, text)))
+
+
+def _begun(tokenizer: Any, ids: list[int]) -> torch.Tensor:
+    """A raw prompt as a server makes it of the same text."""
+    begin = begin_token(tokenizer)
+    return torch.tensor(ids if begin is None else [begin, *ids])
 
 
 def _begin_token(tokenizer: Any) -> int:
@@ -165,10 +202,10 @@ def _begin_token(tokenizer: Any) -> int:
 
 def _chat(tokenizer: Any, question: str) -> Prompt:
     if not has_chat_template(tokenizer):
-        return Prompt(_encode(tokenizer, question))
+        return _raw(tokenizer, question)
     messages = [{"role": "user", "content": question}]
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    return Prompt(_encode(tokenizer, text), chat=True)
+    return Prompt(torch.tensor(_encode(tokenizer, text)), chat=True)
 
 
 @torch.inference_mode()

@@ -27,13 +27,16 @@ _WORDS = {
 def read_settings(path: Path) -> dict[str, Any]:
     """What a recipe file sets; one that is no whole recipe is a start for options on top.
 
+    One without ``document_ends`` is from before there were any, and stays what it was: without.
     Raises SettingsError.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise SettingsError(f"cannot read a recipe from {path}: {error}") from error
-    return dict(as_object(values, "a recipe"))
+    settings = dict(as_object(values, "a recipe"))
+    settings.setdefault("document_ends", False)
+    return settings
 
 
 def as_object(value: Any, name: str) -> Mapping[str, Any]:

@@ -20,6 +20,7 @@ from pydoc_data.topics import topics
 
 from boomerang_core.distill.hub import HUB, HubDataset, hub_feed, parquet_feed
 from boomerang_core.distill.records import Document, Feed, jsonl_feeds
+from boomerang_core.distill.skipped import Skipped
 from boomerang_core.errors import DataError
 from boomerang_core.family import sha256_of
 
@@ -33,6 +34,7 @@ _PASSAGE = 2000
 _LONGEST = 8000
 """Characters of a paragraph beyond which blank lines alone do not divide the text."""
 _GAP = re.compile(r"\n\s*\n")
+_SPACES = re.compile(r"[ \t]+")
 _TAG = re.compile(r"<(script|style)\b.*?</\1>|<[^>]+>", re.DOTALL | re.IGNORECASE)
 
 
@@ -44,7 +46,7 @@ def open_sources(sources: Sequence[str], seed: int) -> list[Feed]:
     other source is a feed, or two where it holds both chat and other text.
     Raises DataError, SettingsError.
     """
-    plain = [source for source in sources if _is_plain(source)]
+    plain = [source for source in sources if is_plain(source)]
     feeds = [_plain_feed(plain, seed)] if plain else []
     for source in sources:
         if source.startswith(HUB):
@@ -90,32 +92,51 @@ def shown(source: str) -> str:
     return source if folder is None else source.replace(str(folder), folder.name, 1)
 
 
-def _is_plain(source: str) -> bool:
+def is_plain(source: str) -> bool:
+    """Whether a source is one text, and no list of documents."""
     return not source.startswith(HUB) and Path(source).suffix not in {*_JSONL, _PARQUET}
+
+
+def is_markup(source: str) -> bool:
+    """Whether a plain source has tags, which are no part of its text."""
+    return Path(source).suffix in _HTML
 
 
 def _plain_feed(sources: Sequence[str], seed: int) -> Feed:
     documents = [document for source in sources for document in _plain_documents(source)]
     random.Random(seed).shuffle(documents)
-    return Feed(", ".join(sources), False, iter(documents))
+    name = ", ".join(sources)
+    return Feed(name, False, iter(documents), Skipped(name))
 
 
 def _plain_documents(source: str) -> list[Document]:
-    documents = [Document(source, source, text=passage) for passage in _passages(_read(source))]
-    if not documents:
+    passages = list(_passages(plain_text(source)))
+    if not passages:
         raise DataError(f"{source} has no text")
-    return documents
+    return [
+        Document(source, source, text=passage, ends=place == len(passages))
+        for place, passage in enumerate(passages, start=1)
+    ]
 
 
-def _read(source: str) -> str:
+def plain_text(source: str, kind: str = "text") -> str:
+    """A plain source's text, spaces as they are but in markup, where runs of them mean one.
+
+    Raises DataError, which says what ``kind`` of text it is.
+    """
     if source == PYTHON_REFERENCE:
         return "\n\n".join(topics.values())
     path = Path(source)
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read text from {path}: {error}") from error
-    return html.unescape(_TAG.sub(" ", text)) if path.suffix in _HTML else text
+        raise DataError(f"cannot read {kind} from {path}: {error}") from error
+    return _without_tags(text) if is_markup(source) else text
+
+
+def _without_tags(text: str) -> str:
+    plain = html.unescape(_TAG.sub(" ", text))
+    return "\n".join(_SPACES.sub(" ", line).strip() for line in plain.split("\n"))
 
 
 def _passages(text: str) -> Iterator[str]:
@@ -123,23 +144,23 @@ def _passages(text: str) -> Iterator[str]:
     longest = _LONGEST if _GAP.search(text.strip()) else _PASSAGE
     for paragraph in _GAP.split(text):
         for piece in _cut(paragraph) if len(paragraph) > longest else [paragraph]:
-            passage += re.sub(r"[ \t]+", " ", piece).strip() + "\n\n"
+            passage += piece.strip("\n").rstrip() + "\n\n"  # its indentation stays
             if len(passage) >= _PASSAGE:
-                yield passage.strip()
+                yield passage.strip("\n")
                 passage = ""
     if passage.strip():
-        yield passage.strip()
+        yield passage.strip("\n")
 
 
 def _cut(paragraph: str) -> Iterator[str]:
     """Pieces of a passage's length and more, up to the end of a line, or else to a space."""
-    start = 0
-    while len(paragraph) - start > _PASSAGE:
-        near, far = start + _PASSAGE, start + 2 * _PASSAGE
+    start = last = 0
+    while len(paragraph) - last > _PASSAGE:
+        near, far = last + _PASSAGE, last + 2 * _PASSAGE
         ends = (paragraph.find(mark, near, far) for mark in "\n ")
-        end = next((end for end in ends if end >= 0), far)
-        yield paragraph[start:end]
-        start = end
+        last = next((end for end in ends if end >= 0), far)
+        yield paragraph[start:last]
+        start = last + (last < far)
     yield paragraph[start:]
 
 

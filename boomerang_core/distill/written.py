@@ -12,20 +12,23 @@ from torch import nn
 
 from boomerang_core.distill.data import Text, has_chat_template
 from boomerang_core.distill.recipe import Recipe
-from boomerang_core.distill.sampling import prompts, sample_documents
+from boomerang_core.distill.rows import Sides
+from boomerang_core.distill.sampling import sample_documents, sided_prompts
 
 
 def written_documents(
-    recipe: Recipe, model: Any, tokenizer: Any, documents: list[torch.Tensor], parts: Path
+    recipe: Recipe, model: Any, tokenizer: Any, text: Sides, parts: Path
 ) -> list[torch.Tensor]:
     """Documents of the recipe's number of tokens; finished batches stay in the folder `parts`.
+
+    They continue the text, and go to its sides by `with_samples`.
 
     On a GPU in bfloat16: what is sampled need not be exact, and this is twice as fast.
     """
     return sample_documents(
         in_bfloat16(model) if model.device.type == "cuda" else model,
         tokenizer,
-        prompts(tokenizer, documents, recipe.seed),
+        sided_prompts(tokenizer, text, recipe.heldout_every, recipe.seed),
         recipe.sample_tokens,
         recipe.seed,
         parts,

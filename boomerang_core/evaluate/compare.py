@@ -18,7 +18,8 @@ import torch
 from boomerang_core.baselines.ladders import laco_ladder, naive_ladder, shortgpt_ladder
 from boomerang_core.checkpoint import load_teacher, load_tokenizer, teacher_folder
 from boomerang_core.checkpoint_files import weight_files
-from boomerang_core.distill.data import pack, read_text
+from boomerang_core.distill.data import read_text
+from boomerang_core.distill.rows import begin_token, pack
 from boomerang_core.distill.sources import shown, source_versions
 from boomerang_core.errors import DataError, FamilyError, SettingsError
 from boomerang_core.evaluate.comparison import (
@@ -183,7 +184,8 @@ class _Bench:
             documents = read_text(
                 [texts.calibration], self.tokenizer, texts.calibration_tokens, texts.seed
             ).documents
-            self._calibration_RL = pack(documents, texts.row_length, "calibration")
+            begin = begin_token(self.tokenizer)
+            self._calibration_RL = pack(documents, texts.row_length, "calibration", begin)
 
     def jobs(self, baselines: Sequence[str]) -> list[_Job]:
         """Every series, in the order in which it was asked for."""

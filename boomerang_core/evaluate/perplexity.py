@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +23,9 @@ from torch import nn
 from tqdm import tqdm
 
 from boomerang_core.blocks import BlockMap
+from boomerang_core.distill.data import read_text
+from boomerang_core.distill.rows import begin_token, cut_rows
+from boomerang_core.distill.sources import is_plain, plain_text, shown
 from boomerang_core.distill.stream import LayerRunner, batches
 from boomerang_core.errors import DataError
 from boomerang_core.route import LayerRef, Owner, Route
@@ -56,15 +60,23 @@ def _paragraph(line: str) -> str:
 def evaluation_rows(path: Path, tokenizer: Any, row_length: int, tokens: int) -> torch.Tensor:
     """Rows (R, L) from the file's beginning that score at least ``tokens`` tokens.
 
+    Of JSONL and parquet they are documents in the order that seed 0 gives, as training reads them.
     A row scores L - 1 tokens: the first has no context.  Raises DataError for a file that cannot
     be read or is too short.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read evaluation text from {path}: {error}") from error
-    wanted = _rows(tokens, row_length) * row_length
-    return leading_rows(_leading_ids(text, tokenizer, wanted), row_length, tokens)
+    wanted = scoring_rows(tokens, row_length) * row_length
+    ids = _ids(str(path), tokenizer, wanted)
+    return leading_rows(ids, row_length, tokens, begin_token(tokenizer))
+
+
+def _ids(source: str, tokenizer: Any, wanted: int) -> torch.Tensor:
+    """Token ids of the source's beginning, ``wanted`` and more; all where it has fewer."""
+    if is_plain(source):
+        return _leading_ids(plain_text(source, "evaluation text"), tokenizer, wanted)
+    text = read_text([source], tokenizer, wanted, seed=0)
+    for skipped in text.skipped:
+        print(f"{shown(source)}: {skipped}", file=sys.stderr)
+    return torch.cat(text.documents)
 
 
 def _leading_ids(text: str, tokenizer: Any, wanted: int) -> torch.Tensor:
@@ -84,20 +96,26 @@ def _leading_ids(text: str, tokenizer: Any, wanted: int) -> torch.Tensor:
         characters *= 4
 
 
-def _rows(tokens: int, row_length: int) -> int:
+def scoring_rows(tokens: int, row_length: int) -> int:
     """Rows that score so many tokens."""
     return math.ceil(tokens / (row_length - 1))
 
 
-def leading_rows(ids: torch.Tensor, row_length: int, tokens: int) -> torch.Tensor:
-    """Cut the first rows (R, L) of a token sequence that score at least ``tokens``."""
-    rows = _rows(tokens, row_length)
-    if len(ids) < rows * row_length:
+def leading_rows(
+    ids: torch.Tensor, row_length: int, tokens: int, begin: int | None = None
+) -> torch.Tensor:
+    """Cut the first rows (R, L) of a token sequence that score at least ``tokens``.
+
+    Each begins with the token ``begin``, if there is one.
+    """
+    rows = scoring_rows(tokens, row_length)
+    ids_RL = cut_rows(ids, row_length, begin)[:rows]
+    if len(ids_RL) < rows:
         raise DataError(
             f"the evaluation text has {len(ids)} tokens; scoring {tokens} takes "
-            f"{rows * row_length}: give more text, or score fewer tokens"
+            f"{rows * (row_length - (begin is not None))}: give more text, or score fewer tokens"
         )
-    return ids[: rows * row_length].view(rows, row_length)
+    return ids_RL
 
 
 def naive_route(route: Route, block_map: BlockMap) -> Route:

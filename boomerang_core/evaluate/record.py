@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from boomerang_core.distill.sources import is_markup, is_plain
 from boomerang_core.evaluate.ladder import Measured, pareto
 from boomerang_core.family import Family, build_rows, sha256_of
 from boomerang_core.footprint import ModelShape
@@ -77,6 +78,8 @@ def evaluation_note(measured: Measured, text: Path | None, written: float = 0.0)
 
 def _reading(text: Path) -> str:
     """What `evaluation_rows` did to the text before it was scored."""
+    if not is_plain(str(text)) or is_markup(str(text)):
+        return "read as training text is, cut into rows: not comparable with published perplexities"
     if b"<unk>" in text.read_bytes():
         return (
             "detokenised, sentences with <unk> dropped: not comparable with published perplexities"

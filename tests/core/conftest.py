@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     AutoModelForCausalLM,
     GPT2Config,
@@ -125,6 +125,15 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
         eos_token="</s>",
         chat_template="{% for m in messages %}{{ m['content'] }}{% endfor %}",
     )
+
+
+def beginning_tokenizer() -> PreTrainedTokenizerFast:
+    """One that puts its begin token before every text, as Llama's and Mistral's do."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 1)]
+    )
+    return tokenizer
 
 
 def write_tiny_family(

@@ -10,6 +10,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from boomerang_core.errors import DataError
 from boomerang_core.evaluate.perplexity import detokenise, evaluation_rows
+from tests.core.conftest import tiny_tokenizer
+from tests.core.rows import isolate_library, talk, write_rows, write_table
 
 PROSE = "\n\n".join(topics.values())  # 465,000 characters, comes with every Python
 LONG_LINES = PROSE.replace("\n\n", "\r").replace("\n", " ").replace("\r", "\n")
@@ -68,3 +70,37 @@ def test_too_short_a_text_says_what_it_has(tokenizer: ByteLevel, tmp_path: Path)
     tokens = len(tokenizer(PROSE, False)["input_ids"])
     with pytest.raises(DataError, match=f"has {tokens} tokens; scoring {tokens} takes"):
         evaluation_rows(path, tokenizer, 100, tokens)
+
+
+class TestForms:
+    """A text is the same in every form that training reads too."""
+
+    SENTENCE = " ".join(f"w{word}" for word in range(4, 60))
+
+    @pytest.fixture(autouse=True)
+    def library(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        isolate_library(monkeypatch, tmp_path / "cache")
+
+    def rows(self, path: str | Path) -> list[list[int]]:
+        found: list[list[int]] = evaluation_rows(Path(path), tiny_tokenizer(), 8, 49).tolist()
+        return found
+
+    def test_one_sentence(self, tmp_path: Path) -> None:
+        row = [{"text": self.SENTENCE}]
+        (plain := tmp_path / "a.txt").write_text(self.SENTENCE)
+        (page := tmp_path / "a.html").write_text(f"<p>{self.SENTENCE}</p>")
+        assert self.rows(plain) == torch.arange(4, 60).view(7, 8).tolist()
+        assert self.rows(write_rows(tmp_path / "a.jsonl", row)) == self.rows(plain)
+        assert self.rows(write_table(tmp_path / "a.parquet", row)) == self.rows(plain)
+        assert self.rows(page) == self.rows(plain)
+
+    def test_chat_goes_through_the_template(self, tmp_path: Path) -> None:
+        source = write_rows(tmp_path / "a.jsonl", [{"messages": talk(self.SENTENCE, " w4")}])
+        assert self.rows(source) == torch.arange(4, 60).view(7, 8).tolist()
+
+    def test_what_is_passed_over_is_told(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        source = write_rows(tmp_path / "a.jsonl", [{"text": self.SENTENCE}, {"text": 4}])
+        assert len(self.rows(source)) == 7
+        assert "a.jsonl: passed over: 1 of 2 records" in capsys.readouterr().err

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModelForCausalLM
@@ -26,6 +27,8 @@ from boomerang_core.student import load_student
 from tests.core.conftest import CONFIGS, LAYERS, VOCABULARY, tiny_teacher
 from tests.core.pairs import KEPT, cut, edit_config, pair, write_pair, write_tiny_pair
 
+DOUBLES = ["consolidated.safetensors", "original/consolidated.00.safetensors"]
+"""Mistral's and Llama's weights once more, in layouts of their own."""
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 CASES = [(name, tied) for name in CONFIGS for tied in (True, False)]
 IDS = torch.randint(4, VOCABULARY, (2, 12), generator=torch.Generator().manual_seed(2))
@@ -190,7 +193,11 @@ class TestFamily:
         both = Pair(parse_teacher("lab/teacher"), parse_teacher("lab/student@v1"))
         family = import_pair(both, llama / "out")
         assert asked["lab/student"]["revision"] == "v1"
-        assert "student_config.json" in asked["lab/student"]["allow_patterns"]
+        patterns = {
+            name: asked["lab/student"][name] for name in ("allow_patterns", "ignore_patterns")
+        }
+        files = ["model.safetensors", "student_config.json", "pytorch_model.bin", *DOUBLES]
+        assert list(filter_repo_objects(files, **patterns)) == files[:2]
         assert (family.teacher.location, family.teacher.revision) == ("lab/teacher", COMMIT)
         assert family.provenance["imported"] == {"student": "lab/student", "revision": COMMIT}
         assert torch.equal(logits(assembled(family, 2)), logits(tiny_teacher("llama", True)))

@@ -29,7 +29,7 @@ class TestBeforeTheFirstStage:
         def made(*_: Any) -> None:
             raise AssertionError("a stage was begun")
 
-        monkeypatch.setattr(pipeline, "_text", made)
+        monkeypatch.setattr(pipeline, "prepared_rows", made)
 
     @pytest.mark.parametrize(
         ("text", "message"), [(None, "cannot read evaluation text"), ("w4 w5", "has 2 tokens")]

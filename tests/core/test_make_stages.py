@@ -6,37 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from boomerang_core.distill.data import pack, split_rows
 from boomerang_core.distill.kept import kept_layers
 from boomerang_core.distill.recipe import Recipe
 from boomerang_core.distill.sampling import prompts
 from boomerang_core.distill.stream import LayerRunner
-from boomerang_core.errors import DataError
 from boomerang_core.evaluate.perplexity import detokenise, evaluate_routes, lanes
 from boomerang_core.route import LayerRef, Owner, Route
 from tests.core.conftest import ROW_LENGTH, VOCABULARY, tiny_teacher, tiny_tokenizer
 
 
 class TestText:
-    def test_no_document_is_on_both_sides(self) -> None:
-        documents = [torch.full((40,), i) for i in range(12)]
-        rows = split_rows(documents, 20, heldout_every=4, seed=0)
-        assert not set(rows.train.flatten().tolist()) & set(rows.heldout.flatten().tolist())
-
-    def test_too_little_text_is_refused(self) -> None:
-        with pytest.raises(DataError, match="fewer than one row"):
-            pack([torch.arange(5)], 8, "held-out")
-
-    def test_how_often_a_row_is_seen_is_told(self) -> None:
-        documents = [torch.full((40,), i) for i in range(12)]
-        rows = split_rows(documents, 20, heldout_every=4, seed=0)
-        told = rows.told(tokens=900)
-        assert told == [
-            "to train on: 360 tokens, held out: 120",
-            "end to end, each row is seen 2.5 times",
-        ]
-        assert rows.told(tokens=0) == told[:1]
-
     def test_wikitext_becomes_prose(self) -> None:
         text = (
             ' = Title = \n A guest @-@ starring role , in 2000 . It is <unk> . " Yes " , he said .'

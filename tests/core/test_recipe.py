@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from boomerang_core import cli
+from boomerang_core.cli.make import recipe_of
 from boomerang_core.distill import pipeline
 from boomerang_core.distill.choices import pairs
 from boomerang_core.distill.recipe import Recipe
@@ -133,6 +134,27 @@ class TestRecipe:
         chosen = replace(recipe, ladder=ladder)
         with pytest.raises(LadderError):
             chosen.patch_order(chosen.block_map(6))
+
+
+class TestDocumentEnds:
+    """A recipe from before there were any stays what it was."""
+
+    def test_new_recipes_have_them(self, recipe: Recipe) -> None:
+        assert recipe.document_ends
+        for preset in ("gpu", "paper", None):
+            change = {"teacher": "x", "text": ["y"]}
+            assert recipe_of(preset, None, Path("x"), [change]).document_ends
+
+    def test_a_file_that_does_not_name_them_has_none(self, recipe: Recipe, tmp_path: Path) -> None:
+        path = tmp_path / "recipe.json"
+        values = recipe.to_json()
+        for ends, expected in ((True, True), (False, False), (None, False)):
+            values["document_ends"] = ends
+            path.write_text(json.dumps({n: v for n, v in values.items() if v is not None}))
+            assert Recipe.read(path).document_ends is expected
+        shipped = recipe_of("smollm2-135m", None, Path("x"), [])
+        assert not shipped.document_ends
+        assert recipe_of(None, path, Path("x"), [{"document_ends": True}]).document_ends
 
 
 def test_lists_of_a_recipe_are_options_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

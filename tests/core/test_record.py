@@ -12,21 +12,29 @@ from boomerang_core.sizes import Quality
 
 
 @pytest.mark.parametrize(
-    ("text", "reading"),
+    ("name", "text", "reading"),
     [
-        ("Plain prose, as people write it.", "as it is"),
-        (" = Heading = \n words of <unk> . And @-@ more .\n", "detokenised, sentences with <unk>"),
+        ("text.jsonl", '{"text": "words of <unk>"}', "read as training text is"),
+        ("text.html", "<p>Words of &lt;unk>.</p>", "read as training text is"),
+        ("text.txt", "Plain prose, as people write it.", "as it is"),
+        (
+            "text.txt",
+            " = Heading = \n words of <unk> . And @-@ more .\n",
+            "detokenised, sentences with <unk>",
+        ),
     ],
 )
-def test_the_note_says_what_was_done_with_the_text(text: str, reading: str, tmp_path: Path) -> None:
+def test_the_note_says_what_was_done_with_the_text(
+    name: str, text: str, reading: str, tmp_path: Path
+) -> None:
     """Only a text with `<unk>` is detokenised."""
-    path = tmp_path / "text.txt"
+    path = tmp_path / name
     path.write_text(text)
     quality = [Quality(0.0, 1.0, 2.0, 100)]
     note = evaluation_note(Measured(quality, quality), path)
     assert note["note"].startswith(reading)
     assert note["note"].endswith("not comparable with published perplexities")
-    assert note["text"] == "text.txt"
+    assert note["text"] == name
 
 
 @pytest.mark.parametrize(

@@ -198,7 +198,7 @@ def test_the_recipe_for_a_gpu_trains_as_the_shipped_familys_did() -> None:
     recipe = cli.make.recipe_of("gpu", None, Path("x"), changes).to_json()
     different = {name for name, value in shipped.items() if recipe[name] != value}
     of_that_family = {"name", "teacher", "text", "shared", "ladder"}
-    assert different == {*of_that_family, "sample_rows", "sinks", "text_tokens"}
+    assert different == {*of_that_family, "sample_rows", "sinks", "text_tokens", "document_ends"}
 
 
 @pytest.mark.parametrize("preset", ["paper", "gpu", None])
@@ -213,7 +213,9 @@ def test_text_is_enough_for_the_tokens_that_are_trained_on(
     if preset is None and tokens is None:
         assert recipe.text_tokens == 48_000  # what make's default is measured with
         return
-    trained = (recipe.text_tokens + recipe.sample_tokens) * (1 - 1 / recipe.heldout_every)
+    heldout = min(recipe.text_tokens / recipe.heldout_every, recipe.heldout_tokens)
+    written = recipe.sample_tokens * (1 - 1 / recipe.heldout_every)
+    trained = recipe.text_tokens - heldout + written
     assert recipe.end_to_end.tokens <= trained < recipe.end_to_end.tokens + 2
     stated = cli.make.recipe_of(preset, None, Path("x"), [*changes, {"text_tokens": 9}])
     assert stated.text_tokens == 9

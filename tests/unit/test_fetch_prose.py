@@ -109,6 +109,14 @@ def test_boilerplate_is_dropped_everywhere() -> None:
     assert prose.without_repeats({"a": [*pages, [SHORT]]}) == {"a": [page[:1] for page in pages]}
 
 
+def test_what_the_text_to_measure_on_holds_too_is_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert all(len(bytes.fromhex(mark)) == len(prose.key(WHALE)) for mark in prose.LEFT_OUT)
+    monkeypatch.setattr(prose, "LEFT_OUT", {prose.key(WHALE).hex()})
+    assert prose.without_repeats({"a": [[WHALE, RIVER]]}) == {"a": [[RIVER]]}
+
+
 def test_limit_takes_chunks_from_everywhere() -> None:
     documents = [[f"{i:02} {j:04}" for j in range(prose.CHUNK * 2)] for i in range(10)]
     total = sum(len(text) for document in documents for text in document)
