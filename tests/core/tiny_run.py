@@ -41,6 +41,11 @@ def metrics(work: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (work / METRICS).read_text().splitlines()]
 
 
+def told(line: dict[str, float], name: str) -> float:
+    """What a line of metrics, of one step, says of that step."""
+    return next(line[key] for key in (f"student/{name}", f"interpolated/{name}") if key in line)
+
+
 @contextmanager
 def before_step(step: int, call: Callable[[], None]) -> Iterator[None]:
     """Every run inside does something just before that step's rows are taken."""
