@@ -58,8 +58,7 @@ class Distiller(nn.Module):
     def forward(self, ids_BL: torch.Tensor, size: int) -> dict[str, torch.Tensor]:
         """``terms``: the weighted loss, and what it is made of, without gradient; token means.
 
-        The last token of a row has no next one and is not scored.  A size that learns nothing, as
-        one that is all the teacher's, has a loss without gradient.
+        The last token of a row has no next one and is not scored.
         """
         route = self._routes[size]
         teacher_states, teacher_BLD = self._teacher(ids_BL)
@@ -82,6 +81,12 @@ class Distiller(nn.Module):
     def terms(self) -> tuple[str, ...]:
         """What a step finds, by name; a head of which nothing is asked is not computed."""
         return ("loss", *(HEAD_TERMS if self.objective.needs_head else ()), "alignment")
+
+    def learns(self, size: int) -> bool:
+        """Whether a size's loss has a gradient: not where all that decides it is the teacher's."""
+        route = self._routes[size]
+        owners = {route.embedding, *(ref.owner for ref in route.layers)}
+        return Owner.STUDENT in (owners | {route.head} if self.objective.needs_head else owners)
 
     def _head_input(self, owner: Owner, hidden_BLD: torch.Tensor) -> HeadInput:
         runner = self._runners[owner]

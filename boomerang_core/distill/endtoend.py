@@ -130,6 +130,7 @@ class Trainer:
         distiller = Distiller(teacher, trained, design, objective, length, settings.compiled)
         del trained
         self._terms = distiller.terms
+        self._learns = [distiller.learns(size) for size in range(sizes)]
         self._model, self._parameters = self._processes.spread(distiller, own)
         self._optimiser = torch.optim.AdamW(
             self._parameters.values(), betas=(0.9, 0.95), weight_decay=settings.weight_decay
@@ -229,13 +230,15 @@ class Trainer:
         mine = self._processes.rows(self._schedule.rows(step))
         size, device = self._schedule.size(step), self._processes.device
         sums = torch.zeros(len(self._terms), device=device)
+        learns = self._learns[size]
         for part in batches(len(mine), self._settings.micro_rows):
             ids_BL = self._rows_RL[mine[part]].to(device)
             parts = len(mine) / len(ids_BL)
-            with self._processes.gradients_stay(self._model, last=part.stop == len(mine)):
+            shared = learns and part.stop == len(mine)
+            with self._processes.gradients_stay(self._model, not shared):
                 with self._processes.autocast():
                     terms = self._model(ids_BL, size)
-                if terms["loss"].requires_grad:  # a size that is all the teacher's learns nothing
+                if learns:
                     self._processes.accelerator.backward(terms["loss"] / parts)
             sums += torch.stack([terms[name].detach() for name in self._terms]) / parts
         asked = sums.new_tensor([float(stop is not None and stop.asked)])

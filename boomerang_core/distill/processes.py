@@ -163,11 +163,11 @@ class Trainers:
         enabled = self.precision is not torch.float32
         return torch.autocast(self.device.type, self.precision, enabled=enabled)
 
-    def gradients_stay(self, model: nn.Module, last: bool) -> Any:
-        """A context in which a backward pass only adds to this process's own gradients.
+    def gradients_stay(self, model: nn.Module, stay: bool) -> Any:
+        """A context in which a backward pass, if there is one, adds to this process's own alone.
 
-        Not with FSDP, where they would be whole on every process.
+        Not with FSDP, where gradients would be whole on every process.
         """
-        if last or self.fsdp is not None:
+        if not stay or self.fsdp is not None:
             return nullcontext()
         return self.accelerator.no_sync(model)

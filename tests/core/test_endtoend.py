@@ -12,17 +12,15 @@ import torch
 from torch.nn import functional
 
 from boomerang_core.assemble import assemble
-from boomerang_core.blocks import BlockMap
 from boomerang_core.distill.distiller import Distiller
 from boomerang_core.distill.endtoend import distill
 from boomerang_core.distill.objective import Objective
 from boomerang_core.distill.schedule import EndToEnd, Schedule
 from boomerang_core.errors import SettingsError
-from boomerang_core.ladder import Ladder
 from boomerang_core.route import FamilyDesign, Owner, StudentKind, build_route
-from boomerang_core.student import Student, initial_student
+from boomerang_core.student import Student
 from tests.core.conftest import BLOCKS, tiny_student, tiny_teacher
-from tests.core.tiny_run import ROW, SETTINGS, metrics, same, start, tiny_rows, told
+from tests.core.tiny_run import ROW, SETTINGS, metrics, same, shared_end, start, tiny_rows, told
 
 
 @pytest.fixture(params=["full", "lowrank", "own embeddings"])
@@ -118,10 +116,7 @@ class TestDistiller:
     ) -> None:
         """The last block is shared and alone in the last step: what is left is its head at most."""
         teacher = tiny_teacher("llama", True)
-        blocks = BlockMap.from_layers([[0, 1], [2, 3, 4], [5]], shared=[5])
-        student = initial_student(teacher, blocks, StudentKind.FULL, 0, own)
-        student = student.with_tensors({name: t + 0.01 for name, t in student.tensors.items()})
-        design = FamilyDesign(blocks, Ladder(3, ((0, 1), (2,))), StudentKind.FULL, own)
+        student, design = shared_end(teacher, own)
         learning = {name: torch.nn.Parameter(t) for name, t in student.tensors.items()}
         found = Distiller(teacher, student.with_tensors(learning), design, Objective(), ROW)(
             rows, 1

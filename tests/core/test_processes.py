@@ -22,7 +22,7 @@ from boomerang_core.errors import SettingsError
 from boomerang_core.route import StudentKind
 from boomerang_core.student import Student
 from tests.core.conftest import tiny_teacher
-from tests.core.tiny_run import metrics, start, tiny_rows, told
+from tests.core.tiny_run import metrics, shared_end, start, tiny_rows, told
 from tests.core.two_processes import BF16, SHORT
 
 LAUNCHERS = {
@@ -67,6 +67,14 @@ def test_bfloat16_learns_the_same(two: Path, tmp_path: Path) -> None:
     )
     assert found[0] == pytest.approx(expected[0], rel=2e-3)
     assert found == pytest.approx(expected, rel=3e-2)
+
+
+def test_steps_that_learn_nothing_lie_between_others(two: Path) -> None:
+    sizes = {key for line in metrics(two / "mixed") for key in line if key.endswith("/steps")}
+    assert sizes == {"student/steps", "interpolated/steps"}
+    trained = load_file(two / "mixed" / "student.safetensors")
+    start, _ = shared_end(tiny_teacher("llama", True), own=False)
+    assert all(not torch.equal(trained[name], tensor) for name, tensor in start.tensors.items())
 
 
 @pytest.mark.parametrize("name", ["checkpointed", "configured", "told"])

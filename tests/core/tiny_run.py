@@ -11,8 +11,10 @@ from unittest import mock
 
 import torch
 
+from boomerang_core.blocks import BlockMap
 from boomerang_core.distill.metrics import METRICS
 from boomerang_core.distill.schedule import EndToEnd, Schedule
+from boomerang_core.ladder import Ladder
 from boomerang_core.route import FamilyDesign, StudentKind
 from boomerang_core.student import Student, initial_student
 from tests.core.conftest import BLOCKS, LADDER, RANK, VOCABULARY
@@ -31,6 +33,17 @@ def start(teacher: Any, kind: StudentKind, own: bool = False) -> tuple[Student, 
     torch.manual_seed(1)
     student = initial_student(teacher, BLOCKS, kind, RANK, own)
     return student, FamilyDesign(BLOCKS, LADDER, kind, own)
+
+
+def shared_end(teacher: Any, own: bool) -> tuple[Student, FamilyDesign]:
+    """A student moved a little, whose size 1 has no layer of its own, as the last block is shared.
+
+    What it has is the student's head, or nothing.
+    """
+    blocks = BlockMap.from_layers([[0, 1], [2, 3, 4], [5]], shared=[5])
+    student = initial_student(teacher, blocks, StudentKind.FULL, 0, own)
+    moved = student.with_tensors({name: t + 0.01 for name, t in student.tensors.items()})
+    return moved, FamilyDesign(blocks, Ladder(3, ((0, 1), (2,))), StudentKind.FULL, own)
 
 
 def same(one: Student, other: Student) -> bool:

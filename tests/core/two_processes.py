@@ -8,6 +8,7 @@
     FOLDER/KIND-resumed   that one again, to its end
     FOLDER/checkpointed   a whole run of a full student that keeps no activations
     FOLDER/configured     the same, as accelerate's configuration of FSDP says it
+    FOLDER/mixed          a whole run of which some steps learn nothing
     FOLDER/told           a run that the second process alone is told to stop, and that goes on
     …/student.safetensors what the first process ends with
 
@@ -44,7 +45,7 @@ from boomerang_core.distill.state import STATE
 from boomerang_core.errors import CheckpointError, SettingsError, TrainingError
 from boomerang_core.route import StudentKind
 from tests.core.conftest import tiny_teacher
-from tests.core.tiny_run import ROW, SETTINGS, before_step, start, tiny_rows
+from tests.core.tiny_run import ROW, SETTINGS, before_step, shared_end, start, tiny_rows
 
 SHORT = replace(SETTINGS, tokens=5 * 6 * ROW, batch_rows=6, micro_rows=2)
 """Three rows of each step for each process: two micro batches that are not equal."""
@@ -114,6 +115,17 @@ def told(folder: Path) -> None:
     distil(folder / "told", StudentKind.FULL)
 
 
+def mixed(folder: Path) -> None:
+    """Steps of which half learn nothing: their size is all the teacher's."""
+    teacher = tiny_teacher("llama", True)
+    half = replace(SHORT, tokens=8 * 6 * ROW, interpolated=0.5)
+    trained = endtoend.distill(
+        teacher, *shared_end(teacher, False), tiny_rows(), half, 0, folder / "mixed"
+    )
+    if PartialState().is_main_process:
+        save_file(dict(trained.tensors), folder / "mixed" / "student.safetensors")
+
+
 def stop() -> None:
     raise StoppedError
 
@@ -136,6 +148,7 @@ def main(folder: Path) -> None:
         distil(folder, StudentKind.FULL, replace(SHORT, batch_rows=3, micro_rows=1))
     distil(folder / "bf16", StudentKind.FULL, BF16)
     checkpointed(folder)
+    mixed(folder)
     told(folder)
     for kind in StudentKind:
         with (
