@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+import math
 from pathlib import Path
 
 from boomerang_core.contents import sha256_of
 from boomerang_core.errors import CheckpointError
+from boomerang_core.headers import tensor_shapes
 from boomerang_core.provenance import copy_file
 
 CONFIG = "config.json"
@@ -40,6 +42,15 @@ def weight_files(folder: Path) -> list[Path]:
     if not files:
         raise CheckpointError(f"{folder} has no safetensors; other weight files are not read")
     return files
+
+
+def stored_params(folder: Path) -> int:
+    """Numbers in all weights that transformers reads, by their headers alone.
+
+    Raises `CheckpointError`.
+    """
+    shapes = (shape for file in weight_files(folder) for shape in tensor_shapes(file).values())
+    return sum(map(math.prod, shapes))
 
 
 def shard_index(folder: Path) -> Path | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from boomerang_core.errors import SettingsError, first_line
+from boomerang_core.sizes import format_bytes
 
 
 def usable_device(name: str | None) -> torch.device:
@@ -17,6 +18,15 @@ def usable_device(name: str | None) -> torch.device:
         reason = first_line(error)
         raise SettingsError(f"cannot use device {name!r}: {reason}; there is {found!r}") from error
     return device
+
+
+def require_memory(device: torch.device, needed: int, what: str) -> None:
+    """Raise SettingsError where a GPU has less memory than so many bytes."""
+    total = torch.cuda.get_device_properties(device).total_memory
+    if needed > total:
+        raise SettingsError(
+            f"{what} takes {format_bytes(needed)}, and {device} has {format_bytes(total)}"
+        )
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:

@@ -12,6 +12,7 @@ BoomerangError
 ├── ArchitectureError   an architecture that has no row yet
 ├── DataError           text to train or measure on is missing or unusable
 ├── TrainingError       a training run cannot go on
+├── StoppedError        a training run was told to stop, and has kept its state
 ├── WriteError          a file cannot be written; what was there before is whole
 ├── EngineError         the engine could not start, or died
 └── SettingsError       a setting is unknown or out of range
@@ -80,7 +81,16 @@ class DataError(BoomerangError):
 
 
 class TrainingError(BoomerangError):
-    """A training run cannot go on, because its loss is no longer a number."""
+    """A training run cannot go on: its loss is no number, or its processes do not agree."""
+
+
+class StoppedError(BoomerangError):
+    """A training run was told to stop, and has kept its state: the same command goes on."""
+
+    @property
+    def may_pass(self) -> bool:
+        """Always."""
+        return True
 
 
 class WriteError(BoomerangError):

@@ -64,6 +64,34 @@ def unfinished_folder(parent: Path, prefix: str) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextmanager
+def held_folder(folder: Path) -> Iterator[None]:
+    """Keep a folder for this process, made where there is none.
+
+    Raises `WriteError`, which may pass, where another process holds it.  A volume without such
+    locks lets both.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)  # a link to another volume will do
+    except OSError as error:
+        raise WriteError(f"cannot write into {folder}: {error.strerror or error}") from error
+    try:
+        _lock(folder, handle)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _lock(folder: Path, handle: int) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise WriteError(f"another process works in {folder}: wait, or take another") from error
+    except OSError:
+        pass  # no locks here
+
+
 def _held(parent: Path, prefix: str) -> tuple[Path, int]:
     """A new folder and the handle that holds it."""
     while True:

@@ -141,8 +141,10 @@ def make(
 
         folder = work or Path(f"{out}.work")
         family = make_family(chosen, out, folder, eval_text, device, tensorboard)
-        if PartialState().is_main_process:  # of the processes that made it, the first tells
+        processes = PartialState()
+        if processes.is_main_process:  # of the processes that made it, the first tells
             print_sizes(family)
+        processes.destroy_process_group()
 
 
 def _settings(context: typer.Context) -> dict[str, Any]:

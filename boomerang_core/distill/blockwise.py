@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 from tqdm import tqdm, trange
 
-from boomerang_core.blocks import Block
+from boomerang_core.blocks import Block, BlockMap
 from boomerang_core.distill.closed_form import fit_down_map
 from boomerang_core.distill.lowrank import add_delta, dense_weights
 from boomerang_core.distill.objective import relative_error
@@ -203,30 +203,31 @@ class Streams:
 
 def distill_blocks(
     runner: LayerRunner,
-    blocks: Mapping[int, Block],
+    block_map: BlockMap,
     initial: Mapping[int, Parameters],
     rows: Rows,
     recipe: Recipe,
     work: Path,
 ) -> dict[int, Fit]:
-    """Fit every block of ``blocks`` that is not shared, in order.
+    """Fit every block that is not shared, in order.
 
     A finished block is left in ``work``; a later call with the same folder reads it instead.
     """
-    own = [index for index, block in blocks.items() if not block.shared]
+    own = [index for index, block in enumerate(block_map) if not block.shared]
     stored = {index: _stored(work, index, runner.device) for index in own}
     if all(stored.values()):
         return {index: fit for index, fit in stored.items() if fit is not None}
     train, heldout = (Streams(runner, each, recipe) for each in (rows.train, rows.heldout))
     fits: dict[int, Fit] = {}
-    with tqdm(blocks.items(), desc="blocks", unit="block") as bar:
-        for index, block in bar:
+    on_own = recipe.student_stream(block_map)
+    with tqdm(block_map, desc="blocks", unit="block") as bar:
+        for index, block in enumerate(bar):
             if block.shared:
                 train.advance_shared(block)
                 heldout.advance_shared(block)
                 continue
             trainer = BlockTrainer(runner, block.kept, recipe)
-            task, unseen = (each.task(block, recipe.student_stream) for each in (train, heldout))
+            task, unseen = (each.task(block, on_own) for each in (train, heldout))
             fit = stored[index]
             if fit is None:
                 fit = trainer.fit(initial[index], task, unseen, recipe.seed + index)

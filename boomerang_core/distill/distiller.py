@@ -18,7 +18,7 @@ from boomerang_core.evaluate.perplexity import lanes
 from boomerang_core.route import FamilyDesign, LayerRef, Owner, Route, build_route
 from boomerang_core.student import Student
 
-TERMS = ("loss", "cross_entropy", "kl", "alignment")
+HEAD_TERMS = ("cross_entropy", "kl")
 EMBEDDING = -1
 States = dict[int, torch.Tensor]
 """Hidden states (B, L, D) at the end of each block by its index, and behind the embedding."""
@@ -56,23 +56,37 @@ class Distiller(nn.Module):
         self._routes = [build_route(design, size) for size in range(design.ladder.num_sizes)]
 
     def forward(self, ids_BL: torch.Tensor, size: int) -> dict[str, torch.Tensor]:
-        """``TERMS``: the weighted loss, and what it is made of, without gradient; token means.
+        """``terms``: the weighted loss, and what it is made of, without gradient; token means.
 
         The last token of a row has no next one and is not scored.
         """
         route = self._routes[size]
         teacher_states, teacher_BLD = self._teacher(ids_BL)
         states, model_BLD = self._model(route, ids_BL)
-        head_loss, cross_entropy, kl = self._terms(
-            self._head_input(route.head, model_BLD),
-            self._head_input(Owner.TEACHER, teacher_BLD),
-            ids_BL[:, 1:].flatten(),
-        )
         by = self.objective.aligned_by
         distances = [distance(state, teacher_states[at], by) for at, state in states.items()]
-        alignment = torch.stack(distances).mean()
-        loss = head_loss + self.objective.alignment * alignment
-        return dict(zip(TERMS, (loss, cross_entropy, kl, alignment.detach()), strict=True))
+        alignment = torch.stack(distances).mean() if distances else model_BLD.new_zeros(())
+        found = {"loss": self.objective.alignment * alignment, "alignment": alignment.detach()}
+        if self.objective.needs_head:
+            head_loss, *head_terms = self._terms(
+                self._head_input(route.head, model_BLD),
+                self._head_input(Owner.TEACHER, teacher_BLD),
+                ids_BL[:, 1:].flatten(),
+            )
+            found["loss"] = head_loss + found["loss"]
+            found |= zip(HEAD_TERMS, head_terms, strict=True)
+        return {name: found[name] for name in self.terms}
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """What a step finds, by name; a head of which nothing is asked is not computed."""
+        return ("loss", *(HEAD_TERMS if self.objective.needs_head else ()), "alignment")
+
+    def learns(self, size: int) -> bool:
+        """Whether a size's loss has a gradient: not where all that decides it is the teacher's."""
+        route = self._routes[size]
+        owners = {route.embedding, *(ref.owner for ref in route.layers)}
+        return Owner.STUDENT in (owners | {route.head} if self.objective.needs_head else owners)
 
     def _head_input(self, owner: Owner, hidden_BLD: torch.Tensor) -> HeadInput:
         runner = self._runners[owner]

@@ -20,21 +20,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import (
-    DistributedDataParallelKwargs,
-    GradientAccumulationPlugin,
-    broadcast,
-)
 from torch import nn
 
-from boomerang_core.distill.distiller import TERMS, Distiller
-from boomerang_core.distill.metrics import METRICS, Metrics, Progress, require_tensorboard
-from boomerang_core.distill.schedule import PRECISIONS, EndToEnd, Schedule
-from boomerang_core.distill.sharding import fsdp_settings, make_whole, shard, whole
+from boomerang_core.distill.distiller import Distiller
+from boomerang_core.distill.metrics import (
+    METRICS,
+    Means,
+    Metrics,
+    Progress,
+    require_tensorboard,
+    skipped,
+)
+from boomerang_core.distill.processes import Trainers, agreed, digest
+from boomerang_core.distill.schedule import EndToEnd, Schedule
+from boomerang_core.distill.sharding import make_whole, whole
 from boomerang_core.distill.state import STATE, RunState
+from boomerang_core.distill.stopping import Stop, stop_signals
 from boomerang_core.distill.stream import batches
-from boomerang_core.errors import SettingsError, TrainingError, WriteError
+from boomerang_core.errors import SettingsError, StoppedError, TrainingError, WriteError
 from boomerang_core.route import FamilyDesign
 from boomerang_core.student import Student
 
@@ -44,6 +47,9 @@ STATES, RECORDS = 40, 200
 FREE_SECONDS, SHARE = 1.0, 0.05
 """The time, and the share of a run's time, that keeping states may have taken when one is due: the
 state of a large student is tens of gigabytes."""
+
+BAD_STEPS = 5
+"""Steps on end whose loss or gradient is no number, with which a run ends; fewer are skipped."""
 
 
 def distill(
@@ -63,7 +69,10 @@ def distill(
     takes its share of every step's rows; its ``teacher`` is on its own device, and the first
     process alone writes, where all can read.  Configured for FSDP 2, they also share out the
     parameters of teacher and student; the teacher is whole again at the end.
-    Raises TrainingError when the loss is no longer a number, WriteError for a full disk,
+    A step whose loss or gradient is no number is skipped.  SIGTERM and Ctrl-C end the run after
+    the step in which they come, with its state kept.
+    Raises TrainingError for ``BAD_STEPS`` such steps on end and for processes that would train
+    different things, StoppedError for a run that was told to stop, WriteError for a full disk,
     CheckpointError for a stored state that is damaged or of another run, SettingsError for a
     teacher that is not in float32 and for rows that the processes cannot share evenly.
     """
@@ -88,61 +97,6 @@ def _origin(
     }
 
 
-class _Processes:
-    """The processes that share a run, as `accelerate` is configured."""
-
-    def __init__(self, device: torch.device, settings: EndToEnd) -> None:
-        self.device, self.precision = device, PRECISIONS[settings.precision]
-        self.accelerator = Accelerator(
-            cpu=device.type == "cpu",
-            mixed_precision="no",  # the recipe says what is computed in which precision
-            # as does the number of rows at a time; what a user's configuration says would divide
-            # the gradients once more
-            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
-            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
-        )
-        self.count = self.accelerator.num_processes
-        self.main = self.accelerator.is_main_process
-        self.fsdp = fsdp_settings(self.count)
-        self._share = settings.share(self.count)
-
-    def spread(
-        self, distiller: Distiller, own: dict[str, nn.Parameter]
-    ) -> tuple[nn.Module, dict[str, nn.Parameter]]:
-        """The module that makes a step on every process, and the parameters that it trains.
-
-        Empties ``own`` where it shards them: they must not be held whole as well.
-        """
-        if self.fsdp is not None:
-            return distiller, shard(distiller, distiller.units, own, self.fsdp, self.precision)
-        return (self.accelerator.prepare(distiller) if self.count > 1 else distiller), own
-
-    def rows(self, rows: torch.Tensor) -> torch.Tensor:
-        """This process's share of a step's rows."""
-        return rows[self._share * self.accelerator.process_index :][: self._share]
-
-    def first_says(self, answer: bool) -> bool:
-        """The first process's answer, on every one."""
-        return bool(broadcast(torch.tensor(int(answer), device=self.device)))
-
-    def autocast(self) -> torch.autocast:
-        """Matrix products in the run's precision.
-
-        Not accelerate's own: its precision is fixed for the life of a process.
-        """
-        enabled = self.precision is not torch.float32
-        return torch.autocast(self.device.type, self.precision, enabled=enabled)
-
-    def gradients_stay(self, model: nn.Module, last: bool) -> Any:
-        """A context in which a backward pass only adds to this process's own gradients.
-
-        Not with FSDP, where they would be whole on every process.
-        """
-        if last or self.fsdp is not None:
-            return nullcontext()
-        return self.accelerator.no_sync(model)
-
-
 class Trainer:
     """A run of ``distill``: its model and optimiser over all processes, and the loop over steps."""
 
@@ -162,7 +116,11 @@ class Trainer:
             )
         settings = settings.on(teacher.device)
         self._teacher, self._rows_RL, self._settings = teacher, rows_RL, settings
-        self._processes = _Processes(teacher.device, settings)
+        self._processes = Trainers(teacher.device, settings)
+        origin = _origin(student, design, rows_RL, settings, seed)
+        if self._processes.count > 1:  # before they give each other tensors
+            texts = {"text": digest({"": rows_RL}), "start": digest(student.tensors)}
+            agreed(lambda: {**origin, **texts})
         own = {
             name: nn.Parameter(t.detach().to(teacher.device, torch.float32, copy=True))
             for name, t in student.tensors.items()
@@ -171,6 +129,8 @@ class Trainer:
         length, sizes = rows_RL.shape[1], design.ladder.num_sizes
         distiller = Distiller(teacher, trained, design, objective, length, settings.compiled)
         del trained
+        self._terms = distiller.terms
+        self._learns = [distiller.learns(size) for size in range(sizes)]
         self._model, self._parameters = self._processes.spread(distiller, own)
         self._optimiser = torch.optim.AdamW(
             self._parameters.values(), betas=(0.9, 0.95), weight_decay=settings.weight_decay
@@ -178,11 +138,11 @@ class Trainer:
         self._schedule = Schedule(settings, len(rows_RL), sizes, seed)
         self._tokens = settings.batch_rows * length
         self._steps = math.ceil(settings.tokens / self._tokens)
-        origin = _origin(student, design, rows_RL, settings, seed)
         self._state = RunState(
             work / STATE, origin, self._parameters, self._optimiser, self._processes.main
         )
-        self._metrics = work / METRICS
+        self._metrics, self._means = work / METRICS, Means()
+        self._bad = 0  # steps on end, up to now, whose loss or gradient was no number
 
     def finish(self) -> dict[str, torch.Tensor]:
         """The student's tensors, whole and on the CPU; the teacher is whole again too."""
@@ -193,16 +153,17 @@ class Trainer:
 
     def train(self, tensorboard: Path | None) -> None:
         """Train from the stored step to the last one."""
-        start = self._state.restore()
+        start = agreed(lambda: {"step to go on with": self._state.restore()})["step to go on with"]
         if start == self._steps:
             return
         self._begun = time.perf_counter()
         seen, main = start * self._tokens, self._processes.main
         metrics = Metrics(self._metrics, tensorboard, start, seen) if main else None
         progress = Progress(seen, self._steps * self._tokens, shown=main)
-        with closing(progress), closing(metrics) if metrics else nullcontext():
+        recorded = closing(metrics) if metrics else nullcontext()
+        with closing(progress), recorded, stop_signals() as stop:
             for step in range(start, self._steps):
-                values = self.step(step)
+                values = self.step(step, stop)
                 progress.advance(self._tokens, values)
                 try:
                     self._keep(step, values, metrics)
@@ -210,49 +171,76 @@ class Trainer:
                     raise WriteError(f"{error}; {self._state}") from error
 
     def _keep(self, step: int, values: dict[str, float], metrics: Metrics | None) -> None:
-        """Record the step, and store the state after it, where that is due."""
+        """Record the step, and store the state after it, where that is due.
+
+        Not after a step that was skipped: more may follow, and a run that they end must go on
+        before them.
+        """
+        stopped = values.pop("stopped") > 0
         last = step + 1 == self._steps
+        kind = "interpolated" if self._schedule.size(step) else "student"
+        self._means.add(kind, values)
         if metrics is not None and (last or step % max(1, self._steps // RECORDS) == 0):
-            line = {"size": self._schedule.size(step), **values}
-            metrics.record(step, (step + 1) * self._tokens, line)
-        due = (step + 1) % max(1, self._steps // STATES) == 0
-        if last or (due and self._processes.first_says(self._affordable())):
+            metrics.record(step, (step + 1) * self._tokens, self._means.take())
+        due = (step + 1) % max(1, self._steps // STATES) == 0 and not self._bad
+        if last or stopped or (due and self._processes.first_says(self._affordable())):
             self._state.store(step + 1)
+        if stopped and not last:
+            raise StoppedError(f"told to stop: the same command goes on; {self._state}")
 
     def _affordable(self) -> bool:
         """Whether keeping states has taken no more of the run's time than it may."""
         elapsed = time.perf_counter() - self._begun
         return self._state.seconds <= FREE_SECONDS + SHARE * elapsed
 
-    def step(self, step: int) -> dict[str, float]:
-        """One optimiser step; the terms of all its rows, and what the step was made with."""
+    def step(self, step: int, stop: Stop | None = None) -> dict[str, float]:
+        """One optimiser step; the terms of all its rows, and what the step was made with.
+
+        Whether it counts, and ``stopped``, are the same on every process: they are found in what
+        all have summed up.  Raises TrainingError.
+        """
         rate = self._settings.rate((step + 1) / self._steps)
         for group in self._optimiser.param_groups:
             group["lr"] = rate
-        terms = self._gradients(step)
+        terms = self._gradients(step, stop)
         norm = nn.utils.clip_grad_norm_(self._parameters.values(), self._settings.clip)
         found = {**terms, "gradient_norm": float(whole(norm)), "learning_rate": rate}
-        if not all(math.isfinite(value) for value in found.values()):
-            raise TrainingError(
-                f"the loss or the gradient of step {step} is not a number: lower the learning "
-                f"rate of {self._settings.learning_rate}; {self._state}"
-            )
-        self._optimiser.step()
+        if all(math.isfinite(value) for value in found.values()):
+            self._bad = 0
+            self._optimiser.step()
+        else:
+            self._bad += 1
+            self._check_bad(step)
         self._optimiser.zero_grad()
         return found
 
-    def _gradients(self, step: int) -> dict[str, float]:
+    def _check_bad(self, step: int) -> None:
+        """Say that a step is skipped.  Raises TrainingError where there were too many on end."""
+        if self._bad < BAD_STEPS:
+            if self._processes.main:
+                skipped(step)
+            return
+        raise TrainingError(
+            f"the loss or the gradient of steps {step + 1 - self._bad} to {step} is not a number: "
+            f"lower the learning rate of {self._settings.learning_rate}; {self._state}"
+        )
+
+    def _gradients(self, step: int, stop: Stop | None) -> dict[str, float]:
         """Gradients of the step's mean loss, ``micro_rows`` at a time; the terms' means."""
         mine = self._processes.rows(self._schedule.rows(step))
         size, device = self._schedule.size(step), self._processes.device
-        sums = torch.zeros(len(TERMS), device=device)
+        sums = torch.zeros(len(self._terms), device=device)
+        learns = self._learns[size]
         for part in batches(len(mine), self._settings.micro_rows):
             ids_BL = self._rows_RL[mine[part]].to(device)
             parts = len(mine) / len(ids_BL)
-            with self._processes.gradients_stay(self._model, last=part.stop == len(mine)):
+            shared = learns and part.stop == len(mine)
+            with self._processes.gradients_stay(self._model, not shared):
                 with self._processes.autocast():
                     terms = self._model(ids_BL, size)
-                self._processes.accelerator.backward(terms["loss"] / parts)
-            sums += torch.stack([terms[name].detach() for name in TERMS]) / parts
-        means = self._processes.accelerator.reduce(sums, "mean")
-        return dict(zip(TERMS, means.tolist(), strict=True))
+                if learns:
+                    self._processes.accelerator.backward(terms["loss"] / parts)
+            sums += torch.stack([terms[name].detach() for name in self._terms]) / parts
+        asked = sums.new_tensor([float(stop is not None and stop.asked)])
+        means = self._processes.means(torch.cat([sums, asked]))
+        return dict(zip((*self._terms, "stopped"), means, strict=True))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,8 +27,47 @@ def require_tensorboard() -> None:
         raise SettingsError("TensorBoard files need a package: pip install tensorboard")
 
 
+def skipped(step: int) -> None:
+    """Say that a step was not taken, above the bar."""
+    tqdm.write(f"step {step} skipped: its loss or gradient is not a number", file=sys.stderr)
+
+
+class Means:
+    """The means of what steps found since the last record, by kind: `student/kl`.
+
+    Sizes differ in their loss by more than a run improves it, so steps on a size between are not
+    counted with those on the student.  Beside them how many steps of each kind there were, how
+    many were skipped, whose values count for nothing, and the last learning rate.
+    """
+
+    def __init__(self) -> None:
+        self._steps: dict[str, list[Mapping[str, float]]] = {}
+        self._skipped = 0
+        self._rate = 0.0
+
+    def add(self, kind: str, values: Mapping[str, float]) -> None:
+        """What a step of one kind found, `learning_rate` among it."""
+        found = dict(values)
+        self._rate = found.pop("learning_rate")
+        if all(map(math.isfinite, found.values())):
+            self._steps.setdefault(kind, []).append(found)
+        else:
+            self._skipped += 1
+
+    def take(self) -> dict[str, float]:
+        """The means, which then begin again."""
+        means: dict[str, float] = {}
+        for kind, steps in sorted(self._steps.items()):
+            means[f"{kind}/steps"] = len(steps)
+            for name in steps[0]:
+                means[f"{kind}/{name}"] = math.fsum(each[name] for each in steps) / len(steps)
+        means |= {"skipped": self._skipped, "learning_rate": self._rate}
+        self._steps, self._skipped = {}, 0
+        return means
+
+
 class Metrics:
-    """A line of JSON for a step, and the same numbers for TensorBoard, each step once."""
+    """A line of JSON for a record, and the same numbers for TensorBoard, each step once."""
 
     def __init__(self, path: Path, tensorboard: Path | None, step: int, tokens: int) -> None:
         """The run goes on with ``step``, ``tokens`` seen; what was recorded from there on goes.
@@ -102,7 +143,9 @@ class Progress:
 
     def advance(self, tokens: int, terms: Mapping[str, float]) -> None:
         """``tokens`` more, and the terms of their step."""
-        text = ", ".join(f"{short} {terms[name]:.3f}" for name, short in _SHOWN.items())
+        text = ", ".join(
+            f"{short} {terms[name]:.3f}" for name, short in _SHOWN.items() if name in terms
+        )
         self._bar.set_postfix_str(text, refresh=False)
         self._bar.update(tokens)
 

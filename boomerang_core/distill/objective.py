@@ -32,6 +32,8 @@ HEAD_TOKENS = 4096
 class Objective:
     """The weight of each term in the loss; one of weight 0 is still reported.
 
+    But for cross entropy and KL where both are 0: then no logits are made.
+
     ``aligned_by`` is ``cosine`` (1 - cos, the paper's) or ``mse`` (squared error relative to the
     teacher's squared norm, which also sees the length of a state).
     """
@@ -50,6 +52,15 @@ class Objective:
             raise SettingsError(f"the temperature must be above 0, got {self.temperature}")
         if self.aligned_by not in DISTANCES:
             raise SettingsError(f"aligned_by must be one of {DISTANCES}, got {self.aligned_by!r}")
+
+    @property
+    def needs_head(self) -> bool:
+        """Whether the loss depends on logits.
+
+        Where it does not, final norm and head must have no gradient rather than one of zero,
+        with which weight decay would shrink them.
+        """
+        return max(self.cross_entropy, self.kl) > 0
 
     @property
     def kl_weight(self) -> float:

@@ -7,14 +7,12 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self
 
 import torch
-from accelerate import PartialState
 
 from boomerang_core.architectures import model_shape
 from boomerang_core.blocks import BlockMap
@@ -25,17 +23,17 @@ from boomerang_core.checkpoint import (
     pinned,
     teacher_folder,
 )
+from boomerang_core.checkpoint_files import stored_params
 from boomerang_core.contents import require_nothing_else
-from boomerang_core.devices import usable_device
+from boomerang_core.devices import require_memory, usable_device
 from boomerang_core.distill.endtoend import distill
 from boomerang_core.distill.kept import kept_layers
 from boomerang_core.distill.metrics import METRICS, require_tensorboard
 from boomerang_core.distill.prepared import prepared_rows
+from boomerang_core.distill.processes import Turns
 from boomerang_core.distill.recipe import Recipe
 from boomerang_core.distill.result import Result, write_result
 from boomerang_core.distill.rows import Rows
-from boomerang_core.distill.schedule import EndToEnd
-from boomerang_core.distill.sharding import fsdp_settings
 from boomerang_core.distill.sources import pin_sources, shown, source_versions
 from boomerang_core.distill.start import starting_student
 from boomerang_core.distill.stream import LayerRunner
@@ -45,6 +43,7 @@ from boomerang_core.evaluate.ladder import evaluate_design
 from boomerang_core.evaluate.perplexity import evaluation_rows, scoring_rows
 from boomerang_core.evaluate.record import evaluation_note
 from boomerang_core.family import Family, TeacherRef, build_rows, load_family
+from boomerang_core.folders import held_folder
 from boomerang_core.own_teacher import VERSION, version_of
 from boomerang_core.provenance import make_folder
 from boomerang_core.route import FamilyDesign, StudentKind
@@ -104,14 +103,28 @@ def make(
     ``work`` must be a folder that all of them see.
     Raises, before the first stage where that can be known: CheckpointError, ArchitectureError,
     BlockMapError, LadderError, SizeError, DataError, FamilyError, SettingsError, TrainingError,
-    WriteError.
+    StoppedError, WriteError.
     """
     _check_folders(out, work)
     if tensorboard is not None:
         require_tensorboard()
     recipe = replace(recipe, text=pin_sources(recipe.text))
-    processes = _processes(recipe.end_to_end, device)
-    place = usable_device(device or str(processes.device))
+    turns = Turns(recipe.end_to_end, device)
+    place = usable_device(device or str(turns.device))
+    with held_folder(work) if turns.is_first else nullcontext():
+        return _make(recipe, out, work, eval_text, place, tensorboard, turns)
+
+
+def _make(
+    recipe: Recipe,
+    out: Path,
+    work: Path,
+    eval_text: Path | None,
+    place: torch.device,
+    tensorboard: Path | None,
+    turns: Turns,
+) -> Family:
+    """Make it, on one device of this process, in a work folder that is this run's alone."""
     teacher = _load(recipe, place)
     ref = teacher.ref
     name = f"{ref.location}@{ref.revision}" if ref.kind == "hub" else recipe.teacher
@@ -120,12 +133,12 @@ def make(
     _check_sizes(recipe, teacher.model)
     evaluated = None if eval_text is None else _evaluation_text(recipe, teacher, eval_text)
     clock = _Clock()
-    with processes.main_process_first():  # the others then find its work on disk
+    with turns.first_alone():  # the others then find its work on disk
         with clock.stage("text"):
             rows, counts, lines = prepared_rows(
                 recipe, teacher.model, teacher.tokenizer, stages.text
             )
-            if processes.is_main_process:
+            if turns.is_first:
                 print(*lines, sep="\n", file=sys.stderr)
         with clock.stage("blocks"):
             design = _design(recipe, teacher.runner, rows, stages.blocks)
@@ -134,7 +147,7 @@ def make(
             )
     with clock.stage("end_to_end"):
         student = _trained(recipe, teacher, student, design, rows, stages.training, tensorboard)
-    if processes.is_main_process:
+    if turns.is_first:
         measured = evaluate_design(
             teacher.model,
             student,
@@ -146,7 +159,7 @@ def make(
             "text": {shown(name): sha for name, sha in source_versions(recipe.text).items()},
             "tokens": counts,
             "seconds": clock.seconds,
-            "processes": processes.num_processes,
+            "processes": turns.count,
             "evaluation": evaluation_note(measured, eval_text, written_share(counts)),
         }
         curve = stages.training / METRICS
@@ -156,7 +169,7 @@ def make(
             ),
             out,
         )
-    processes.wait_for_everyone()
+    turns.wait()
     return load_family(out)
 
 
@@ -183,20 +196,6 @@ class _Clock:
         start = time.monotonic()
         yield
         self.seconds[name] = round(time.monotonic() - start, 3)
-
-
-def _processes(stage: EndToEnd, device: str | None) -> PartialState:
-    """The processes of this run; the first may take days before the others are needed.
-
-    Raises SettingsError, now and not days later, for what the end-to-end stage cannot work with:
-    rows that they cannot share evenly, a configuration of FSDP that it cannot follow.
-    """
-    on_cpu = device.startswith("cpu") if device else not torch.cuda.is_available()
-    processes = PartialState(cpu=on_cpu, timeout=timedelta(days=30))
-    fsdp_settings(processes.num_processes)
-    if stage.tokens:
-        stage.share(processes.num_processes)
-    return processes
 
 
 def _design(recipe: Recipe, runner: LayerRunner, rows: Rows, stage: Path) -> FamilyDesign:
@@ -231,6 +230,8 @@ def _trained(
 def _load(recipe: Recipe, device: torch.device) -> _Teacher:
     ref = parse_teacher(recipe.teacher)
     folder = teacher_folder(ref)
+    if device.type == "cuda":
+        require_memory(device, 4 * stored_params(folder), "the teacher in float32")
     model = load_teacher(folder, torch.float32).to(device).eval().requires_grad_(False)
     return _Teacher(
         pinned(ref, folder),

@@ -139,14 +139,14 @@ class Recipe:
                 "start blockwise distils blocks alone"
             )
 
-    @property
-    def student_stream(self) -> bool:
+    def student_stream(self, block_map: BlockMap) -> bool:
         """Whether a block learns on the student's own stream rather than the teacher's.
 
         The input that a block meets most often: with last → first, every size runs student
-        layers before the teacher's; with first → last, after them.
+        layers before the teacher's; with first → last, after them.  Raises as ``patch_order``.
         """
-        return self.ladder != "first-to-last"
+        ranks = list(self.patch_order(block_map).ranks)
+        return ranks != sorted(ranks) or len(set(ranks)) == 1  # alone, the student has its own
 
     @property
     def enough_text(self) -> int:

@@ -30,6 +30,8 @@ class EndToEnd:
     is that of the matrix products; parameters and the residual stream stay in float32.  ``auto``
     is bf16 on a machine with instructions for it (``on``).
     ``compiled`` costs a minute at the start and about halves a step on a GPU.
+    ``activation_checkpointing`` keeps of a layer its inputs alone and runs it again for its
+    gradient: less memory for more time.
     """
 
     tokens: int = 49_152
@@ -43,6 +45,7 @@ class EndToEnd:
     interpolated: float = 0.3
     precision: str = AUTO
     compiled: bool = False
+    activation_checkpointing: bool = False
     objective: Objective = field(default_factory=Objective)
 
     def __post_init__(self) -> None:

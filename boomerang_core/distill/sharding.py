@@ -98,6 +98,12 @@ def fsdp_settings(num_processes: int) -> FullyShardedDataParallelPlugin | None:
     return plugin
 
 
+def checkpoint_units(units: nn.ModuleList) -> None:
+    """Keep of a unit's forward pass its inputs alone, and run it again for the backward pass."""
+    for index, unit in enumerate(units):
+        units[index] = checkpoint_wrapper(unit)
+
+
 def shard(
     root: nn.Module,
     units: nn.ModuleList,
@@ -131,9 +137,7 @@ def _shard(
     mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
     # the matrix products are in this precision anyway; hidden states stay as they come
     policy = MixedPrecisionPolicy(precision, torch.float32, cast_forward_inputs=False)
-    for index, unit in enumerate(units):
-        if plugin.activation_checkpointing:
-            units[index] = unit = checkpoint_wrapper(unit)
+    for unit in units:
         fully_shard(
             unit,
             mesh=mesh,
@@ -150,11 +154,15 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def sharded_like(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """A new tensor on ``like``'s device; where that is sharded, this process's part of it."""
+    """A new tensor on ``like``'s device; where that is sharded, this process's part of it.
+
+    Nothing is sent: every process has the whole.
+    """
     if not isinstance(like, DTensor):
         return tensor.to(like.device, copy=True)
     mesh, placements = like.device_mesh, like.placements
-    return distribute_tensor(tensor, mesh, placements, src_data_rank=None)
+    # its part is put where the mesh is, which is not where a parameter waits that is offloaded
+    return distribute_tensor(tensor, mesh, placements, src_data_rank=None).to(like.device)
 
 
 def make_whole(model: nn.Module, device: torch.device) -> None:

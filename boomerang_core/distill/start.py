@@ -48,7 +48,7 @@ def _blockwise(
     count = math.ceil(recipe.block_tokens / recipe.row_length)
     fits = distill_blocks(
         runner,
-        dict(enumerate(design.block_map)),
+        design.block_map,
         _by_block(initial, layers),
         Rows(rows.train[:count], rows.heldout[: max(1, count // recipe.heldout_every)]),
         recipe,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -39,10 +39,13 @@ from boomerang_core.sizes import Quality
 
 @dataclass(frozen=True)
 class Step:
-    """A training step: tokens seen so far, the size that it ran, its KL in nats a token."""
+    """What training logged: tokens seen so far, KL in nats a token of the student or sizes between.
+
+    Of one step, or the mean of those since the last.
+    """
 
     tokens: int
-    size: int
+    student: bool
     kl: float
 
 
@@ -180,13 +183,20 @@ def _read_comparison(path: Path, family: Family, source: Mapping[str, Any]) -> C
 def _read_training(path: Path) -> list[Step]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-        return [_step(json.loads(line)) for line in lines]
+        return [step for line in lines for step in _steps(json.loads(line))]
     except (ValueError, KeyError, TypeError) as error:
         raise FamilyError(f"{path} is malformed at {error!r}") from error
 
 
-def _step(line: Mapping[str, Any]) -> Step:
-    step = Step(int(line["tokens"]), int(line["size"]), float(line["kl"]))
-    if not math.isfinite(step.kl):
-        raise ValueError(f"a KL of {step.kl}")
-    return step
+def _steps(line: Mapping[str, Any]) -> Iterator[Step]:
+    """What a line tells of each kind of step; an older one is a step, with its size."""
+    tokens = int(line["tokens"])
+    if "size" in line:
+        found = {int(line["size"]) == 0: float(line["kl"])}
+    else:
+        kinds = {"student/kl": True, "interpolated/kl": False}
+        found = {kinds[name]: float(line[name]) for name in kinds if name in line}
+    for student, kl in found.items():
+        if not math.isfinite(kl):
+            raise ValueError(f"a KL of {kl}")
+        yield Step(tokens, student, kl)

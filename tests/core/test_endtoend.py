@@ -20,7 +20,7 @@ from boomerang_core.errors import SettingsError
 from boomerang_core.route import FamilyDesign, Owner, StudentKind, build_route
 from boomerang_core.student import Student
 from tests.core.conftest import BLOCKS, tiny_student, tiny_teacher
-from tests.core.tiny_run import ROW, SETTINGS, metrics, start, tiny_rows
+from tests.core.tiny_run import ROW, SETTINGS, metrics, same, shared_end, start, tiny_rows, told
 
 
 @pytest.fixture(params=["full", "lowrank", "own embeddings"])
@@ -96,6 +96,39 @@ class TestDistiller:
         assert all(parameter.grad is not None for parameter in own.values())
         assert all(parameter.grad is None for parameter in teacher.parameters())
 
+    def test_a_head_of_which_nothing_is_asked_has_no_gradient(
+        self, rows: torch.Tensor, tmp_path: Path
+    ) -> None:
+        """Weight decay would shrink it with one of zero."""
+        teacher, aligned = tiny_teacher("llama", False), Objective(kl=0.0, aligned_by="cosine")
+        student, design = start(teacher, StudentKind.FULL, own=True)
+        settings = replace(SETTINGS, objective=aligned, weight_decay=0.1)
+        trained = distill(teacher, student, design, rows, settings, 0, tmp_path)
+        ends = [name for name in student.tensors if name in ("model.norm.weight", "lm_head.weight")]
+        assert len(ends) == 2
+        for name, tensor in student.tensors.items():
+            assert torch.equal(trained.tensors[name], tensor) is (name in ends), name
+        assert "student/kl" not in metrics(tmp_path)[0]
+
+    @pytest.mark.parametrize("own", [False, True])
+    def test_a_size_without_a_student_layer_aligns_nothing(
+        self, own: bool, rows: torch.Tensor, tmp_path: Path
+    ) -> None:
+        """The last block is shared and alone in the last step: what is left is its head at most."""
+        teacher = tiny_teacher("llama", True)
+        student, design = shared_end(teacher, own)
+        learning = {name: torch.nn.Parameter(t) for name, t in student.tensors.items()}
+        found = Distiller(teacher, student.with_tensors(learning), design, Objective(), ROW)(
+            rows, 1
+        )
+        assert found["alignment"] == 0
+        assert found["loss"].requires_grad is own
+        assert (found["kl"].item() == pytest.approx(0, abs=1e-6)) is not own
+        few = replace(SETTINGS, tokens=4 * 4 * ROW, interpolated=1.0)
+        trained = distill(teacher, student, design, rows, few, 0, tmp_path)
+        assert [told(line, "alignment") for line in metrics(tmp_path)] == [0] * 4
+        assert same(trained, student) is not own
+
     def test_every_parameter_is_in_one_unit(
         self, case: tuple[Student, FamilyDesign], teacher: Any
     ) -> None:
@@ -167,7 +200,7 @@ class TestRun:
         assert loss(trained) < 0.9 * loss(student)
         lines = metrics(tmp_path)
         assert [line["step"] for line in lines] == list(range(20))
-        assert all(math.isfinite(line["kl"]) for line in lines)
+        assert all(math.isfinite(told(line, "kl")) for line in lines)
 
     def test_smaller_micro_batches_make_the_same_step(
         self,
@@ -186,7 +219,11 @@ class TestRun:
 
     @pytest.mark.parametrize(
         "change",
-        [pytest.param({"compiled": True}, marks=pytest.mark.slow), {"precision": "bf16"}],
+        [
+            pytest.param({"compiled": True}, marks=pytest.mark.slow),
+            {"precision": "bf16"},
+            {"activation_checkpointing": True},
+        ],
     )
     def test_faster_steps_learn_the_same(
         self, change: dict[str, Any], teacher: Any, rows: torch.Tensor, tmp_path: Path
@@ -211,5 +248,5 @@ class TestRun:
         for steps in ("1", "4"):
             monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", steps)
             distill(teacher, student, design, rows, one_step, 0, tmp_path / steps)
-            norms += [line["gradient_norm"] for line in metrics(tmp_path / steps)]
+            norms += [told(line, "gradient_norm") for line in metrics(tmp_path / steps)]
         assert norms[0] == norms[1] > 0

@@ -4,6 +4,7 @@ import json
 import resource
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,12 @@ import torch
 from safetensors.torch import load_file
 
 from boomerang_core.contents import files_in
+from boomerang_core.distill.metrics import METRICS
 from boomerang_core.distill.pipeline import make
 from boomerang_core.distill.recipe import Recipe
 from boomerang_core.distill.result import CURVE
 from boomerang_core.distill.schedule import EndToEnd
+from boomerang_core.distill.state import STATE
 from boomerang_core.errors import SettingsError
 from boomerang_core.evaluate.perplexity import naive_route
 from boomerang_core.evaluate.record import save_report
@@ -171,12 +174,30 @@ class TestEndToEnd:
 class TestProcesses:
     """`make` as a program of its own, on the tiny teacher."""
 
-    def run(self, launcher: list[str], recipe: Recipe, out: Path, **more: Any) -> Any:
+    def command(self, launcher: list[str], recipe: Recipe, out: Path) -> list[str]:
         path = out.with_suffix(".json")
         path.write_text(json.dumps(recipe.to_json()))
-        command = [sys.executable, *launcher, "-m", "boomerang_core", "make"]
-        command += ["--recipe", str(path), "--out", str(out), "--threads", "1", "--device", "cpu"]
+        command = [sys.executable, *launcher, "-m", "boomerang_core", "make", "--recipe", str(path)]
+        return [*command, "--out", str(out), "--threads", "1", "--device", "cpu"]
+
+    def run(self, launcher: list[str], recipe: Recipe, out: Path, **more: Any) -> Any:
+        command = self.command(launcher, recipe, out)
         return subprocess.run(command, capture_output=True, text=True, timeout=300, **more)
+
+    def test_told_to_stop_it_says_that_it_goes_on(self, longer: Recipe, tmp_path: Path) -> None:
+        endless = replace(longer, end_to_end=replace(longer.end_to_end, tokens=10**9))
+        command = self.command([], endless, tmp_path / "out")
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+            for _ in range(600):
+                if any(tmp_path.rglob(METRICS)) or process.poll() is not None:
+                    break
+                time.sleep(0.1)
+            process.terminate()
+            _, told = process.communicate(timeout=60)
+        assert process.returncode == 75, told
+        assert "error: told to stop: the same command goes on; the state before step" in told
+        assert "Traceback" not in told
+        assert list(tmp_path.rglob(STATE))
 
     def test_two_processes_make_the_family_of_one(
         self, longer: Recipe, made_longer: Family, tmp_path: Path

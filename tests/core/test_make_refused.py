@@ -2,9 +2,11 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from boomerang_core.devices import usable_device
 from boomerang_core.distill import pipeline
@@ -19,6 +21,9 @@ from boomerang_core.errors import (
     SizeError,
     WriteError,
 )
+from boomerang_core.folders import held_folder
+from boomerang_core.sizes import format_bytes
+from tests.core.conftest import tiny_teacher
 
 
 class TestBeforeTheFirstStage:
@@ -62,6 +67,11 @@ class TestBeforeTheFirstStage:
         with pytest.raises(SettingsError, match=f"{work} lies in .*out"):
             make(recipe, tmp_path / "out", tmp_path / work)
 
+    def test_a_work_folder_in_which_another_works(self, recipe: Recipe, tmp_path: Path) -> None:
+        message = "another process works in .*work: wait"
+        with held_folder(tmp_path / "work"), pytest.raises(WriteError, match=message):
+            make(recipe, tmp_path / "out", tmp_path / "work")
+
     @pytest.mark.parametrize("work", ["out.work", "out/.work"])
     def test_but_not_one_that_no_family_lists(
         self, work: str, recipe: Recipe, tmp_path: Path
@@ -89,6 +99,18 @@ class TestBeforeTheFirstStage:
         chosen = replace(recipe, shared=(), **change)
         with pytest.raises(error):
             make(chosen, tmp_path / "out", tmp_path / "work")
+
+
+def test_a_teacher_too_large_for_a_gpu_is_told_before_it_is_loaded(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = SimpleNamespace(total_memory=100_000)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: gpu)
+    monkeypatch.setattr(pipeline, "load_teacher", lambda *_: pytest.fail("it was loaded"))
+    params = sum(parameter.numel() for parameter in tiny_teacher("llama", True).parameters())
+    message = f"the teacher in float32 takes {format_bytes(4 * params)}, and cuda has 0.1MiB"
+    with pytest.raises(SettingsError, match=message):
+        pipeline._load(recipe, torch.device("cuda"))
 
 
 def test_a_device_that_is_not_there_is_one_clear_error() -> None:

@@ -12,16 +12,17 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.distributed.tensor import Shard, distribute_tensor
 
 from boomerang_core.distill.endtoend import distill
 from boomerang_core.distill.metrics import METRICS
 from boomerang_core.distill.schedule import EndToEnd
-from boomerang_core.distill.sharding import fsdp_settings
+from boomerang_core.distill.sharding import fsdp_settings, sharded_like
 from boomerang_core.errors import SettingsError
 from boomerang_core.route import StudentKind
 from boomerang_core.student import Student
 from tests.core.conftest import tiny_teacher
-from tests.core.tiny_run import metrics, start, tiny_rows
+from tests.core.tiny_run import metrics, shared_end, start, tiny_rows, told
 from tests.core.two_processes import BF16, SHORT
 
 LAUNCHERS = {
@@ -62,10 +63,48 @@ def test_bfloat16_learns_the_same(two: Path, tmp_path: Path) -> None:
     """A sharded layer's norms are in bfloat16 too, which one process keeps in float32."""
     alone(tmp_path, StudentKind.FULL, BF16)
     found, expected = (
-        [line["loss"] for line in metrics(work)] for work in (two / "bf16", tmp_path)
+        [told(line, "loss") for line in metrics(work)] for work in (two / "bf16", tmp_path)
     )
     assert found[0] == pytest.approx(expected[0], rel=2e-3)
     assert found == pytest.approx(expected, rel=3e-2)
+
+
+def test_steps_that_learn_nothing_lie_between_others(two: Path) -> None:
+    sizes = {key for line in metrics(two / "mixed") for key in line if key.endswith("/steps")}
+    assert sizes == {"student/steps", "interpolated/steps"}
+    trained = load_file(two / "mixed" / "student.safetensors")
+    start, _ = shared_end(tiny_teacher("llama", True), own=False)
+    assert all(not torch.equal(trained[name], tensor) for name, tensor in start.tensors.items())
+
+
+@pytest.mark.parametrize("name", ["checkpointed", "configured", "told"])
+def test_another_way_to_the_same_student(name: str, two: Path) -> None:
+    """Layers that run again for their gradient, and a run that one process was told to stop."""
+    plain, found = (
+        load_file(two / run / "student.safetensors") for run in (StudentKind.FULL, name)
+    )
+    assert all(torch.equal(found[tensor], plain[tensor]) for tensor in plain)
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_processes_that_do_not_agree_all_say_so_at_once(launcher: str, tmp_path: Path) -> None:
+    launch(launcher, str(tmp_path), "apart")
+
+
+def test_a_restored_tensor_is_where_its_parameter_waits(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Offloaded, that is not where the mesh is; `meta` stands for such a place."""
+    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        mesh = torch.distributed.init_device_mesh("cpu", (1,))
+        there = distribute_tensor(torch.ones(4, 2), mesh, [Shard(0)])
+        waiting = there.to("meta")
+        assert sharded_like(torch.ones(4, 2), there).to_local().device.type == "cpu"
+        assert sharded_like(torch.ones(4, 2), waiting).to_local().device.type == "meta"
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 @pytest.mark.slow
@@ -79,7 +118,8 @@ def test_compiled_layers_learn_the_same(launcher: str, tmp_path: Path) -> None:
 
 
 def losses(work: Path) -> list[float]:
-    return [value for line in metrics(work) for value in (line["loss"], line["gradient_norm"])]
+    names = ("loss", "gradient_norm")
+    return [told(line, name) for line in metrics(work) for name in names]
 
 
 @pytest.mark.parametrize("kind", StudentKind)

@@ -22,6 +22,25 @@ class TestRecipe:
     def test_pairs_leave_shared_layers_alone(self) -> None:
         assert pairs(7, (0, 3)) == [[0], [1, 2], [3], [4, 5], [6]]
 
+    @pytest.mark.parametrize(
+        ("ladder", "own"),
+        [
+            ("last-to-first", True),
+            ("first-to-last", False),
+            ("[[0,1],[2,3]]", False),
+            ("[[1,0], [2], [3]]", False),
+            ("[[3],[2],[1],[0]]", True),
+            ("[[0],[3],[1],[2]]", True),
+            ("[[0,1,2,3]]", True),
+        ],
+    )
+    def test_blocks_learn_on_the_stream_that_their_ladder_gives_them(
+        self, recipe: Recipe, ladder: str, own: bool
+    ) -> None:
+        """However the order is written."""
+        changed = replace(recipe, layout="[[0],[1,2],[3,4],[5]]", shared=(), ladder=ladder)
+        assert changed.student_stream(changed.block_map(6)) is own
+
     def test_round_trip(self, recipe: Recipe) -> None:
         assert Recipe.from_json(recipe.to_json()) == recipe
 

@@ -11,8 +11,10 @@ from unittest import mock
 
 import torch
 
+from boomerang_core.blocks import BlockMap
 from boomerang_core.distill.metrics import METRICS
 from boomerang_core.distill.schedule import EndToEnd, Schedule
+from boomerang_core.ladder import Ladder
 from boomerang_core.route import FamilyDesign, StudentKind
 from boomerang_core.student import Student, initial_student
 from tests.core.conftest import BLOCKS, LADDER, RANK, VOCABULARY
@@ -33,12 +35,28 @@ def start(teacher: Any, kind: StudentKind, own: bool = False) -> tuple[Student, 
     return student, FamilyDesign(BLOCKS, LADDER, kind, own)
 
 
+def shared_end(teacher: Any, own: bool) -> tuple[Student, FamilyDesign]:
+    """A student moved a little, whose size 1 has no layer of its own, as the last block is shared.
+
+    What it has is the student's head, or nothing.
+    """
+    blocks = BlockMap.from_layers([[0, 1], [2, 3, 4], [5]], shared=[5])
+    student = initial_student(teacher, blocks, StudentKind.FULL, 0, own)
+    moved = student.with_tensors({name: t + 0.01 for name, t in student.tensors.items()})
+    return moved, FamilyDesign(blocks, Ladder(3, ((0, 1), (2,))), StudentKind.FULL, own)
+
+
 def same(one: Student, other: Student) -> bool:
     return all(torch.equal(one.tensors[name], other.tensors[name]) for name in one.tensors)
 
 
 def metrics(work: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (work / METRICS).read_text().splitlines()]
+
+
+def told(line: dict[str, float], name: str) -> float:
+    """What a line of metrics, of one step, says of that step."""
+    return next(line[key] for key in (f"student/{name}", f"interpolated/{name}") if key in line)
 
 
 @contextmanager

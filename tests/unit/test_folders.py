@@ -1,5 +1,7 @@
 """Folders are whole or absent, and what a kill leaves goes with the next write; no torch."""
 
+import errno
+import fcntl
 import signal
 import subprocess
 import sys
@@ -10,7 +12,7 @@ from safetensors import SafetensorError
 
 from boomerang_core.errors import WriteError
 from boomerang_core.family import Family
-from boomerang_core.folders import unfinished_folder, write_folder
+from boomerang_core.folders import held_folder, unfinished_folder, write_folder
 from boomerang_core.saving import saved
 from tests.imports import ROOT
 from tests.unit.test_saving import save, state, tiny
@@ -92,3 +94,28 @@ def test_what_is_not_ours_stays(name: str, tmp_path: Path) -> None:
     (tmp_path / ".out.unfinished.linkedto").symlink_to(tmp_path / name)
     write_folder(tmp_path / "out", write)
     assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_folder_is_one_process_s_at_a_time(tmp_path: Path) -> None:
+    folder, link = tmp_path / "deep" / "work", tmp_path / "link"
+    link.symlink_to(folder)
+    folder.mkdir(parents=True)
+    with held_folder(folder):
+        message = f"another process works in {link}: wait"
+        with pytest.raises(WriteError, match=message) as caught, held_folder(link):
+            pass
+        assert caught.value.may_pass
+    with held_folder(link):
+        pass
+    assert not list(folder.iterdir())
+    with held_folder(tmp_path / "made" / "for" / "it"):
+        assert (tmp_path / "made" / "for" / "it").is_dir()
+
+
+def test_a_volume_without_locks_lets_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with held_folder(tmp_path), held_folder(tmp_path):
+        pass

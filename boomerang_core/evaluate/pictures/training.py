@@ -15,8 +15,8 @@ _STUDENT_WINDOW, _BETWEEN_WINDOW = 0.05, 0.2  # steps between differ in size, so
 def draw_training(findings: Findings, out: Path) -> Picture:
     """KL of the training steps against tokens."""
     steps = findings.training
-    alone = [step for step in steps if step.size == 0]
-    between = [step for step in steps if step.size != 0]
+    alone = [step for step in steps if step.student]
+    between = [step for step in steps if not step.student]
     clouds, messages = [], []
     for name, chosen, share in (
         (f"student, {findings.family.table.student.id}", alone, _STUDENT_WINDOW),
@@ -27,7 +27,7 @@ def draw_training(findings: Findings, out: Path) -> Picture:
             mean_x, mean_y = running_mean(millions, kl, share)
             clouds.append(Cloud(f"{name}:\n{mean_y[-1]:.2f}", millions, kl, mean_x, mean_y))
             messages.append(f"{name}: from {mean_y[0]:.2f} to {mean_y[-1]:.2f}")
-    dots = "dots: logged steps, each on its own batch, not on held-out text; lines: running means"
+    dots = "dots: as logged, on what was trained on, not on held-out text; lines: running means"
     made = findings.family.provenance
     chart = CloudsChart(
         title="KL to the teacher in training, nats per token",
