@@ -88,8 +88,8 @@ class Settings(BaseSettings):
     memory_budget: Bytes | None = Field(
         None,
         description="Memory for weights and KV cache: as many offered sizes, from the smallest up, "
-        "as fit; by default nine tenths of the GPUs' memory, or, on a CPU, the container's limit "
-        "less 2.5 GiB, where it has one.",
+        "as fit; by default nine tenths of the GPUs' memory, at least 1.5 GiB of each left, or, on "
+        "a CPU, the container's limit less 2.5 GiB, where it has one.",
     )
     api_keys_file: Path | None = Field(
         None, description="API keys, one a line; without it everyone may ask."

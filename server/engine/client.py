@@ -22,6 +22,7 @@ from server.engine.compat import (
     LoRARequest,
     RequestOutputKind,
     RetryableRequestError,
+    UsageContext,
     VLLMError,
 )
 from server.engine.loader import engine_arguments
@@ -199,7 +200,12 @@ def start_engine(
     stat_loggers = None if watch is None else [watch.stat_logger]
     spans = SizeSpans(family.table) if limits.get("otlp_traces_endpoint") else None
     try:
-        inner = AsyncLLM.from_engine_args(arguments, stat_loggers=stat_loggers)
+        inner = AsyncLLM.from_engine_args(
+            arguments,
+            stat_loggers=stat_loggers,
+            # as `vllm serve`: how many tokens a step may take on which GPU hangs on it
+            usage_context=UsageContext.OPENAI_API_SERVER,
+        )
     except RuntimeError as error:
         raise EngineError("the engine could not start; what it printed above says why") from error
     return SizedEngineClient(inner, family.table, residency, watch, spans)
