@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, mo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from boomerang_core.errors import SettingsError, SizeError
-from boomerang_core.residency import DEFAULT_CONTEXT, DEFAULT_REQUESTS
+from boomerang_core.residency import DEFAULT_CONTEXT, DEFAULT_REQUESTS, LEAST_CONTEXT
 from boomerang_core.sizes import parse_bytes
 
 PREFIX = "BOOMERANG_"
@@ -56,7 +56,7 @@ class Settings(BaseSettings):
         description="Weights and activations; auto: float32 on a CPU, vLLM's choice on a GPU.",
     )
     max_model_len: int = Field(
-        DEFAULT_CONTEXT, ge=16, description="Longest prompt plus reply, in tokens."
+        DEFAULT_CONTEXT, ge=LEAST_CONTEXT, description="Longest prompt plus reply, in tokens."
     )
     max_num_seqs: int = Field(
         DEFAULT_REQUESTS, ge=1, description="Requests that run at the same time."
