@@ -158,6 +158,12 @@ MEMBERS: Mapping[str, tuple[str, ...]] = {
         "stat_loggers",
         "usage_context",
     ),
+    "vllm.v1.engine.input_processor:InputProcessor.process_inputs": (
+        "request_id",
+        "prompt",
+        "params",
+        "supported_tasks",
+    ),
     "vllm.v1.engine.output_processor:OutputProcessor.has_unfinished_requests": (),
     "vllm.v1.engine.async_llm:AsyncLLM.shutdown": ("timeout",),
     "vllm.entrypoints.openai.completion.protocol:CompletionRequest.build_tok_params": (

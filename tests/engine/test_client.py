@@ -13,9 +13,9 @@ from boomerang_core.residency import Span
 from boomerang_core.sizes import SizeRow, SizeTable
 from server.device import VLLM_SHARE
 from server.engine import client as client_module
+from server.engine.asked import about_tokens
 from server.engine.client import SizedEngineClient, start_engine
 from server.engine.compat import AsyncEngineArgs, EngineDeadError, RetryableRequestError
-from server.engine.serving import _about_tokens
 from server.engine.watch import StepWatch, Watch
 from server.load.chooser import Chooser
 from server.load.prediction import Objective
@@ -122,8 +122,8 @@ def test_a_prompt_is_as_long_as_its_parts() -> None:
     parts: list[object] = [{"type": "text", "text": "abcd" * 10}, "efgh" * 5, {"type": "image"}]
     mixed = SimpleNamespace(messages=[{"role": "user", "content": parts}])
     whole = SimpleNamespace(messages=[{"role": "user", "content": "abcd" * 15}])
-    assert _about_tokens(mixed) == _about_tokens(whole)
-    assert _about_tokens(SimpleNamespace(prompt=[5, 6, 7])) == 3
+    assert about_tokens(mixed) == about_tokens(whole)
+    assert about_tokens(SimpleNamespace(prompt=[5, 6, 7])) == 3
 
 
 def output(
