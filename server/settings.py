@@ -16,7 +16,11 @@ from boomerang_core.residency import DEFAULT_CONTEXT, DEFAULT_REQUESTS, LEAST_CO
 from boomerang_core.sizes import parse_bytes
 
 PREFIX = "BOOMERANG_"
-
+_LINK = re.compile(
+    rf"{PREFIX}(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)"
+)
+_LINKED_PORT = re.compile(r"(tcp|udp|sctp)://.+")
+"""What Kubernetes tells pods of a Service called `boomerang` or `boomerang-…`; no settings."""
 
 _ORIGIN = re.compile(r"\*|https?://[^/\s]+")
 
@@ -193,10 +197,14 @@ class Settings(BaseSettings):
 def read_settings(**options: Any) -> Settings:
     """The settings of this process: environment, then `options` that are not None.
 
-    Raises `SettingsError`, one line, for an unknown `BOOMERANG_` variable or a bad value.
+    Raises `SettingsError`, one line, for an unknown `BOOMERANG_` variable or a bad value.  What
+    Kubernetes sets for a Service of that name is passed over, `BOOMERANG_PORT=tcp://…` too.
     """
     known = {f"{PREFIX}{name}".upper() for name in Settings.model_fields}
-    given = {name.upper() for name in os.environ}
+    linked = {name.upper() for name, value in os.environ.items() if _is_link(name.upper(), value)}
+    if f"{PREFIX}PORT" in linked and options.get("port") is None:
+        options["port"] = Settings.model_fields["port"].default
+    given = {name.upper() for name in os.environ} - linked
     if unknown := sorted(name for name in given - known if name.startswith(PREFIX)):
         raise SettingsError(f"{unknown[0]} is not a setting; there are {', '.join(sorted(known))}")
     try:
@@ -206,3 +214,8 @@ def read_settings(**options: Any) -> Settings:
         where = ".".join(str(part) for part in first["loc"])
         reason = first["msg"].removeprefix("Value error, ")
         raise SettingsError(f"{where}: {reason}" if where else reason) from error
+
+
+def _is_link(name: str, value: str) -> bool:
+    is_port = name.startswith(PREFIX) and name.endswith("PORT")
+    return bool(_LINK.fullmatch(name) or (is_port and _LINKED_PORT.fullmatch(value)))
