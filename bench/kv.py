@@ -26,7 +26,7 @@ from bench.run import add_common, finish, spread
 from bench.traffic import Batch
 from boomerang_core.cli import family_folder
 from boomerang_core.family import Family, load_family
-from server.engine.kv_groups import choose_groups, layer_ranks
+from boomerang_core.kv_groups import choose_groups, layer_ranks
 
 DECODE = Batch(requests=16, prompt=32, tokens=32)
 MANY = 512

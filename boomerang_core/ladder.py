@@ -8,6 +8,9 @@ from typing import Self
 from boomerang_core.blocks import BlockMap
 from boomerang_core.errors import LadderError
 
+ALWAYS_TEACHER = -1
+"""A rank below every size."""
+
 
 @dataclass(frozen=True)
 class Ladder:

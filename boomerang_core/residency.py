@@ -21,6 +21,10 @@ from boomerang_core.sizes import format_bytes
 LEAST_KV_BYTES = 256 << 20
 DEFAULT_CONTEXT, DEFAULT_REQUESTS = 2048, 32
 """What a server takes where nothing is stated: tokens of a request, requests at the same time."""
+LEAST_CONTEXT = 16
+"""The fewest tokens of a request that a server can be told."""
+KV_BLOCK = 128
+"""Tokens of the largest block in which vLLM hands out the KV cache; it keeps one for itself."""
 VOCABULARY_MULTIPLE = 64
 """vLLM pads the rows of vocabulary matrices to a multiple of this."""
 
@@ -183,6 +187,12 @@ def default_kv_bytes(
         return least
     rest = budget - Residents.of(family).weight_bytes(whole(family.design))
     return max(least, min(requests * one, rest // 2))
+
+
+def kv_bytes_for(context: int, requests: int, per_token: int) -> int:
+    """The KV cache that holds so many requests of `context` tokens, in whole blocks."""
+    blocks = -(-context // KV_BLOCK) * requests + 1
+    return blocks * KV_BLOCK * per_token
 
 
 @dataclass(frozen=True)

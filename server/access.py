@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
+from typing import Any, TypeGuard
 from urllib.parse import quote
 
 from starlette.datastructures import Headers
@@ -20,11 +20,16 @@ logger = logging.getLogger(ACCESS)
 _QUIET = ("/live", "/ready", "/health", "/metrics")
 PLAIN_ID = re.compile(r"[\x21-\x7e]{1,128}")
 """Ids that a client may give a request: without spaces, or they could forge fields of a line."""
+MADE_ID = "boomerang.made_id"
+"""Key of the ASGI scope: whether the id is ours, since the client gave no header that is one."""
 CLIENT_GONE = 499
 """Status that is logged where the client left before a reply (nginx's number for it)."""
 
 COMPLETIONS = ("/v1/completions", "/v1/chat/completions")
 """Paths that run something: their responses are counted, and what is refused there is lost."""
+
+ERROR_EVENT = b'data: {"error"'
+"""How an event begins that ends a stream instead of the rest of the answer; ours and vLLM's."""
 
 
 @dataclass
@@ -58,14 +63,15 @@ class AccessLog:
             return
         began = time.monotonic()
         status, headers = CLIENT_GONE, Headers()
-        whole = failed = False
+        whole = failed = told = False
         spent = Usage()
         token = usage.set(spent)
 
         async def noting(message: Message) -> None:
-            nonlocal status, headers, whole
+            nonlocal status, headers, whole, told
             if message["type"] == "http.response.start":
                 status, headers = message["status"], Headers(raw=message["headers"])
+            told = told or message.get("body", b"").startswith(ERROR_EVENT)
             await send(message)
             whole = message["type"] == "http.response.body" and not message.get("more_body", False)
 
@@ -79,14 +85,21 @@ class AccessLog:
         finally:
             usage.reset(token)
             if scope["path"] in COMPLETIONS and scope["method"] == "POST":
-                self._on_response(_outcome(status, whole, failed))
+                self._on_response(_outcome(status, whole, failed or (told and whole)))
             if logger.isEnabledFor(logging.INFO):
-                broken = bool(headers) and not whole
+                broken = bool(headers) and (told or not whole)
                 _log(scope, status, headers, broken, spent, time.monotonic() - began)
+
+
+def is_plain_id(given: str | None) -> TypeGuard[str]:
+    """Whether a client may give a request this id: short, and printable without spaces."""
+    return given is not None and PLAIN_ID.fullmatch(given) is not None
 
 
 def _outcome(status: int, whole: bool, failed: bool) -> int:
     """The status of a response; of one that was cut short, who is to blame for that.
+
+    `failed`: it raised, or a stream's last event tells of an error.
 
     The log keeps the status that was sent, which was 200 where a stream had begun.
     """
@@ -100,7 +113,7 @@ def _log(
 ) -> None:
     given = Headers(scope=scope).get("x-request-id", "")  # `Gate` has put it there, if it was asked
     fields: dict[str, Any] = {
-        "request_id": given if PLAIN_ID.fullmatch(given) else None,
+        "request_id": given if is_plain_id(given) else None,
         "method": scope["method"],
         "path": quote(scope["path"][:200]),  # decoded by uvicorn: it may hold line ends
         "status": int(status),

@@ -12,9 +12,9 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from boomerang_core.family import Family, naive_quality
-from server.access import PLAIN_ID, AccessLog
+from server.access import MADE_ID, AccessLog, is_plain_id
 from server.drain import Drain
-from server.errors import error_response, install_handlers
+from server.errors import TRY_AGAIN, error_response, install_handlers
 from server.guard.middleware import Guard, Guarding
 from server.guard.sending import BoundedSend
 from server.lifecycle import Lifecycle
@@ -27,7 +27,6 @@ from server.routes.page import page_router
 from server.routes.sizes import sizes_router
 
 _REQUEST_ID = "x-request-id"
-_RETRY_SECONDS = 5
 _CORS: dict[str, Any] = {
     "allow_methods": ["GET", "POST"],
     "allow_headers": ["*"],  # OpenAI's clients send some of their own; cookies are not allowed
@@ -99,25 +98,22 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = _request_id(Headers(scope=scope).get(_REQUEST_ID))
-        MutableHeaders(scope=scope)[_REQUEST_ID] = request_id  # vLLM names its requests by it
+        given = Headers(scope=scope).get(_REQUEST_ID)
+        scope[MADE_ID] = not is_plain_id(given)
+        if scope[MADE_ID]:
+            MutableHeaders(scope=scope)[_REQUEST_ID] = uuid.uuid4().hex  # vLLM names requests by it
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)[_REQUEST_ID] = request_id
+                MutableHeaders(scope=message)[_REQUEST_ID] = Headers(scope=scope)[_REQUEST_ID]
             await send(message)
 
         if scope["path"].startswith("/v1/") and not self._lifecycle.accepts:
             refusal = error_response(
                 HTTPStatus.SERVICE_UNAVAILABLE,
                 f"the server is {self._lifecycle.state}",
-                headers={"Retry-After": str(_RETRY_SECONDS)},
+                headers=TRY_AGAIN,
             )
             await refusal(scope, receive, send_with_id)
             return
         await self._app(scope, receive, send_with_id)
-
-
-def _request_id(given: str | None) -> str:
-    """The client's own id where it is printable and short; a new one otherwise."""
-    return given if given and PLAIN_ID.fullmatch(given) else uuid.uuid4().hex

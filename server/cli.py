@@ -17,7 +17,7 @@ from boomerang_core.family import Family, load_family
 from boomerang_core.precision import Precision, built_for_cpu, served_precision
 from server.app import create_app
 from server.cgroup import default_budget, memory_left, memory_limit
-from server.device import device_budget
+from server.device import device_budget, device_memory, device_share
 from server.guard.middleware import Guarding
 from server.guard.room import (
     kv_tokens,
@@ -181,7 +181,7 @@ def _budget(settings: Settings) -> int | None:
         return settings.memory_budget
     if built_for_cpu():
         return default_budget(memory_limit())
-    return device_budget(settings.tensor_parallel_size)
+    return device_budget(device_memory(settings.tensor_parallel_size))
 
 
 def _count_sizes(residency: Residency) -> str:
@@ -230,6 +230,7 @@ def _start(
     if built_for_cpu():
         require_memory(residency.plan, settings, memory_left())
     require_context(load_config(teacher_dir), settings)
+    share = _device_share(settings, residency)
     from server.engine.client import start_engine
     from server.engine.watch import Watch
 
@@ -247,7 +248,16 @@ def _start(
         kv_cache_memory_bytes=settings.kv_bytes // settings.tensor_parallel_size,  # of each
         tensor_parallel_size=settings.tensor_parallel_size,
         otlp_traces_endpoint=settings.otlp_traces_endpoint,
+        **share,
     )
+
+
+def _device_share(settings: Settings, residency: Residency) -> dict[str, float]:
+    """How much of each GPU vLLM must find free; on a CPU it looks at the KV cache alone."""
+    if built_for_cpu():
+        return {}
+    memory = device_memory(settings.tensor_parallel_size)
+    return {"gpu_memory_utilization": device_share(residency.plan, memory)}
 
 
 def _one_line(error: BaseException) -> str:

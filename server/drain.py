@@ -10,7 +10,7 @@ from http import HTTPStatus
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.errors import error_body, error_response
+from server.errors import TRY_AGAIN, error_body, error_response
 from server.lifecycle import Lifecycle, State
 
 _OVER = "the server stops, and its time to finish what runs is over"
@@ -53,7 +53,7 @@ class Drain:
 async def _cut_off(sent: Headers | None, scope: Scope, receive: Receive, send: Send) -> None:
     """End a reply that was cancelled; `sent`: its headers, None where it has not begun."""
     if sent is None:
-        reply = error_response(HTTPStatus.SERVICE_UNAVAILABLE, _OVER)
+        reply = error_response(HTTPStatus.SERVICE_UNAVAILABLE, _OVER, headers=TRY_AGAIN)
         await reply(scope, receive, send)
     elif sent.get("content-type", "").startswith("text/event-stream"):
         event = f"data: {json.dumps(error_body(HTTPStatus.SERVICE_UNAVAILABLE, _OVER))}\n\n"

@@ -33,6 +33,8 @@ _TYPES = {
     HTTPStatus.SERVICE_UNAVAILABLE: "ServiceUnavailableError",
 }
 
+TRY_AGAIN = {"Retry-After": "5"}
+"""Of a 503: the next server is there soon, or this one ready."""
 _NOT_JSON = "the content type must be application/json: -H 'content-type: application/json' of curl"
 
 

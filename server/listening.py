@@ -37,11 +37,19 @@ def http_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
 
 
 def listen(settings: Settings) -> socket.socket:
-    """A listening socket; `SettingsError` where the address is taken or not ours."""
+    """A listening socket; `SettingsError` where the address is taken or not ours.
+
+    `::` takes IPv4 too, where the system can: clients of a cluster with both use either.
+    """
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     address = (settings.host, settings.port)
     try:
-        listening = socket.create_server(address, family=family, backlog=_BACKLOG)
+        listening = socket.create_server(
+            address,
+            family=family,
+            backlog=_BACKLOG,
+            dualstack_ipv6=settings.host == "::" and socket.has_dualstack_ipv6(),
+        )
     except OSError as error:
         where = f"{settings.host}:{settings.port}"
         raise SettingsError(f"cannot listen on {where}: {error.strerror or error}") from error

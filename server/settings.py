@@ -12,11 +12,15 @@ from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, mo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from boomerang_core.errors import SettingsError, SizeError
-from boomerang_core.residency import DEFAULT_CONTEXT, DEFAULT_REQUESTS
+from boomerang_core.residency import DEFAULT_CONTEXT, DEFAULT_REQUESTS, LEAST_CONTEXT
 from boomerang_core.sizes import parse_bytes
 
 PREFIX = "BOOMERANG_"
-
+_LINK = re.compile(
+    rf"{PREFIX}(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)"
+)
+_LINKED_PORT = re.compile(r"(tcp|udp|sctp)://.+")
+"""What Kubernetes tells pods of a Service called `boomerang` or `boomerang-…`; no settings."""
 
 _ORIGIN = re.compile(r"\*|https?://[^/\s]+")
 
@@ -56,7 +60,7 @@ class Settings(BaseSettings):
         description="Weights and activations; auto: float32 on a CPU, vLLM's choice on a GPU.",
     )
     max_model_len: int = Field(
-        DEFAULT_CONTEXT, ge=16, description="Longest prompt plus reply, in tokens."
+        DEFAULT_CONTEXT, ge=LEAST_CONTEXT, description="Longest prompt plus reply, in tokens."
     )
     max_num_seqs: int = Field(
         DEFAULT_REQUESTS, ge=1, description="Most requests that run at the same time."
@@ -88,8 +92,8 @@ class Settings(BaseSettings):
     memory_budget: Bytes | None = Field(
         None,
         description="Memory for weights and KV cache: the server holds as many offered sizes as "
-        "fit, from the smallest up. By default nine tenths of the GPUs' memory; on a CPU the "
-        "container's limit, if it has one, minus 2.5 GiB.",
+        "fit, from the smallest up. By default nine tenths of the GPUs' memory, leaving at least "
+        "1.5 GiB of each; on a CPU the container's limit, if it has one, minus 2.5 GiB.",
     )
     api_keys_file: Path | None = Field(
         None, description="File of API keys, one per line; if unset, no key is needed."
@@ -201,10 +205,14 @@ class Settings(BaseSettings):
 def read_settings(**options: Any) -> Settings:
     """The settings of this process: environment, then `options` that are not None.
 
-    Raises `SettingsError`, one line, for an unknown `BOOMERANG_` variable or a bad value.
+    Raises `SettingsError`, one line, for an unknown `BOOMERANG_` variable or a bad value.  What
+    Kubernetes sets for a Service of that name is passed over, `BOOMERANG_PORT=tcp://…` too.
     """
     known = {f"{PREFIX}{name}".upper() for name in Settings.model_fields}
-    given = {name.upper() for name in os.environ}
+    linked = {name.upper() for name, value in os.environ.items() if _is_link(name.upper(), value)}
+    if f"{PREFIX}PORT" in linked and options.get("port") is None:
+        options["port"] = Settings.model_fields["port"].default
+    given = {name.upper() for name in os.environ} - linked
     if unknown := sorted(name for name in given - known if name.startswith(PREFIX)):
         raise SettingsError(f"{unknown[0]} is not a setting; there are {', '.join(sorted(known))}")
     try:
@@ -214,3 +222,8 @@ def read_settings(**options: Any) -> Settings:
         where = ".".join(str(part) for part in first["loc"])
         reason = first["msg"].removeprefix("Value error, ")
         raise SettingsError(f"{where}: {reason}" if where else reason) from error
+
+
+def _is_link(name: str, value: str) -> bool:
+    is_port = name.startswith(PREFIX) and name.endswith("PORT")
+    return bool(_LINK.fullmatch(name) or (is_port and _LINKED_PORT.fullmatch(value)))

@@ -13,6 +13,7 @@ import typer.core
 from boomerang_core.errors import BoomerangError, FamilyError, SettingsError
 from boomerang_core.family import Family
 from boomerang_core.footprint import resident_params, teacher_params
+from boomerang_core.kv_groups import kv_bytes as token_bytes
 from boomerang_core.residency import Residents, Span, plan
 from boomerang_core.sizes import SizeRow, format_bytes
 
@@ -164,7 +165,7 @@ def print_holding(family: Family, budget: int, kv_bytes: int) -> None:
     """
     residents = Residents.of(family)
     held = plan(family, residents, budget, kv_bytes)
-    tokens = kv_bytes // family.table.teacher.kv_bytes_per_token
+    tokens = kv_bytes // token_bytes(family)[-1]
     typer.echo(
         f"a server with {format_bytes(budget)}, {format_bytes(kv_bytes)} of it KV cache "
         f"({tokens} tokens), would hold up to each size:"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,9 +20,15 @@ from boomerang_core.cli.common import (
 )
 from boomerang_core.errors import SettingsError
 from boomerang_core.family import Family, load_family, verify_family
+from boomerang_core.kv_groups import kv_bytes
 from boomerang_core.precision import AUTO, served_precision
-from boomerang_core.residency import default_kv_bytes
-from boomerang_core.sizes import parse_bytes
+from boomerang_core.residency import (
+    DEFAULT_CONTEXT,
+    LEAST_CONTEXT,
+    default_kv_bytes,
+    kv_bytes_for,
+)
+from boomerang_core.sizes import format_bytes, parse_bytes
 
 
 @app.command()
@@ -51,42 +57,62 @@ def sizes(
 
     A footprint is a size's weights and the KV cache of --context times --concurrency tokens.  With
     --memory-budget also what a server would hold: weights up to each size, and its KV cache, of
-    --kv-cache-bytes or for as many tokens.
+    --kv-cache-bytes or for so many requests; and the command that starts it.
     """
     with plain_errors():
         refuse_without(context, "memory_budget", "kv_cache_bytes")
         precision = served_precision(dtype)
         loaded = load_family(family_folder(family)).served_in(precision.bytes_per_param)
         budget = None if memory_budget is None else parse_bytes(memory_budget)
-        kv_bytes = _kv_bytes(loaded, kv_cache_bytes, tokens, concurrency)
-        stated = "" if kv_bytes is None else f"--kv-cache-bytes {kv_bytes} "
-        if kv_bytes is None:
-            per_token = loaded.table.teacher.kv_bytes_per_token
-            kv_bytes = default_kv_bytes(loaded, budget, per_token)
+        server = _server(loaded, budget, kv_cache_bytes, tokens, concurrency)
         counted = (tokens or loaded.footprint_tokens) * (concurrency or 1)
         loaded = replace(loaded, footprint_tokens=counted)
         print_sizes(loaded)
         if budget is not None:
-            print_holding(loaded, budget, kv_bytes)
+            print_holding(loaded, budget, server.kv_bytes)
             typer.echo(
                 f"so with: boomerang serve {family} --memory-budget {budget} "
-                f"{stated}--dtype {precision.dtype}"
+                f"{server.options}--dtype {precision.dtype}"
             )
 
 
-def _kv_bytes(
-    family: Family, stated: str | None, context: int | None, concurrency: int | None
-) -> int | None:
-    """The KV cache of a server: as stated, or for so many tokens; None where neither is given.
+@dataclass(frozen=True)
+class _Server:
+    """The KV cache of a server, and the options of `serve` that it takes."""
 
-    Every token has pages in all of the teacher's layers.  Raises `SettingsError` for both.
+    kv_bytes: int
+    options: str = ""
+
+
+def _server(
+    family: Family,
+    budget: int | None,
+    stated: str | None,
+    context: int | None,
+    concurrency: int | None,
+) -> _Server:
+    """A server whose KV cache is as stated, or holds so many requests of a length, or its default.
+
+    Counted as the server counts it.  Raises `SettingsError` for both, and for a stated one that
+    cannot hold one request.
     """
+    per_token = kv_bytes(family)[-1]
     if context is None and concurrency is None:
-        return None if stated is None else parse_bytes(stated)
+        if stated is None:
+            return _Server(default_kv_bytes(family, budget, per_token))
+        given, needed = parse_bytes(stated), per_token * DEFAULT_CONTEXT
+        if given < needed:
+            raise SettingsError(
+                f"--kv-cache-bytes: {format_bytes(given)} cannot hold one request of "
+                f"{DEFAULT_CONTEXT} tokens, which takes {format_bytes(needed)}"
+            )
+        return _Server(given, f"--kv-cache-bytes {given} ")
     if stated is not None:
         raise SettingsError("give either --kv-cache-bytes or --context and --concurrency")
-    tokens = (context or family.footprint_tokens) * (concurrency or 1)
-    return tokens * family.table.teacher.kv_bytes_per_token
+    length = max(context or family.footprint_tokens, LEAST_CONTEXT)
+    held = kv_bytes_for(length, concurrency or 1, per_token)
+    options = f"--kv-cache-bytes {held} --max-model-len {length} "
+    return _Server(held, options + (f"--max-num-seqs {concurrency} " if concurrency else ""))
 
 
 @app.command()

@@ -22,6 +22,7 @@ from server.engine.compat import (
     LoRARequest,
     RequestOutputKind,
     RetryableRequestError,
+    UsageContext,
     VLLMError,
 )
 from server.engine.loader import engine_arguments
@@ -29,6 +30,8 @@ from server.engine.sizes import SIZE_KEY
 from server.engine.watch import Watch
 from server.residency import Residency
 from server.tracing import NoSpans, SizeSpans, Spans
+
+_TASKS = ("generate",)
 
 
 def published_sizes(table: SizeTable) -> dict[str, Any]:
@@ -68,7 +71,7 @@ class SizedEngineClient:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
-    async def generate(
+    def generate(
         self,
         prompt: Any,
         sampling_params: Any,
@@ -78,14 +81,33 @@ class SizedEngineClient:
         trace_headers: Mapping[str, str] | None = None,
         **options: Any,
     ) -> AsyncGenerator[Any, None]:
-        """Run a request at its size; the arguments and the outputs are those of vLLM."""
+        """Run a request at its size; the arguments and the outputs are those of vLLM.
+
+        Of a stream vLLM would find what is wrong with it once 200 is sent, and log a traceback: it
+        is asked before.  Raises what it finds.
+        """
+        if sampling_params.output_kind is RequestOutputKind.DELTA:
+            check = self._inner.input_processor.process_inputs
+            check(request_id, prompt, sampling_params, _TASKS)
+        options["trace_headers"] = trace_headers
+        return self._outputs(prompt, sampling_params, request_id, lora_request, options)
+
+    async def _outputs(
+        self,
+        prompt: Any,
+        sampling_params: Any,
+        request_id: str,
+        lora_request: Any,
+        options: dict[str, Any],
+    ) -> AsyncGenerator[Any, None]:
         default = self._residency.policy.default_size
         size = default if lora_request is None else self._sizes[lora_request.lora_name]
         params = copy.copy(sampling_params)  # shared between the prompts of one request
         params.extra_args = {**(params.extra_args or {}), SIZE_KEY: size}
         flight = None if self._watch is None else self._watch.begin(size, params.n or 1)
         is_delta = params.output_kind is RequestOutputKind.DELTA
-        with self._residency.lease(size), self._spans.around(size, trace_headers) as parent:
+        spans = self._spans.around(size, options["trace_headers"])
+        with self._residency.lease(size), spans as parent:
             options["trace_headers"] = parent
             outputs = self._inner.generate(prompt, params, request_id, **options)
             try:
@@ -199,7 +221,12 @@ def start_engine(
     stat_loggers = None if watch is None else [watch.stat_logger]
     spans = SizeSpans(family.table) if limits.get("otlp_traces_endpoint") else None
     try:
-        inner = AsyncLLM.from_engine_args(arguments, stat_loggers=stat_loggers)
+        inner = AsyncLLM.from_engine_args(
+            arguments,
+            stat_loggers=stat_loggers,
+            # as `vllm serve`: how many tokens a step may take on which GPU hangs on it
+            usage_context=UsageContext.OPENAI_API_SERVER,
+        )
     except RuntimeError as error:
         raise EngineError("the engine could not start; what it printed above says why") from error
     return SizedEngineClient(inner, family.table, residency, watch, spans)

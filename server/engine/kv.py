@@ -1,8 +1,9 @@
 """KV memory in proportion to depth: a request holds blocks for the layers that it runs.
 
 vLLM lets a KV-cache spec bring its own manager.  Ours marks each layer's spec with its group
-(`kv_groups.py`), so that vLLM makes those groups, and its manager hands out no block of a group to
-a request that runs none of its layers.  Every group draws from vLLM's one pool of blocks.
+(`boomerang_core/kv_groups.py`), so that vLLM makes those groups, and its manager hands out no block
+of a group to a request that runs none of its layers.  Every group draws from vLLM's one pool of
+blocks.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +11,8 @@ from dataclasses import dataclass, fields, replace
 from itertools import zip_longest
 from typing import Any
 
+from boomerang_core.kv_groups import choose_groups
+from boomerang_core.ladder import ALWAYS_TEACHER
 from server.engine.compat import (
     FullAttentionManager,
     FullAttentionSpec,
@@ -17,8 +20,6 @@ from server.engine.compat import (
     KVCacheManager,
     KVCacheSpecRegistry,
 )
-from server.engine.kv_groups import choose_groups
-from server.engine.plan import ALWAYS_TEACHER
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,10 +12,8 @@ from enum import StrEnum
 from itertools import accumulate, pairwise
 from operator import neg
 
+from boomerang_core.ladder import ALWAYS_TEACHER
 from boomerang_core.route import FamilyDesign, Owner, build_route
-
-ALWAYS_TEACHER = -1
-"""A rank below every size."""
 
 
 @dataclass(frozen=True)

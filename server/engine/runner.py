@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 from boomerang_core.errors import SettingsError
+from boomerang_core.kv_groups import layer_ranks
 from server.engine.block_tables import joined
 from server.engine.compat import (
     CompilationMode,
@@ -19,7 +20,6 @@ from server.engine.compat import (
     extract_layer_index,
 )
 from server.engine.kv import DepthSpec, by_depth
-from server.engine.kv_groups import layer_ranks
 from server.engine.model import BoomerangForCausalLM
 from server.engine.plan import Rows, StepPlan, build_plan, largest_first
 from server.engine.sizes import remembered_size

@@ -18,10 +18,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from boomerang_core.ladder import ALWAYS_TEACHER
 from boomerang_core.residency import Span
 from server.engine.blocks import BlockRun, Cut, LowRankBlock, State, join
 from server.engine.compat import CustomOp, ir_ops, set_forward_context
-from server.engine.plan import ALWAYS_TEACHER, Side
+from server.engine.plan import Side
 
 Body = Callable[..., State]
 

@@ -24,6 +24,7 @@ from pydantic import (
 from boomerang_core.errors import SizeError
 from boomerang_core.sizes import SizeRow
 from server.access import CLIENT_GONE, COMPLETIONS, usage
+from server.engine.asked import about_tokens, named, token_prompts
 from server.engine.client import SizedEngineClient, published_sizes
 from server.engine.compat import (
     ChatCompletionRequest,
@@ -37,8 +38,9 @@ from server.engine.compat import (
     make_arg_parser,
 )
 from server.engine.sizes import SIZE_KEY
+from server.errors import TRY_AGAIN
 from server.guard.counts import excess_of
-from server.guard.limits import Hold, Limits, count_choices
+from server.guard.limits import Hold, Limits, count_choices, prompt_too_long
 from server.guard.middleware import HOLD
 from server.leased import Leased
 from server.load.chooser import Chooser
@@ -48,7 +50,9 @@ from server.residency import Residency
 from server.schemas import BudgetField, MaxSizeField, MinSizeField, SizeField
 from server.sizing import Ask, Decision, Policy, Reason, decide
 
-_CHARS_PER_TOKEN = 4  # of English, about
+_EVENTS = "text/event-stream"
+_UNBUFFERED = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+"""Of a stream: proxies (nginx by the second) would else collect its events."""
 Handler = Callable[[Any, Request], Awaitable[Response | None]]
 
 # What vLLM's own exception handlers turn into a reply.  They are app-wide; ours must not be.
@@ -177,7 +181,6 @@ class Sized:
         self._chooser = chooser
         self._metrics = metrics
         self._limits = limits
-        self._max_model_len: int = client.model_config.max_model_len
         self._renderer = client.renderer
 
     @property
@@ -197,28 +200,35 @@ class Sized:
             if (spent := usage.get()) is not None:
                 spent.auto = decision.reason.is_auto
             request.model = self._policy.table.model_id(decision.row)
-            response = await self._answer(request, raw_request, handler)
+            response = await self._answer(request, named(request, raw_request), handler)
             self._count(decision, response.status_code)
             response.headers.update(self._headers(decision))
+            if response.media_type == _EVENTS:
+                response.headers.update(_UNBUFFERED)
             return Leased(response, lease.pop_all())
 
     async def _answer(self, request: Any, raw_request: Request, handler: Handler) -> Response:
         try:
-            for ids in _token_prompts(getattr(request, "prompt", None)):
+            for ids in token_prompts(getattr(request, "prompt", None)):
                 # Of a stream vLLM would find out once it has answered 200, and log a traceback.
                 self._renderer.validate_token_ids(ids, parameter="prompt")
             response = await handler(request, raw_request)
         except _REPORTED as error:
             self._refuse_long_prompt(request, error)
             refusal = create_error_response(error)
-            return JSONResponse(refusal.model_dump(), refusal.error.code)
+            code = refusal.error.code
+            again = TRY_AGAIN if code == HTTPStatus.SERVICE_UNAVAILABLE else None
+            return JSONResponse(refusal.model_dump(), code, again)
         return response or Response(status_code=CLIENT_GONE)  # nobody reads this
 
     def _count(self, decision: Decision, status: int) -> None:
-        """What ran: a stream when it begins, all else when it is whole.  Or what vLLM refused."""
+        """What ran: a stream when it begins, all else when it is whole.  Or what vLLM refused.
+
+        What failed is neither, and counted by its status alone.
+        """
         if HTTPStatus.BAD_REQUEST <= status < CLIENT_GONE:
             self._metrics.refused("malformed")
-        else:
+        elif status <= CLIENT_GONE:
             self._metrics.decided(decision)
 
     def _take_slots(self, request: Any, raw_request: Request) -> None:
@@ -233,13 +243,13 @@ class Sized:
         """Raise `RefusedError` where vLLM found the prompt too long."""
         if getattr(error, "parameter", None) in _PROMPT_ERRORS:
             param = "prompt" if hasattr(request, "prompt") else "messages"
-            raise self._limits.prompt_too_long(self._max_model_len, param) from error
+            raise prompt_too_long(str(error.args[0]), param) from error
 
     def _decide(self, request: Any) -> Decision:
         refuse_misspelt(request.model_extra or {})
         if SIZE_KEY in (request.vllm_xargs or {}):
             raise SizeError(f"{SIZE_KEY} is internal; use the field 'size'", "vllm_xargs")
-        prompt_tokens = _about_tokens(request)
+        prompt_tokens = about_tokens(request)
 
         def choose(allowed: tuple[SizeRow, ...]) -> tuple[SizeRow, Reason]:
             offered = self._policy.table.offered
@@ -260,31 +270,3 @@ def _ask(request: Any) -> Ask:
     return Ask(
         request.model, request.size, request.memory_budget, request.min_size, request.max_size
     )
-
-
-def _token_prompts(prompt: Any) -> list[list[int]]:
-    """The prompts of a body that are given as token ids."""
-    many = (
-        prompt if isinstance(prompt, list) and prompt and isinstance(prompt[0], list) else [prompt]
-    )
-    return [ids for ids in many if isinstance(ids, list) and ids and isinstance(ids[0], int)]
-
-
-def _about_tokens(request: Any) -> float | None:
-    """About how long the longest prompt of a body is, before it is tokenised; None: no telling."""
-    prompt = getattr(request, "prompt", None)
-    if prompt:
-        many = isinstance(prompt, list) and isinstance(prompt[0], list | str)
-        return max(_tokens_in(one) for one in (prompt if many else [prompt]))
-    messages = [one for one in getattr(request, "messages", ()) if isinstance(one, dict)]
-    return sum(_tokens_in(one.get("content")) for one in messages) if messages else None
-
-
-def _tokens_in(text: object) -> float:
-    """Of text by its length; of token ids, their number; of parts, their sum; of all else, none."""
-    if isinstance(text, str):
-        return len(text) / _CHARS_PER_TOKEN
-    if isinstance(text, list) and text and isinstance(text[0], dict):
-        parts = (part.get("text") if isinstance(part, dict) else part for part in text)
-        return sum(_tokens_in(part) for part in parts)
-    return float(len(text)) if isinstance(text, list) else 0.0

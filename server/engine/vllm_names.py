@@ -78,6 +78,7 @@ NAMES: Mapping[str, str] = {
     "SlotMappingMode": "vllm.v1.worker.block_table:SlotMappingMode",
     "StatLoggerBase": "vllm.v1.metrics.loggers:StatLoggerBase",
     "UBatchSlice": "vllm.v1.worker.ubatch_utils:UBatchSlice",
+    "UsageContext": "vllm.usage.usage_lib:UsageContext",
     "VLLMError": "vllm.exceptions:VLLMError",
     "WorkerBase": "vllm.v1.worker.worker_base:WorkerBase",
     "VocabParallelEmbedding": (
@@ -151,10 +152,24 @@ MEMBERS: Mapping[str, tuple[str, ...]] = {
         "manager_class",
         "uniform_type_base_spec",
     ),
-    "vllm.engine.arg_utils:EngineArgs": ("attention_backend", "attention_config"),
+    "vllm.engine.arg_utils:EngineArgs": (
+        "attention_backend",
+        "attention_config",
+        "gpu_memory_utilization",
+    ),
     "vllm.platforms.interface:Platform.get_device_capability": (),
     "vllm.v1.engine.async_llm:AsyncLLM._run_output_handler": (),  # it makes `output_handler`
-    "vllm.v1.engine.async_llm:AsyncLLM.from_engine_args": ("engine_args", "stat_loggers"),
+    "vllm.v1.engine.async_llm:AsyncLLM.from_engine_args": (
+        "engine_args",
+        "stat_loggers",
+        "usage_context",
+    ),
+    "vllm.v1.engine.input_processor:InputProcessor.process_inputs": (
+        "request_id",
+        "prompt",
+        "params",
+        "supported_tasks",
+    ),
     "vllm.v1.engine.output_processor:OutputProcessor.has_unfinished_requests": (),
     "vllm.v1.engine.async_llm:AsyncLLM.shutdown": ("timeout",),
     "vllm.entrypoints.openai.completion.protocol:CompletionRequest.build_tok_params": (

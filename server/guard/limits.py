@@ -64,10 +64,10 @@ class Limits:
                 "stop",
             )
 
-    def prompt_too_long(self, max_model_len: int, param: str) -> RefusedError:
-        """The refusal of a prompt with more tokens than allowed."""
-        limit = min(self.prompt_tokens or max_model_len, max_model_len)
-        return _too_large(f"the prompt is longer than {limit} tokens, the most allowed", param)
+
+def prompt_too_long(message: str, param: str) -> RefusedError:
+    """The refusal of a prompt with more tokens than allowed, in vLLM's words: clients know them."""
+    return _too_large(message, param)
 
 
 def _too_large(message: str, param: str) -> RefusedError:

@@ -8,9 +8,9 @@ from typing import Any
 
 from boomerang_core.errors import SettingsError
 from boomerang_core.family import Family
+from boomerang_core.kv_groups import kv_bytes
 from boomerang_core.residency import Plan, default_kv_bytes
 from boomerang_core.sizes import format_bytes
-from server.engine.kv_groups import choose_groups, layer_ranks
 from server.settings import Settings
 
 
@@ -18,7 +18,7 @@ def with_kv_cache(settings: Settings, family: Family, budget: int | None) -> Set
     """The settings with a KV cache, chosen where none is stated; `family` as below."""
     if settings.kv_cache_bytes is not None:
         return settings
-    per_token = _kv_bytes(family, settings)[-1]
+    per_token = kv_bytes(family, settings.tensor_parallel_size)[-1]
     limits = settings.max_model_len, settings.max_num_seqs
     chosen = default_kv_bytes(family, budget, per_token, *limits)
     return settings.model_copy(update={"kv_cache_bytes": chosen})
@@ -26,7 +26,9 @@ def with_kv_cache(settings: Settings, family: Family, budget: int | None) -> Set
 
 def kv_tokens(family: Family, settings: Settings) -> tuple[int, ...]:
     """Tokens that the KV cache holds, by size; `family` as for `require_kv_cache`."""
-    return tuple(settings.kv_bytes // each for each in _kv_bytes(family, settings))
+    return tuple(
+        settings.kv_bytes // each for each in kv_bytes(family, settings.tensor_parallel_size)
+    )
 
 
 def require_kv_cache(family: Family, settings: Settings) -> None:
@@ -34,7 +36,7 @@ def require_kv_cache(family: Family, settings: Settings) -> None:
 
     `family`: with the footprints of the served format.
     """
-    needed = _kv_bytes(family, settings)[-1] * settings.max_model_len
+    needed = kv_bytes(family, settings.tensor_parallel_size)[-1] * settings.max_model_len
     if needed > settings.kv_bytes:
         raise SettingsError(
             f"kv_cache_bytes: {format_bytes(settings.kv_bytes)} cannot hold one request of "
@@ -58,18 +60,6 @@ def require_context(config: Any, settings: Settings) -> None:
             f"max_model_len: {settings.max_model_len} tokens are more than the teacher can read: "
             f"{most} at most"
         )
-
-
-def _kv_bytes(family: Family, settings: Settings) -> list[int]:
-    """Bytes of the KV cache that a token takes, by size, on all tensor-parallel ranks together.
-
-    The engine keeps layers in groups, the last of which may have places left over, and where there
-    are more ranks than heads, several ranks keep the same one.
-    """
-    ranks = layer_ranks(family.design)
-    copies = max(1, settings.tensor_parallel_size // family.shape.num_kv_heads)
-    groups, teacher = choose_groups(ranks), copies * family.table.teacher.kv_bytes_per_token
-    return [teacher * groups.held(row.size) // len(ranks) for row in family.rows]
 
 
 def require_memory(plan: Plan, settings: Settings, available: int) -> None:

@@ -114,6 +114,14 @@ def test_request_ids_are_echoed(http: httpx.Client) -> None:
         assert http.get(path, headers={"x-request-id": "abc"}).headers["x-request-id"] == "abc"
     assert http.post("/v1/completions", json=body).headers["x-request-id"]
     assert len(http.get("/live", headers={"x-request-id": "y" * 999}).headers["x-request-id"]) < 99
+    named = {**body, "request_id": "from-the-body"}
+    reply = http.post("/v1/completions", json=named)
+    assert reply.headers["x-request-id"] == "from-the-body"
+    assert reply.json()["id"] == "cmpl-from-the-body"
+    reply = http.post("/v1/completions", json=named, headers={"x-request-id": "abc"})
+    assert reply.json()["id"] == "cmpl-abc"  # as in vLLM
+    reply = http.post("/v1/completions", json={**body, "request_id": "forged status=500"})
+    assert len(reply.headers["x-request-id"]) == 32
 
     def same_id(_: int) -> int:
         headers = {"x-request-id": "same"}
@@ -218,3 +226,13 @@ def test_the_engines_steps_teach_the_chooser(http: httpx.Client) -> None:
         http.post("/v1/completions", json={"prompt": "x", "ignore_eos": True, **GREEDY})
     reply = http.post("/v1/completions", json={"prompt": "x", "size": "auto", **GREEDY})
     assert reply.headers["x-boomerang-reason"] != "auto:unmeasured"
+
+
+@pytest.mark.parametrize("path", ENDPOINTS)
+def test_a_stream_is_not_to_be_collected_by_a_proxy(http: httpx.Client, path: str) -> None:
+    streamed, whole = (
+        http.post(path, json={**ENDPOINTS[path], "stream": stream}).headers
+        for stream in (True, False)
+    )
+    assert (streamed["cache-control"], streamed["x-accel-buffering"]) == ("no-cache", "no")
+    assert "x-accel-buffering" not in whole

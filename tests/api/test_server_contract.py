@@ -17,6 +17,7 @@ import openai
 import pytest
 
 from boomerang_core.family import Family
+from tests.api.conftest import PROMPT_TOKENS
 from tests.api.servers import CONTEXT, START_SECONDS, Running, environment
 
 pytestmark = pytest.mark.engine
@@ -59,6 +60,12 @@ ERRORS: dict[str, dict[str, Any]] = {
     "logprobs": {"prompt": "x", "logprobs": 100},
     "stream_options": {"prompt": "x", "stream_options": {"include_usage": True}},
     "mistyped": {"prompt": {"text": "x"}},
+    "regex": {"prompt": "x", "extra_body": {"structured_outputs": {"regex": "(["}}},
+    "grammar": {"prompt": "x", "extra_body": {"structured_outputs": {"grammar": "root ::= ("}}},
+    "logit_bias": {"prompt": "x", "logit_bias": {"99999": 1}},
+    "token ids": {"prompt": [99999]},
+    "too long": {"prompt": "x" * 300},
+    "as long as the context": {"prompt": "x" * 256},
 }
 
 
@@ -170,13 +177,22 @@ def test_stop_strings(ours: openai.OpenAI, plain: openai.OpenAI, family: Family)
         assert got["choices"][0]["finish_reason"] == "stop"
 
 
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 @pytest.mark.parametrize("case", ERRORS)
-def test_errors(ours: openai.OpenAI, plain: openai.OpenAI, family: Family, case: str) -> None:
-    """The same status; a message each, in the same form."""
+def test_errors(
+    ours: openai.OpenAI,
+    plain: openai.OpenAI,
+    server: Running,
+    family: Family,
+    case: str,
+    stream: bool,
+) -> None:
+    """The same status; a message each, in the same form; of a stream too, where vLLM says 200."""
     raised = []
-    for client, model in ((ours, teacher(family)), (plain, "plain")):
+    streams: dict[str, Any] = {"stream": True} if stream and case != "stream_options" else {}
+    for client, model, more in ((ours, teacher(family), streams), (plain, "plain", {})):
         with pytest.raises(openai.APIStatusError) as error:
-            client.completions.create(model=model, **ERRORS[case])
+            client.completions.create(model=model, **ERRORS[case], **more)
         raised.append(error.value)
     got, expected = raised
     assert got.status_code == expected.status_code
@@ -184,3 +200,26 @@ def test_errors(ours: openai.OpenAI, plain: openai.OpenAI, family: Family, case:
     assert isinstance(expected.body, dict)
     assert got.body.keys() == expected.body.keys()
     assert all(body["type"] and body["message"] for body in (got.body, expected.body))
+    assert "Traceback" not in server.log.read_text()
+
+
+def test_chats_that_cannot_be(ours: openai.OpenAI, family: Family) -> None:
+    """A stream's error has a status of its own there too."""
+    for more in ({"logprobs": True, "top_logprobs": 100}, {"logit_bias": {"99999": 1}}):
+        ask: dict[str, Any] = {**more, "messages": CHAT, "stream": True}
+        with pytest.raises(openai.BadRequestError):
+            ours.chat.completions.create(model=teacher(family), **ask)
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+def test_clients_know_a_prompt_that_is_too_long(
+    ours: openai.OpenAI, plain: openai.OpenAI, family: Family, stream: bool
+) -> None:
+    """By vLLM's words; the number is that of our own bound, where it is lower."""
+    for client, model, most in ((ours, teacher(family), PROMPT_TOKENS), (plain, "plain", 256)):
+        asked: list[Any] = [{"role": "user", "content": "x" * 300}]
+        known = f"maximum context length is {most} tokens. However, your prompt contains"
+        with pytest.raises(openai.BadRequestError, match=known):
+            client.completions.create(model=model, prompt="x" * 300, stream=stream)
+        with pytest.raises(openai.BadRequestError, match=known):
+            client.chat.completions.create(model=model, messages=asked, stream=stream)

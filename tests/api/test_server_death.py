@@ -81,7 +81,9 @@ def test_the_end_of_the_engine_is_the_servers(tmp_path: Path, family: Family, vi
         error = json.loads(last)["error"]
         assert told - killed < WITHIN_SECONDS
     assert error["code"] == whole.result().status_code == late.status_code == 503
+    assert all(int(reply.headers["retry-after"]) > 0 for reply in (whole.result(), late))
     for reply in (error, whole.result().json()["error"]):
         assert reply["message"] == "the engine has died; the server is stopping"
     printed = running.log.read_text().splitlines()
     assert any(line.startswith("error: the engine has died") for line in printed), printed
+    assert sum(" status=200 ended=broken " in line for line in printed) == 1, printed  # the stream

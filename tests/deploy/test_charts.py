@@ -195,6 +195,11 @@ def test_the_server_takes_the_default_settings() -> None:
     assert read["kv_cache_bytes"] is None  # its own default fits the family: it knows the shapes
 
 
+def test_pods_with_ipv6_addresses_listen_on_both() -> None:
+    data = only(render(SERVE, {"host": "::"}), "ConfigMap")["data"]
+    assert data["BOOMERANG_HOST"] == "::"
+
+
 def test_the_schema_knows_every_setting() -> None:
     schema = json.loads((SERVE / "values.schema.json").read_text())
     known = set(schema["properties"]["settings"]["properties"])

@@ -1,6 +1,7 @@
 """The engine client, around a stand-in for vLLM's."""
 
 import asyncio
+from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import Mock
 
@@ -10,9 +11,11 @@ from prometheus_client import CollectorRegistry
 from boomerang_core.errors import EngineError
 from boomerang_core.residency import Span
 from boomerang_core.sizes import SizeRow, SizeTable
-from server.engine.client import SizedEngineClient
-from server.engine.compat import EngineDeadError, RetryableRequestError
-from server.engine.serving import _about_tokens
+from server.device import VLLM_SHARE
+from server.engine import client as client_module
+from server.engine.asked import about_tokens
+from server.engine.client import SizedEngineClient, start_engine
+from server.engine.compat import AsyncEngineArgs, EngineDeadError, RetryableRequestError
 from server.engine.watch import StepWatch, Watch
 from server.load.chooser import Chooser
 from server.load.prediction import Objective
@@ -119,8 +122,8 @@ def test_a_prompt_is_as_long_as_its_parts() -> None:
     parts: list[object] = [{"type": "text", "text": "abcd" * 10}, "efgh" * 5, {"type": "image"}]
     mixed = SimpleNamespace(messages=[{"role": "user", "content": parts}])
     whole = SimpleNamespace(messages=[{"role": "user", "content": "abcd" * 15}])
-    assert _about_tokens(mixed) == _about_tokens(whole)
-    assert _about_tokens(SimpleNamespace(prompt=[5, 6, 7])) == 3
+    assert about_tokens(mixed) == about_tokens(whole)
+    assert about_tokens(SimpleNamespace(prompt=[5, 6, 7])) == 3
 
 
 def output(
@@ -179,3 +182,18 @@ def test_a_stream_that_is_broken_off_has_a_first_token() -> None:
         return registry.get_sample_value(f"boomerang_{name}_seconds_count", {"size": "1m"})
 
     assert (count("first_token"), count("token"), count("request")) == (1, None, None)
+
+
+def test_the_engine_starts_as_that_of_an_http_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the context vLLM chooses how many tokens a step may take: 8,192 on an H100, not 2,048."""
+    llm, arguments = Mock(), Mock()
+    monkeypatch.setattr(client_module, "AsyncLLM", llm)
+    monkeypatch.setattr(client_module, "AsyncEngineArgs", Mock(return_value=arguments))
+    monkeypatch.setattr(client_module, "engine_arguments", lambda *_, **__: {})
+    start_engine(Mock(table=TABLE), Path(), Mock(spec=Residency))
+    assert llm.from_engine_args.call_args.args == (arguments,)
+    assert llm.from_engine_args.call_args.kwargs["usage_context"].name == "OPENAI_API_SERVER"
+
+
+def test_the_share_of_a_gpu_is_at_most_vllms_own() -> None:
+    assert AsyncEngineArgs.gpu_memory_utilization == VLLM_SHARE

@@ -11,7 +11,7 @@ from transformers import LlamaForCausalLM
 from vllm import SamplingParams
 from vllm.exceptions import VLLMValidationError
 
-from server.engine.kv_groups import choose_groups, layer_ranks
+from boomerang_core.kv_groups import choose_groups, layer_ranks
 from server.engine.sizes import SIZE_KEY
 from tests.engine.conftest import token_prompts
 from tests.engine.families import VOCABULARY, TinyFamily

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from bench.kv import run
+from boomerang_core.kv_groups import KVGroups, choose_groups, layer_ranks
 from server.engine import kv
-from server.engine.kv_groups import KVGroups, choose_groups, layer_ranks
 from tests.engine.conftest import LIMITS, token_prompts
 from tests.engine.families import LAYERS, VOCABULARY, TinyFamily
 from tests.engine.test_equality import BATCH, TOKENS, expected, greedy, parameters, prompts

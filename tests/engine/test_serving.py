@@ -80,13 +80,23 @@ def counted(handler: Handler) -> Mock:
     return metrics
 
 
-@pytest.mark.parametrize("status", [200, 499, 503])
+@pytest.mark.parametrize("status", [200, 499])
 def test_what_ran_is_counted_as_served(status: int) -> None:
     async def answer(*_: object) -> Response:
         return Response(status_code=status)
 
     metrics = counted(answer)
     assert metrics.decided.call_args.args[0].reason is Reason.DEFAULT
+    metrics.refused.assert_not_called()
+
+
+@pytest.mark.parametrize("status", [500, 503])
+def test_what_failed_neither_ran_nor_was_refused(status: int) -> None:
+    async def fail(*_: object) -> Response:
+        return Response(status_code=status)
+
+    metrics = counted(fail)
+    metrics.decided.assert_not_called()
     metrics.refused.assert_not_called()
 
 

@@ -15,6 +15,7 @@ PURE = (
     "sizes",
     "family",
     "residency",
+    "kv_groups",
     "precision",
 )
 

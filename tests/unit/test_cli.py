@@ -13,14 +13,15 @@ from boomerang_core.blocks import BlockMap
 from boomerang_core.errors import SettingsError
 from boomerang_core.family import load_family
 from boomerang_core.footprint import ModelShape
+from boomerang_core.kv_groups import kv_bytes
 from boomerang_core.ladder import Ladder
 from boomerang_core.precision import served_precision
-from boomerang_core.residency import Residents, Span
+from boomerang_core.residency import DEFAULT_REQUESTS, Residents, Span
 from boomerang_core.route import FamilyDesign, StudentKind
 from boomerang_core.sizes import Quality, format_bytes
-from server.guard.room import with_kv_cache
+from server.guard.room import kv_tokens, require_kv_cache, with_kv_cache
 from server.residency import Residency
-from server.settings import read_settings
+from server.settings import Settings, read_settings
 from tests.folders import write_tiny
 from tests.imports import heavy_after
 
@@ -71,14 +72,14 @@ def test_sizes_prints_one_line_a_size(family_dir: Path) -> None:
 def test_sizes_tells_what_a_server_would_hold() -> None:
     """The shipped family: the budget is what the KV cache and the first six sizes need."""
     family = load_family(cli.common.FAMILIES / "smollm2-135m").served_in(4)
-    kv = 3 * 1000 * family.table.teacher.kv_bytes_per_token
+    kv = (3 * 1024 + 128) * kv_bytes(family)[-1]  # in whole blocks, and vLLM keeps one
     need = Residents.of(family).weight_bytes(Span(0, 5)) + kv
     options = ["--context", "1000", "--concurrency", "3", "--dtype", "float32"]
     command = ["sizes", "smollm2-135m", *options, "--memory-budget"]
     result = runner.invoke(cli.app, [*command, str(need)])
     assert result.exit_code == 0
     assert verdicts(result.output) == ["offered"] * 6 + ["does not fit"] * 8
-    assert f"{format_bytes(kv)} of it KV cache (3000 tokens)" in result.output
+    assert f"{format_bytes(kv)} of it KV cache (3200 tokens)" in result.output
     result = runner.invoke(cli.app, [*command, "1MiB"])
     assert result.exit_code == 2
     assert "error: a memory budget of 1,048,576 bytes fits no size" in result.output
@@ -90,26 +91,60 @@ def verdicts(output: str) -> list[str]:
     return [line.partition("MiB  ")[2] for line in told.splitlines() if "MiB  " in line]
 
 
-def test_the_server_that_sizes_names_offers_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision, "built_for_cpu", lambda: True)
-    result = runner.invoke(cli.app, ["sizes", "smollm2-135m", "--memory-budget", "750MiB"])
-    assert result.exit_code == 0
-    command = result.output.splitlines()[-1].partition("boomerang serve ")[2].split()
+def settings_of(output: str) -> Settings:
+    """Those of the server that `sizes` names."""
+    command = output.splitlines()[-1].partition("boomerang serve ")[2].split()
     options = {
         name.strip("-").replace("-", "_"): value
         for name, value in zip(command[1::2], command[2::2], strict=True)
     }
-    settings = read_settings(family=command[0], **options)
-    default = read_settings(memory_budget="750MiB")
-    assert settings.kv_cache_bytes == default.kv_cache_bytes
-    held = served_precision(default.dtype)
+    return read_settings(family=command[0], **options)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"kv-cache-bytes": 100 << 20},
+        {"context": 1},
+        {"context": 512},
+        {"context": 1000, "concurrency": 3},
+        {"context": 8192},
+        {"concurrency": 4},
+    ],
+    ids=str,
+)
+def test_the_server_that_sizes_names_offers_what_it_says(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, int]
+) -> None:
+    monkeypatch.setattr(precision, "built_for_cpu", lambda: True)
+    asked = [word for name, value in given.items() for word in (f"--{name}", str(value))]
+    result = runner.invoke(cli.app, ["sizes", "smollm2-135m", "--memory-budget", "950MiB", *asked])
+    assert result.exit_code == 0
+    settings = settings_of(result.output)
+    if not given:
+        assert settings.kv_cache_bytes == read_settings(memory_budget="950MiB").kv_cache_bytes
+    held = served_precision("auto")
     assert settings.dtype == held.dtype
     family = load_family(cli.family_folder(Path(settings.family))).served_in(held.bytes_per_param)
-    kv_bytes = with_kv_cache(settings, family, settings.memory_budget).kv_bytes
-    residency = Residency(family, kv_bytes, settings.memory_budget)
+    settings = with_kv_cache(settings, family, settings.memory_budget)
+    require_kv_cache(family, settings)
+    assert settings.max_model_len == max(given.get("context", 2048), 16)
+    assert settings.max_num_seqs == given.get("concurrency", DEFAULT_REQUESTS)
+    if given.keys() & {"context", "concurrency"}:
+        wanted = settings.max_model_len * given.get("concurrency", 1)
+        assert wanted < kv_tokens(family, settings)[-1] < wanted * 1.1 + 256
+    residency = Residency(family, settings.kv_bytes, settings.memory_budget)
     offered = len(residency.policy.table.offered)
     assert verdicts(result.output) == ["offered"] * offered + ["does not fit"] * (14 - offered)
-    assert 0 < offered < 14
+    assert 0 < offered <= 14
+
+
+def test_sizes_refuses_a_kv_cache_that_the_server_would() -> None:
+    small = ["--memory-budget", "950MiB", "--kv-cache-bytes", "1MiB"]
+    result = runner.invoke(cli.app, ["sizes", "smollm2-135m", *small])
+    assert result.exit_code == 2
+    assert "--kv-cache-bytes: 1.0MiB cannot hold one request of 2048 tokens" in result.output
 
 
 def test_sizes_takes_the_kv_cache_in_one_way() -> None:

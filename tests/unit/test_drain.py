@@ -9,12 +9,13 @@ import httpx
 import pytest
 import uvicorn
 
-from server.access import AccessLog
+from server.access import COMPLETIONS, AccessLog
 from server.drain import Drain
 from server.hang import Stillness
 from server.lifecycle import DrainingServer, Lifecycle, State
 
-ENDLESS = {"/events": b"text/event-stream", "/bytes": b"application/octet-stream"}
+EVENTS = COMPLETIONS[0]
+ENDLESS = {EVENTS: b"text/event-stream", "/bytes": b"application/octet-stream"}
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -37,8 +38,9 @@ class Stopping:
 
     def __init__(self, linger: float = 0.0) -> None:
         self.lifecycle = Lifecycle()
+        self.counted: list[int] = []
         config = uvicorn.Config(
-            AccessLog(Drain(app, self.lifecycle)),
+            AccessLog(Drain(app, self.lifecycle), self.counted.append),
             port=0,
             lifespan="off",
             log_config=None,
@@ -70,7 +72,7 @@ def test_a_stream_that_outlives_the_drain_ends_with_an_error(
     stopping = Stopping()
 
     async def client(url: str) -> None:
-        async with httpx.AsyncClient() as http, http.stream("GET", f"{url}/events") as reply:
+        async with httpx.AsyncClient() as http, http.stream("POST", f"{url}{EVENTS}") as reply:
             lines = reply.aiter_lines()
             assert await anext(lines) == "data: 1"
             stopping.stop()
@@ -80,6 +82,8 @@ def test_a_stream_that_outlives_the_drain_ends_with_an_error(
     with caplog.at_level(logging.INFO):
         asyncio.run(stopping.serve(client))
     assert not [record for record in caplog.records if record.exc_info]
+    assert stopping.counted == [500]  # it is no success
+    assert f" path={EVENTS} status=200 ended=broken " in caplog.text
 
 
 def test_an_answer_that_has_not_begun_by_then_is_a_503(caplog: pytest.LogCaptureFixture) -> None:
@@ -93,6 +97,7 @@ def test_an_answer_that_has_not_begun_by_then_is_a_503(caplog: pytest.LogCapture
             reply = await asking
         assert (reply.status_code, reply.headers["connection"]) == (503, "close")
         assert reply.json()["error"]["code"] == 503
+        assert int(reply.headers["retry-after"]) > 0
 
     asyncio.run(stopping.serve(client))
     assert not [record for record in caplog.records if record.exc_info]

@@ -5,10 +5,9 @@ import random
 import pytest
 
 from boomerang_core.blocks import BlockMap
-from boomerang_core.ladder import Ladder
+from boomerang_core.kv_groups import choose_groups, cut, layer_ranks
+from boomerang_core.ladder import ALWAYS_TEACHER, Ladder
 from boomerang_core.route import FamilyDesign, Owner, StudentKind, build_route
-from server.engine.kv_groups import choose_groups, cut, layer_ranks
-from server.engine.plan import ALWAYS_TEACHER
 
 
 def random_design(seed: int) -> FamilyDesign:

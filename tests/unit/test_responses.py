@@ -40,6 +40,9 @@ def answer(how: str, path: str, method: str = "POST") -> dict[str, int]:
         if status:
             await send({"type": "http.response.start", "status": int(status), "headers": []})
             await send({"type": "http.response.body", "body": b"x", "more_body": True})
+        if cut == "tells":
+            event = b'data: {"error": {"code": 503}}\n\n'
+            await send({"type": "http.response.body", "body": event, "more_body": True})
         if cut == "fails":
             raise RuntimeError("a bug")
         if status and cut != "left":
@@ -70,6 +73,7 @@ def answer(how: str, path: str, method: str = "POST") -> dict[str, int]:
         ("", "499"),  # the client left before the answer began
         ("200 left", "499"),
         ("200 fails", "5xx"),
+        ("200 tells", "5xx"),  # a stream, by its last event
         (" fails", "5xx"),
     ],
 )

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 
+from boomerang_core.family import Family
+from boomerang_core.ladder import ALWAYS_TEACHER
 from boomerang_core.route import FamilyDesign
-from server.engine.plan import ALWAYS_TEACHER
 
 MOST_GROUPS = 6
 """Each group costs a block table and metadata in every step (docs/decisions/0005)."""
@@ -94,3 +95,16 @@ def _kept(layers: int, count: int) -> bool:
     """
     shortest, longest = layers // count, ceil(layers / count)
     return longest == shortest or longest < 1.5 * shortest
+
+
+def kv_bytes(family: Family, tensor_parallel_size: int = 1) -> tuple[int, ...]:
+    """Bytes of a server's KV cache that a token takes, by size, on all its ranks together.
+
+    `family`: with the footprints of the served format.  The engine keeps layers in groups, the last
+    of which may have places left over, and where there are more ranks than heads, several ranks
+    keep the same one.
+    """
+    ranks = layer_ranks(family.design)
+    copies = max(1, tensor_parallel_size // family.shape.num_kv_heads)
+    groups, teacher = choose_groups(ranks), copies * family.table.teacher.kv_bytes_per_token
+    return tuple(teacher * groups.held(row.size) // len(ranks) for row in family.rows)

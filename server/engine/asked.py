@@ -1,0 +1,47 @@
+"""What is read off a request before vLLM gets it: its id, its prompts, about how long they are."""
+
+from typing import Any
+
+from fastapi import Request
+from starlette.datastructures import MutableHeaders
+
+from server.access import MADE_ID, is_plain_id
+
+_CHARS_PER_TOKEN = 4  # of English, about
+
+
+def named(request: Any, raw_request: Request) -> Request:
+    """The request by the id in its body, where its head has none: vLLM, too, looks there first."""
+    given = request.request_id if "request_id" in request.model_fields_set else None
+    if not raw_request.scope.get(MADE_ID) or not is_plain_id(given):
+        return raw_request
+    MutableHeaders(scope=raw_request.scope)["x-request-id"] = given
+    return Request(raw_request.scope, raw_request.receive)  # the other keeps the headers it had
+
+
+def token_prompts(prompt: Any) -> list[list[int]]:
+    """The prompts of a body that are given as token ids."""
+    many = (
+        prompt if isinstance(prompt, list) and prompt and isinstance(prompt[0], list) else [prompt]
+    )
+    return [ids for ids in many if isinstance(ids, list) and ids and isinstance(ids[0], int)]
+
+
+def about_tokens(request: Any) -> float | None:
+    """About how long the longest prompt of a body is, before it is tokenised; None: no telling."""
+    prompt = getattr(request, "prompt", None)
+    if prompt:
+        many = isinstance(prompt, list) and isinstance(prompt[0], list | str)
+        return max(_tokens_in(one) for one in (prompt if many else [prompt]))
+    messages = [one for one in getattr(request, "messages", ()) if isinstance(one, dict)]
+    return sum(_tokens_in(one.get("content")) for one in messages) if messages else None
+
+
+def _tokens_in(text: object) -> float:
+    """Of text by its length; of token ids, their number; of parts, their sum; of all else, none."""
+    if isinstance(text, str):
+        return len(text) / _CHARS_PER_TOKEN
+    if isinstance(text, list) and text and isinstance(text[0], dict):
+        parts = (part.get("text") if isinstance(part, dict) else part for part in text)
+        return sum(_tokens_in(part) for part in parts)
+    return float(len(text)) if isinstance(text, list) else 0.0
