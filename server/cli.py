@@ -2,6 +2,7 @@
 
 import asyncio
 import atexit
+import gc
 import logging
 import os
 import sys
@@ -10,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
+from uvicorn.loops.auto import auto_loop_factory
 
 from boomerang_core.cli import app, family_folder
 from boomerang_core.errors import BoomerangError
@@ -116,7 +118,8 @@ def serve(
         precision = served_precision(settings.dtype)
         loaded = load_family(family_folder(Path(settings.family)))
         served = loaded.served_in(precision.bytes_per_param)
-        lifecycle = asyncio.run(_serve(settings, served, precision))
+        with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:  # uvloop, where it is
+            lifecycle = runner.run(_serve(settings, served, precision))
     except BoomerangError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from error
@@ -167,6 +170,8 @@ async def _serve(settings: Settings, family: Family, precision: Precision) -> Li
 
         await mount(app, client, residency, chooser, metrics, guarding.limits)
         metrics.set_resident(await client.resident_bytes())
+        gc.collect()
+        gc.freeze()  # what is there now stays: no collection need walk through it while serving
         lifecycle.loaded(client)
         compiled = f", compiled in {await client.compile_seconds():.0f} s" * settings.compile
         _say(settings, f"{family.name} is ready: {_count_sizes(residency)}{compiled}")
