@@ -12,12 +12,8 @@ from fastapi import Response
 from pydantic import ValidationError
 
 from boomerang_core.sizes import SizeRow, SizeTable
-from server.engine.serving import (
-    Handler,
-    Sized,
-    SizedChatCompletionRequest,
-    SizedCompletionRequest,
-)
+from server.engine.bodies import SizedChatCompletionRequest, SizedCompletionRequest
+from server.engine.serving import Handler, Sized
 from server.guard.limits import Hold, Limits, Slots
 from server.guard.middleware import HOLD
 from server.metrics import Metrics
