@@ -152,7 +152,9 @@ async def _serve(settings: Settings, family: Family, precision: Precision) -> Li
         )
         from server.engine.serving import mount
 
-        await mount(app, client, residency, chooser, metrics, guarding.limits)
+        await mount(
+            app, client, residency, chooser, metrics, guarding.limits, settings.vllm_options
+        )
         metrics.set_resident(await client.resident_bytes())
         lifecycle.loaded(client)
         compiled = f", compiled in {await client.compile_seconds():.0f} s" * settings.compile
@@ -234,6 +236,7 @@ def _start(
         kv_cache_memory_bytes=settings.kv_bytes // settings.tensor_parallel_size,  # of each
         tensor_parallel_size=settings.tensor_parallel_size,
         otlp_traces_endpoint=settings.otlp_traces_endpoint,
+        options=settings.vllm_options,
     )
 
 

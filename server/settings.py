@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from boomerang_core.errors import SettingsError, SizeError
 from boomerang_core.residency import DEFAULT_CONTEXT, DEFAULT_REQUESTS
 from boomerang_core.sizes import parse_bytes
+from server.vllm_options import VllmOptions, read_options
 
 PREFIX = "BOOMERANG_"
 
@@ -162,6 +163,11 @@ class Settings(BaseSettings):
     )
     otlp_traces_endpoint: str | None = Field(
         None, description="Where vLLM sends OpenTelemetry traces; none are made without it."
+    )
+    vllm_options: Annotated[VllmOptions, NoDecode, BeforeValidator(read_options)] = Field(
+        VllmOptions(),
+        description="vLLM's own options, a JSON object: "
+        f"{', '.join(sorted(VllmOptions.model_fields))} (docs/clients.md).",
     )
     default_size: str | None = Field(
         None, description="What the bare family name runs: a size, or auto; else what it states."

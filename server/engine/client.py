@@ -25,10 +25,14 @@ from server.engine.compat import (
     VLLMError,
 )
 from server.engine.loader import engine_arguments
+from server.engine.options import check_parsers
 from server.engine.sizes import SIZE_KEY
 from server.engine.watch import Watch
 from server.residency import Residency
 from server.tracing import NoSpans, SizeSpans, Spans
+from server.vllm_options import VllmOptions
+
+_NO_OPTIONS = VllmOptions()
 
 
 def published_sizes(table: SizeTable) -> dict[str, Any]:
@@ -182,14 +186,18 @@ def start_engine(
     watch: Watch | None = None,
     compiled: bool = False,
     graphs: bool | None = None,
+    options: VllmOptions = _NO_OPTIONS,
     **limits: Any,
 ) -> SizedEngineClient:
     """Start vLLM on a family, in a process of its own; returns when it is loaded.
 
     `residency` says which sizes are loaded, `watch` is told of each request and each step,
-    `compiled`, `graphs` and `limits` are those of `engine_arguments`.  Raises what that raises,
+    `compiled`, `graphs` and `limits` are those of `engine_arguments`; `options` are further
+    arguments of vLLM, of which some are its app's.  Raises what that raises, `SettingsError`,
     vLLM's own errors, and `EngineError` where the engine's process ended before it was ready.
     """
+    check_parsers(options)
+    limits |= options.for_engine()
     sizes = residency.plan.span
     arguments = AsyncEngineArgs(
         **engine_arguments(

@@ -19,14 +19,13 @@ from server.access import CLIENT_GONE, COMPLETIONS, usage
 from server.engine.bodies import SizedChatCompletionRequest, SizedCompletionRequest
 from server.engine.client import SizedEngineClient, published_sizes
 from server.engine.compat import (
-    FlexibleArgumentParser,
     VLLMError,
     create_chat_completion,
     create_completion,
     create_error_response,
     init_app_state,
-    make_arg_parser,
 )
+from server.engine.options import app_arguments, refuse_unserved
 from server.engine.sizes import SIZE_KEY
 from server.guard.limits import Hold, Limits, count_choices
 from server.guard.middleware import HOLD
@@ -36,7 +35,9 @@ from server.metrics import Metrics
 from server.misspelt import refuse_misspelt
 from server.residency import Residency
 from server.sizing import Ask, Decision, Policy, Reason, decide
+from server.vllm_options import VllmOptions
 
+_NO_OPTIONS = VllmOptions()
 _CHARS_PER_TOKEN = 4  # of English, about
 Handler = Callable[[Any, Request], Awaitable[Response | None]]
 
@@ -55,17 +56,17 @@ async def mount(
     chooser: Chooser,
     metrics: Metrics,
     limits: Limits,
+    options: VllmOptions = _NO_OPTIONS,
 ) -> None:
     """Build vLLM's serving objects in `app.state` and add the two endpoints.
 
     The app may already be serving: routes can be added then, middleware could not.
     """
     table = residency.policy.table
-    arguments = ["--model", client.model_config.model, "--served-model-name", table.family]
-    parser = make_arg_parser(FlexibleArgumentParser())
-    await init_app_state(client, app.state, parser.parse_args(arguments), ("generate",))
+    arguments = app_arguments(client, [table.family], options)
+    await init_app_state(client, app.state, arguments, ("generate",))
     app.state.openai_serving_models.lora_requests.update(published_sizes(table))
-    sized = Sized(residency, chooser, metrics, limits, client)
+    sized = Sized(residency, chooser, metrics, limits, client, options)
 
     async def completions(request: SizedCompletionRequest, raw_request: Request) -> Response:
         return await sized.run(request, raw_request, create_completion)
@@ -89,11 +90,13 @@ class Sized:
         metrics: Metrics,
         limits: Limits,
         client: SizedEngineClient,
+        options: VllmOptions = _NO_OPTIONS,
     ) -> None:
         self._residency = residency
         self._chooser = chooser
         self._metrics = metrics
         self._limits = limits
+        self._options = options
         self._max_model_len: int = client.model_config.max_model_len
         self._renderer = client.renderer
 
@@ -104,10 +107,11 @@ class Sized:
     async def run(self, request: Any, raw_request: Request, handler: Handler) -> Response:
         """The reply of `handler`.
 
-        Raises `SizeError` for a choice of size that makes no sense, and `RefusedError` for what is
-        over a limit or comes when the queue is full.
+        Raises `SizeError` for a choice of size that makes no sense, and for what the server was not
+        told to do; `RefusedError` for what is over a limit or comes when the queue is full.
         """
         decision = self._decide(request)
+        refuse_unserved(request, raw_request.headers, self._options)
         with ExitStack() as lease:
             lease.enter_context(self._residency.lease(decision.row.size))
             self._take_slots(request, raw_request)

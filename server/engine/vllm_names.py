@@ -66,6 +66,7 @@ NAMES: Mapping[str, str] = {
     "process_weights_after_loading": (
         "vllm.model_executor.model_loader.utils:process_weights_after_loading"
     ),
+    "ReasoningParserManager": "vllm.reasoning:ReasoningParserManager",
     "RequestOutputKind": "vllm.sampling_params:RequestOutputKind",
     "RetryableRequestError": "vllm.exceptions:RetryableRequestError",
     "RMSNorm": "vllm.model_executor.layers.layernorm:RMSNorm",
@@ -77,6 +78,7 @@ NAMES: Mapping[str, str] = {
     "set_forward_context": "vllm.forward_context:set_forward_context",
     "SlotMappingMode": "vllm.v1.worker.block_table:SlotMappingMode",
     "StatLoggerBase": "vllm.v1.metrics.loggers:StatLoggerBase",
+    "ToolParserManager": "vllm.tool_parsers:ToolParserManager",
     "UBatchSlice": "vllm.v1.worker.ubatch_utils:UBatchSlice",
     "VLLMError": "vllm.exceptions:VLLMError",
     "WorkerBase": "vllm.v1.worker.worker_base:WorkerBase",
@@ -157,6 +159,8 @@ MEMBERS: Mapping[str, tuple[str, ...]] = {
     "vllm.entrypoints.openai.chat_completion.protocol:ChatCompletionRequest.build_tok_params": (
         "model_config",
     ),
+    "vllm.reasoning:ReasoningParserManager.list_registered": (),
+    "vllm.tool_parsers:ToolParserManager.list_registered": (),
     "vllm.renderers.base:BaseRenderer.validate_token_ids": ("token_ids", "parameter"),
     "vllm.renderers.params:TokenizeParams": ("max_total_tokens", "max_output_tokens"),
     "vllm.v1.metrics.loggers:StatLoggerBase.record": ("scheduler_stats", "iteration_stats"),

@@ -72,7 +72,7 @@ def counted(handler: Handler) -> Mock:
     client = Mock(model_config=SimpleNamespace(max_model_len=64))
     sized = Sized(residency, Mock(), metrics, Limits(10, 1.0, None, 4, 2, None, 4), client)
     request = SizedCompletionRequest(model="tiny", prompt="x")
-    asyncio.run(sized.run(request, Mock(scope={HOLD: Hold(Slots(4))}), handler))
+    asyncio.run(sized.run(request, Mock(scope={HOLD: Hold(Slots(4))}, headers={}), handler))
     return metrics
 
 

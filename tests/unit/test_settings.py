@@ -1,11 +1,14 @@
 """Settings that are refused, in one line, and settings that are read from text."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from boomerang_core.errors import SettingsError
 from server.settings import read_settings
+from server.vllm_options import VllmOptions
 
 
 @pytest.mark.parametrize(
@@ -17,6 +20,17 @@ from server.settings import read_settings
         ({"max_body_bytes": "0"}, "max_body_bytes"),
         ({"max_choices": 0}, "max_choices"),
         ({"linger_seconds": "inf"}, "linger_seconds"),
+        ({"vllm_options": "{"}, "vllm_options: not a JSON object"),
+        ({"vllm_options": "[1]"}, "vllm_options: not a JSON object"),
+        ({"vllm_options": '{"enable_lora": true}'}, "vllm_options: enable_lora is not an option; "),
+        ({"vllm_options": {"max_logprobs": -1}}, r"vllm_options\.max_logprobs: Input should be"),
+        ({"vllm_options": {"scheduling_policy": "lifo"}}, r"vllm_options\.scheduling_policy: "),
+        ({"vllm_options": {"chat_template": "gone.jinja"}}, "there is no file gone.jinja"),
+        ({"vllm_options": {"enable_auto_tool_choice": True}}, "needs tool_call_parser"),
+        (
+            {"vllm_options": {"override_generation_config": {"temperature": "hot"}}},
+            r"vllm_options\.override_generation_config\.temperature: ",
+        ),
     ],
 )
 def test_settings_that_make_no_sense(settings: dict[str, Any], says: str) -> None:
@@ -28,3 +42,20 @@ def test_origins_come_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BOOMERANG_CORS_ORIGINS", "https://a.example, http://localhost:3000")
     assert read_settings().cors_origins == ("https://a.example", "http://localhost:3000")
     assert read_settings(cors_origins="*").cors_origins == ("*",)
+
+
+def test_vllms_options_are_told_as_json(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    template = tmp_path / "chat.jinja"
+    template.write_text("{{ messages }}")
+    told = {"tool_call_parser": "hermes", "chat_template": str(template), "seed": 7}
+    monkeypatch.setenv("BOOMERANG_VLLM_OPTIONS", json.dumps(told))
+    options = read_settings().vllm_options
+    assert options.for_engine() == {"seed": 7}
+    assert options.for_app() == {
+        "tool_call_parser": "hermes",
+        "chat_template": str(template),
+        "enable_auto_tool_choice": True,  # vLLM's app ignores the parser without it
+    }
+    assert read_settings(vllm_options="{}").vllm_options == VllmOptions()
+    quiet = VllmOptions(tool_call_parser="hermes", enable_auto_tool_choice=False)
+    assert not quiet.calls_tools
