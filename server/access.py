@@ -27,6 +27,10 @@ COMPLETIONS = ("/v1/completions", "/v1/chat/completions")
 """Paths that run something: their responses are counted, and what is refused there is lost."""
 
 
+TOKENIZING = ("/tokenize", "/detokenize")
+"""Paths that need the engine's tokenizer and run nothing; vLLM's names, which have no `/v1`."""
+
+
 @dataclass
 class Usage:
     """What the engine did for one HTTP request, over all its prompts and choices."""

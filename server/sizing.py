@@ -133,6 +133,11 @@ def decide(policy: Policy, ask: Ask, choose: Choose, tokens: int | None = None) 
     return Decision(policy.table.rows[policy.default_size], Reason.DEFAULT)
 
 
+def require_model(policy: Policy, model: object) -> None:
+    """Raise `UnknownSizeError` or `SizeError` for a model name that is not this server's."""
+    _row_of_model(policy.table, model)
+
+
 def _asks_auto(policy: Policy, ask: Ask) -> bool:
     """Whether the load decides: asked for, bounded, or the server's default."""
     if ask.size is not None:

@@ -1,7 +1,7 @@
 """vLLM's OpenAI handlers for completions and chat, behind request bodies with our fields.
 
-Only these two endpoints are mounted.  vLLM's own app would bring thirty more, some of them
-controls that anyone could call.
+Only these two endpoints are mounted, and those of `tokenizing.py`.  vLLM's own app would bring
+thirty more, some of them controls that anyone could call.
 """
 
 import time
@@ -27,6 +27,7 @@ from server.engine.compat import (
 )
 from server.engine.options import app_arguments, refuse_unserved
 from server.engine.sizes import SIZE_KEY
+from server.engine.tokenizing import mount_tokenizing
 from server.guard.limits import Hold, Limits, count_choices
 from server.guard.middleware import HOLD
 from server.leased import Leased
@@ -58,7 +59,7 @@ async def mount(
     limits: Limits,
     options: VllmOptions = _NO_OPTIONS,
 ) -> None:
-    """Build vLLM's serving objects in `app.state` and add the two endpoints.
+    """Build vLLM's serving objects in `app.state` and add the endpoints.
 
     The app may already be serving: routes can be added then, middleware could not.
     """
@@ -77,7 +78,8 @@ async def mount(
     endpoints: tuple[Callable[..., Awaitable[Response]], ...] = (completions, chat)
     for path, endpoint in zip(COMPLETIONS, endpoints, strict=True):
         app.add_api_route(path, endpoint, methods=["POST"], response_model=None, tags=["openai"])
-    app.openapi_schema = None  # made anew, with these two, when it is next asked for
+    mount_tokenizing(app, residency, limits, client.model_config.max_model_len)
+    app.openapi_schema = None  # made anew, with these, when it is next asked for
 
 
 class Sized:

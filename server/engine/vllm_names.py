@@ -27,6 +27,8 @@ NAMES: Mapping[str, str] = {
     "CUDAGraphMode": "vllm.config:CUDAGraphMode",
     "CustomOp": "vllm.model_executor.custom_op:CustomOp",
     "current_platform": "vllm.platforms:current_platform",
+    "detokenize": "vllm.entrypoints.serve.tokenize.api_router:detokenize",
+    "DetokenizeRequest": "vllm.entrypoints.serve.tokenize.protocol:DetokenizeRequest",
     "dispatch_cpu_unquantized_gemm": (
         "vllm.model_executor.layers.utils:dispatch_cpu_unquantized_gemm"
     ),
@@ -78,6 +80,11 @@ NAMES: Mapping[str, str] = {
     "set_forward_context": "vllm.forward_context:set_forward_context",
     "SlotMappingMode": "vllm.v1.worker.block_table:SlotMappingMode",
     "StatLoggerBase": "vllm.v1.metrics.loggers:StatLoggerBase",
+    "tokenize": "vllm.entrypoints.serve.tokenize.api_router:tokenize",
+    "TokenizeChatRequest": "vllm.entrypoints.serve.tokenize.protocol:TokenizeChatRequest",
+    "TokenizeCompletionRequest": (
+        "vllm.entrypoints.serve.tokenize.protocol:TokenizeCompletionRequest"
+    ),
     "ToolParserManager": "vllm.tool_parsers:ToolParserManager",
     "UBatchSlice": "vllm.v1.worker.ubatch_utils:UBatchSlice",
     "VLLMError": "vllm.exceptions:VLLMError",
