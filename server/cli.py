@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 from pydantic import ValidationError
@@ -41,6 +41,7 @@ from server.logs import LIFE, configure_logging, write_logging_config
 from server.metrics import Metrics
 from server.residency import Residency
 from server.sample import sample
+from server.serve_options import takes_settings
 from server.settings import Settings, read_settings
 from server.tracing import prepare_tracing
 
@@ -50,54 +51,9 @@ _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 @app.command()
-def serve(
-    family: Annotated[
-        str | None, typer.Argument(help="A family folder, or a shipped family: smollm2-135m.")
-    ] = None,
-    host: Annotated[str | None, typer.Option(help="Address to listen on: 127.0.0.1.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port: 8000; 0 takes a free one.")] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="auto, bfloat16, float16 or float32: auto, float32 on a CPU.")
-    ] = None,
-    max_model_len: Annotated[
-        int | None, typer.Option(help="Longest prompt plus reply, in tokens: 2048.")
-    ] = None,
-    kv_cache_bytes: Annotated[
-        str | None, typer.Option(help="Memory for the KV cache: 2GiB; 256MiB or more.")
-    ] = None,
-    compiled: Annotated[
-        bool | None,
-        typer.Option("--compile/--no-compile", help="Compile the layers: --no-compile."),
-    ] = None,
-    cuda_graphs: Annotated[
-        bool | None,
-        typer.Option("--cuda-graphs/--no-cuda-graphs", help="CUDA graphs: where there is a GPU."),
-    ] = None,
-    memory_budget: Annotated[
-        str | None,
-        typer.Option(help="Memory for weights and KV cache; larger sizes are left out: 2GiB."),
-    ] = None,
-    api_keys_file: Annotated[
-        Path | None, typer.Option(help="API keys, one a line: everyone may ask.")
-    ] = None,
-    admin_keys_file: Annotated[
-        Path | None, typer.Option(help="Keys of /admin, one a line: there is no /admin.")
-    ] = None,
-) -> None:
+@takes_settings
+def serve(**options: Any) -> None:
     """Serve every size of a family over HTTP.  Each option is also BOOMERANG_<NAME>."""
-    options: dict[str, Any] = {
-        "family": family,
-        "host": host,
-        "port": port,
-        "dtype": dtype,
-        "max_model_len": max_model_len,
-        "kv_cache_bytes": kv_cache_bytes,
-        "compile": compiled,
-        "cuda_graphs": cuda_graphs,
-        "memory_budget": memory_budget,
-        "api_keys_file": api_keys_file,
-        "admin_keys_file": admin_keys_file,
-    }
     try:
         settings = read_settings(**options)
         precision = served_precision(settings.dtype)
@@ -121,7 +77,9 @@ async def _serve(settings: Settings, family: Family, precision: Precision) -> Li
     prepare_tracing(settings)
     settings = with_kv_cache(settings, family, budget := _budget(settings))
     room = memory_left if built_for_cpu() else None
-    residency = Residency(family, settings.kv_bytes, budget, settings.default_size, room)
+    residency = Residency(
+        family, settings.kv_bytes, budget, settings.default_size, room, settings.served_names
+    )
     require_kv_cache(family, settings)
     guarding = Guarding.of(settings)
     _warn_if_open(settings)

@@ -73,6 +73,7 @@ def other(family: Family, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         "BOOMERANG_LOG_LEVEL": "info",
         "BOOMERANG_DEFAULT_SIZE": "auto",
         "BOOMERANG_PAGE": "false",
+        "BOOMERANG_SERVED_NAMES": "gpt-4o,org/tiny",
         "BOOMERANG_VLLM_OPTIONS": json.dumps(OPTIONS),
     }
     running = start(family, tmp_path_factory.mktemp("other") / "log", **settings)

@@ -5,9 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from boomerang_core.errors import SettingsError
-from server.settings import read_settings
+from server.cli import app
+from server.serve_options import COMMON
+from server.settings import Settings, read_settings
 from server.vllm_options import VllmOptions
 
 
@@ -20,6 +23,7 @@ from server.vllm_options import VllmOptions
         ({"max_body_bytes": "0"}, "max_body_bytes"),
         ({"max_choices": 0}, "max_choices"),
         ({"linger_seconds": "inf"}, "linger_seconds"),
+        ({"served_names": "a,b@c"}, "served_names: a name is of letters"),
         ({"vllm_options": "{"}, "vllm_options: not a JSON object"),
         ({"vllm_options": "[1]"}, "vllm_options: not a JSON object"),
         ({"vllm_options": '{"enable_lora": true}'}, "vllm_options: enable_lora is not an option; "),
@@ -59,3 +63,20 @@ def test_vllms_options_are_told_as_json(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert read_settings(vllm_options="{}").vllm_options == VllmOptions()
     quiet = VllmOptions(tool_call_parser="hermes", enable_auto_tool_choice=False)
     assert not quiet.calls_tools
+
+
+def test_options_of_serve_are_settings_with_their_words() -> None:
+    """In help as they are; so they cannot say anything else."""
+    result = CliRunner().invoke(app, ["serve", "--help"], env={"COLUMNS": "900"})
+    assert result.exit_code == 0
+    for name in COMMON:
+        assert f"--{name}".replace("_", "-") in result.output
+        assert str(Settings.model_fields[name].description) in result.output
+    assert "Default: 2048." in result.output
+
+
+def test_an_option_that_cannot_be_is_one_line() -> None:
+    result = CliRunner().invoke(app, ["serve", "--log-level", "loud"])
+    assert result.exit_code == 2
+    assert result.output.startswith("error: log_level: Input should be 'debug'")
+    assert result.output.count("\n") == 1
