@@ -117,6 +117,7 @@ async def _serve(settings: Settings, family: Family, precision: Precision) -> Li
         lifecycle.loaded(client)
         compiled = f", compiled in {await client.compile_seconds():.0f} s" * settings.compile
         _say(settings, f"{family.name} is ready: {_count_sizes(residency)}{compiled}")
+        await client.log_statistics()  # until the server ends
 
     await server.serve_until_stopped(load, [listening])
     return lifecycle

@@ -5,6 +5,7 @@ vLLM's HTTP layer knows sizes as adapter names: a published name travels with th
 is taken off: the engine serves none.
 """
 
+import asyncio
 import copy
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import nullcontext
@@ -169,6 +170,12 @@ class SizedEngineClient:
     async def resident_bytes(self) -> int:
         """Bytes of weights held, summed over the workers."""
         return sum(await self._inner.collective_rpc("resident_bytes"))
+
+    async def log_statistics(self, seconds: float = 10.0) -> None:
+        """Have vLLM log its line of statistics now and then, until cancelled; at level info."""
+        while True:
+            await asyncio.sleep(seconds)
+            await self._inner.do_log_stats()
 
     async def compile_seconds(self) -> float:
         """Seconds in which segments were compiled, of the worker that took longest."""

@@ -159,6 +159,7 @@ MEMBERS: Mapping[str, tuple[str, ...]] = {
     "vllm.v1.engine.async_llm:AsyncLLM._run_output_handler": (),  # it makes `output_handler`
     "vllm.v1.engine.async_llm:AsyncLLM.from_engine_args": ("engine_args", "stat_loggers"),
     "vllm.v1.engine.output_processor:OutputProcessor.has_unfinished_requests": (),
+    "vllm.v1.engine.async_llm:AsyncLLM.do_log_stats": (),
     "vllm.v1.engine.async_llm:AsyncLLM.shutdown": ("timeout",),
     "vllm.entrypoints.openai.completion.protocol:CompletionRequest.build_tok_params": (
         "model_config",

@@ -1,6 +1,7 @@
 """The engine client, around a stand-in for vLLM's."""
 
 import asyncio
+from contextlib import suppress
 from types import SimpleNamespace
 from unittest.mock import Mock
 
@@ -179,3 +180,19 @@ def test_a_stream_that_is_broken_off_has_a_first_token() -> None:
         return registry.get_sample_value(f"boomerang_{name}_seconds_count", {"size": "1m"})
 
     assert (count("first_token"), count("token"), count("request")) == (1, None, None)
+
+
+def test_vllm_logs_its_statistics_until_the_server_ends() -> None:
+    logged: list[int] = []
+
+    class Inner:
+        async def do_log_stats(self) -> None:
+            logged.append(1)
+
+    async def run() -> None:
+        client = SizedEngineClient(Inner(), TABLE, Mock())
+        with suppress(TimeoutError):
+            await asyncio.wait_for(client.log_statistics(0.001), 0.2)
+
+    asyncio.run(run())
+    assert len(logged) > 2
