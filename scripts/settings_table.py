@@ -3,6 +3,7 @@
 from pydantic.fields import FieldInfo
 
 from server.settings import PREFIX, Settings
+from server.vllm_options import VllmOptions
 
 
 def table() -> str:
@@ -14,7 +15,7 @@ def table() -> str:
 
 
 def _default(field: FieldInfo) -> str:
-    if field.default in (None, ()):
+    if field.default in (None, (), VllmOptions()):
         return ""
     shown = str(field.default).lower() if isinstance(field.default, bool) else field.default
     return f"`{shown}`"

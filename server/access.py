@@ -32,6 +32,10 @@ ERROR_EVENT = b'data: {"error"'
 """How an event begins that ends a stream instead of the rest of the answer; ours and vLLM's."""
 
 
+TOKENIZING = ("/tokenize", "/detokenize")
+"""Paths that need the engine's tokenizer and run nothing; vLLM's names, which have no `/v1`."""
+
+
 @dataclass
 class Usage:
     """What the engine did for one HTTP request, over all its prompts and choices."""

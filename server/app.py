@@ -12,7 +12,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from boomerang_core.family import Family, naive_quality
-from server.access import MADE_ID, AccessLog, is_plain_id
+from server.access import MADE_ID, TOKENIZING, AccessLog, is_plain_id
 from server.drain import Drain
 from server.errors import TRY_AGAIN, error_response, install_handlers
 from server.guard.middleware import Guard, Guarding
@@ -85,7 +85,7 @@ def create_app(
 
 
 class Gate:
-    """Echoes `X-Request-Id` on every reply, and answers 503 for `/v1` until the engine is there.
+    """Echoes `X-Request-Id` on every reply, and answers 503 until the engine is there.
 
     Plain ASGI: a middleware that wraps the body would break streaming and disconnects.
     """
@@ -108,7 +108,8 @@ class Gate:
                 MutableHeaders(scope=message)[_REQUEST_ID] = Headers(scope=scope)[_REQUEST_ID]
             await send(message)
 
-        if scope["path"].startswith("/v1/") and not self._lifecycle.accepts:
+        needs_engine = scope["path"].startswith("/v1/") or scope["path"] in TOKENIZING
+        if needs_engine and not self._lifecycle.accepts:
             refusal = error_response(
                 HTTPStatus.SERVICE_UNAVAILABLE,
                 f"the server is {self._lifecycle.state}",

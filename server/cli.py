@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 from pydantic import ValidationError
@@ -43,6 +43,7 @@ from server.logs import LIFE, configure_logging, write_logging_config
 from server.metrics import Metrics
 from server.residency import Residency
 from server.sample import sample
+from server.serve_options import takes_settings
 from server.settings import Settings, read_settings
 from server.tracing import prepare_tracing
 
@@ -52,67 +53,9 @@ _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 @app.command()
-def serve(
-    family: Annotated[
-        str | None, typer.Argument(help="A family folder or shipped family (default smollm2-135m).")
-    ] = None,
-    host: Annotated[
-        str | None, typer.Option(help="Address to listen on (default 127.0.0.1).")
-    ] = None,
-    port: Annotated[
-        int | None, typer.Option(help="Port (default 8000); 0 picks a free one.")
-    ] = None,
-    dtype: Annotated[
-        str | None,
-        typer.Option(help="auto, bfloat16, float16 or float32 (default auto: float32 on a CPU)."),
-    ] = None,
-    max_model_len: Annotated[
-        int | None, typer.Option(help="Longest prompt plus reply, in tokens (default 2048).")
-    ] = None,
-    kv_cache_bytes: Annotated[
-        str | None,
-        typer.Option(
-            help="Memory for the KV cache, as 2GiB (default 256MiB, or more: docs/settings.md)."
-        ),
-    ] = None,
-    compiled: Annotated[
-        bool | None,
-        typer.Option("--compile/--no-compile", help="Compile the layers (off by default)."),
-    ] = None,
-    cuda_graphs: Annotated[
-        bool | None,
-        typer.Option(
-            "--cuda-graphs/--no-cuda-graphs", help="Use CUDA graphs (on by default on a GPU)."
-        ),
-    ] = None,
-    memory_budget: Annotated[
-        str | None,
-        typer.Option(
-            help="Memory for weights and KV cache, such as 2GiB; leaves out larger sizes."
-        ),
-    ] = None,
-    api_keys_file: Annotated[
-        Path | None, typer.Option(help="File of API keys, one per line (default: no key needed).")
-    ] = None,
-    admin_keys_file: Annotated[
-        Path | None,
-        typer.Option(help="File of keys for /admin, one per line (default: no /admin)."),
-    ] = None,
-) -> None:
+@takes_settings
+def serve(**options: Any) -> None:
     """Serve every size of a family over HTTP.  Each option is also BOOMERANG_<NAME>."""
-    options: dict[str, Any] = {
-        "family": family,
-        "host": host,
-        "port": port,
-        "dtype": dtype,
-        "max_model_len": max_model_len,
-        "kv_cache_bytes": kv_cache_bytes,
-        "compile": compiled,
-        "cuda_graphs": cuda_graphs,
-        "memory_budget": memory_budget,
-        "api_keys_file": api_keys_file,
-        "admin_keys_file": admin_keys_file,
-    }
     try:
         settings = read_settings(**options)
         precision = served_precision(settings.dtype)
@@ -137,7 +80,9 @@ async def _serve(settings: Settings, family: Family, precision: Precision) -> Li
     prepare_tracing(settings)
     settings = with_kv_cache(settings, family, budget := _budget(settings))
     room = memory_left if built_for_cpu() else None
-    residency = Residency(family, settings.kv_bytes, budget, settings.default_size, room)
+    residency = Residency(
+        family, settings.kv_bytes, budget, settings.default_size, room, settings.served_names
+    )
     require_kv_cache(family, settings)
     guarding = Guarding.of(settings)
     _warn_if_open(settings)
@@ -168,13 +113,16 @@ async def _serve(settings: Settings, family: Family, precision: Precision) -> Li
         )
         from server.engine.serving import mount
 
-        await mount(app, client, residency, chooser, metrics, guarding.limits)
+        await mount(
+            app, client, residency, chooser, metrics, guarding.limits, settings.vllm_options
+        )
         metrics.set_resident(await client.resident_bytes())
         gc.collect()
         gc.freeze()  # what is there now stays: no collection need walk through it while serving
         lifecycle.loaded(client)
         compiled = f", compiled in {await client.compile_seconds():.0f} s" * settings.compile
         _say(settings, f"{family.name} is ready: {_count_sizes(residency)}{compiled}")
+        await client.log_statistics()  # until the server ends
 
     await server.serve_until_stopped(load, [listening])
     return lifecycle
@@ -253,6 +201,7 @@ def _start(
         kv_cache_memory_bytes=settings.kv_bytes // settings.tensor_parallel_size,  # of each
         tensor_parallel_size=settings.tensor_parallel_size,
         otlp_traces_endpoint=settings.otlp_traces_endpoint,
+        options=settings.vllm_options,
         **share,
     )
 

@@ -9,6 +9,7 @@ from prometheus_client.registry import Collector
 
 from boomerang_core.family import Family
 from boomerang_core.sizes import SizeRow
+from boomerang_core.versions import boomerang_version, vllm_version
 from server.access import CLIENT_GONE
 from server.residency import Residency
 from server.sizing import Decision
@@ -121,6 +122,13 @@ class Metrics:
             "Bytes of weights that the engine holds for all sizes; 0 until it is loaded.",
             registry=registry,
         )
+        build = Gauge(
+            "boomerang_build_info",
+            "1, with what serves: the versions of Boomerang and vLLM, and the family.",
+            ("version", "vllm", "family"),
+            registry=registry,
+        )
+        build.labels(boomerang_version(), vllm_version(), family.name).set(1)
         self._ready = Gauge(
             "boomerang_ready", "1 while the server takes requests.", registry=registry
         )

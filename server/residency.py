@@ -41,17 +41,19 @@ class Residency:
         budget: int | None,
         default: str | None = None,
         room: Callable[[], int] | None = None,
+        names: tuple[str, ...] = (),
     ) -> None:
         """`family` with the footprints of the served format; `budget` in bytes, KV cache included;
         `default`: the default size, or `auto`, where it is not the family's; `room`: bytes that
-        more weights may take now, None where that is for the device to say.
+        more weights may take now, None where that is for the device to say; `names`: further ones
+        of the family.
 
         Raises `SettingsError` where the budget fits no size or the default is none.
         """
         self._family, self._kv_bytes = family, kv_bytes
         self._residents = Residents.of(family)
         try:
-            self._whole = Policy.of(family, default)
+            self._whole = Policy.of(family, default, names)
         except SizeError as error:
             raise SettingsError(f"default_size: {error}") from error
         self._room = room

@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from boomerang_core.errors import SettingsError, SizeError
 from boomerang_core.residency import DEFAULT_CONTEXT, DEFAULT_REQUESTS, LEAST_CONTEXT
 from boomerang_core.sizes import parse_bytes
+from server.vllm_options import VllmOptions, read_options
 
 PREFIX = "BOOMERANG_"
 _LINK = re.compile(
@@ -22,6 +23,7 @@ _LINK = re.compile(
 _LINKED_PORT = re.compile(r"(tcp|udp|sctp)://.+")
 """What Kubernetes tells pods of a Service called `boomerang` or `boomerang-…`; no settings."""
 
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}")
 _ORIGIN = re.compile(r"\*|https?://[^/\s]+")
 
 
@@ -33,11 +35,24 @@ def _bytes(value: object, field: ValidationInfo) -> int:
         raise ValueError(str(error)) from error
 
 
-def _origins(value: object) -> object:
-    """`https://one.example,https://two.example`, or a sequence."""
+def _parts(value: object) -> tuple[str, ...]:
+    """What stands between commas, or a sequence."""
     given = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
     assert isinstance(given, list | tuple)
-    origins = tuple(filter(None, given))
+    return tuple(dict.fromkeys(filter(None, given)))
+
+
+def _names(value: object) -> object:
+    """`gpt-4o,org/model`, or a sequence."""
+    for name in (names := _parts(value)):
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"a name is of letters, digits and . _ : / -; got {name!r}")
+    return names
+
+
+def _origins(value: object) -> object:
+    """`https://one.example,https://two.example`, or a sequence."""
+    origins = _parts(value)
     for origin in origins:
         if not _ORIGIN.fullmatch(origin):
             raise ValueError(f"an origin is https://HOST, without a path, or *; got {origin!r}")
@@ -173,6 +188,16 @@ class Settings(BaseSettings):
     )
     otlp_traces_endpoint: str | None = Field(
         None, description="Where to send OpenTelemetry traces; if unset, there are none."
+    )
+    served_names: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)] = Field(
+        (),
+        description="Further names of the family, with commas between, for clients that know it by "
+        "another; NAME@SIZE is one of its sizes.",
+    )
+    vllm_options: Annotated[VllmOptions, NoDecode, BeforeValidator(read_options)] = Field(
+        VllmOptions(),
+        description="vLLM's own options, a JSON object: "
+        f"{', '.join(sorted(VllmOptions.model_fields))} (docs/clients.md).",
     )
     default_size: str | None = Field(
         None,

@@ -65,16 +65,21 @@ class Policy:
     default_size: int
     footprint_tokens: int
     default_is_auto: bool = False
+    names: tuple[str, ...] = ()
+    """Further names of the family; a size of it goes by NAME@SIZE too."""
 
     def __post_init__(self) -> None:
         assert self.table.rows[self.default_size] in self.table.offered
         assert self.footprint_tokens >= 0
 
     @classmethod
-    def of(cls, family: Family, default: str | None = None) -> "Policy":
+    def of(
+        cls, family: Family, default: str | None = None, names: tuple[str, ...] = ()
+    ) -> "Policy":
         """The policy that a family folder states, with another default size where one is given.
 
-        `default` is a size or `auto`; raises `SizeError` for one that is not offered.
+        `default` is a size or `auto`; raises `SizeError` for one that is not offered.  `names` are
+        further ones of the family.
         """
         if default is None or default == AUTO:
             size = family.default_size
@@ -83,7 +88,12 @@ class Policy:
             if not row.offered:
                 raise SizeError(f"the size {shorten(default)} is not offered")
             size = row.size
-        return cls(family.table, size, family.footprint_tokens, default == AUTO)
+        return cls(family.table, size, family.footprint_tokens, default == AUTO, names)
+
+    def own_name(self, model: object) -> object:
+        """The model's name with the family's own where it states another one of it."""
+        name, at, size = model.partition("@") if isinstance(model, str) else ("", "", "")
+        return f"{self.table.family}{at}{size}" if name in self.names else model
 
     def without(self, missing: Mapping[int, str]) -> "Policy":
         """The policy where those sizes cannot run, with the reasons; the default moves down."""
@@ -118,7 +128,7 @@ def decide(policy: Policy, ask: Ask, choose: Choose, tokens: int | None = None) 
     it, the family's own number.  Raises `UnknownSizeError` for a model or size that is not
     there, `BudgetError` where nothing fits, `SizeError` for anything malformed or contradictory.
     """
-    named = _row_of_model(policy.table, ask.model)
+    named = _row_of_model(policy.table, policy.own_name(ask.model))
     _refuse_conflict(named, ask)
     if named is not None:
         return Decision(named, Reason.MODEL)
@@ -131,6 +141,11 @@ def decide(policy: Policy, ask: Ask, choose: Choose, tokens: int | None = None) 
     if ask.size is not None:
         return Decision(_row_of_size(policy.table, ask.size), Reason.SIZE)
     return Decision(policy.table.rows[policy.default_size], Reason.DEFAULT)
+
+
+def require_model(policy: Policy, model: object) -> None:
+    """Raise `UnknownSizeError` or `SizeError` for a model name that is not this server's."""
+    _row_of_model(policy.table, policy.own_name(model))
 
 
 def _asks_auto(policy: Policy, ask: Ask) -> bool:

@@ -16,6 +16,7 @@ from boomerang_core.footprint import resident_params, teacher_params
 from boomerang_core.kv_groups import kv_bytes as token_bytes
 from boomerang_core.residency import Residents, Span, plan
 from boomerang_core.sizes import SizeRow, format_bytes
+from boomerang_core.versions import boomerang_version, vllm_version
 
 JOURNEY = [
     "serve",
@@ -45,6 +46,23 @@ class Commands(typer.core.TyperGroup):
 app = typer.Typer(
     cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
 )
+
+
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"boomerang {boomerang_version()}, vLLM {vllm_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", is_eager=True, callback=_tell_version, help="Say which this is."),
+    ] = False,
+) -> None:
+    """Families of LLM sizes: make them, measure them, serve them."""
+
 
 FAMILIES = Path(__file__).parents[1] / "families"
 FamilyFolder = Annotated[

@@ -5,6 +5,7 @@ vLLM's HTTP layer knows sizes as adapter names: a published name travels with th
 is taken off: the engine serves none.
 """
 
+import asyncio
 import copy
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import nullcontext
@@ -26,10 +27,14 @@ from server.engine.compat import (
     VLLMError,
 )
 from server.engine.loader import engine_arguments
+from server.engine.options import check_parsers
 from server.engine.sizes import SIZE_KEY
 from server.engine.watch import Watch
 from server.residency import Residency
 from server.tracing import NoSpans, SizeSpans, Spans
+from server.vllm_options import VllmOptions
+
+_NO_OPTIONS = VllmOptions()
 
 _TASKS = ("generate",)
 
@@ -188,6 +193,12 @@ class SizedEngineClient:
         """Bytes of weights held, summed over the workers."""
         return sum(await self._inner.collective_rpc("resident_bytes"))
 
+    async def log_statistics(self, seconds: float = 10.0) -> None:
+        """Have vLLM log its line of statistics now and then, until cancelled; at level info."""
+        while True:
+            await asyncio.sleep(seconds)
+            await self._inner.do_log_stats()
+
     async def compile_seconds(self) -> float:
         """Seconds in which segments were compiled, of the worker that took longest."""
         return float(max(await self._inner.collective_rpc("compile_seconds")))
@@ -204,14 +215,18 @@ def start_engine(
     watch: Watch | None = None,
     compiled: bool = False,
     graphs: bool | None = None,
+    options: VllmOptions = _NO_OPTIONS,
     **limits: Any,
 ) -> SizedEngineClient:
     """Start vLLM on a family, in a process of its own; returns when it is loaded.
 
     `residency` says which sizes are loaded, `watch` is told of each request and each step,
-    `compiled`, `graphs` and `limits` are those of `engine_arguments`.  Raises what that raises,
+    `compiled`, `graphs` and `limits` are those of `engine_arguments`; `options` are further
+    arguments of vLLM, of which some are its app's.  Raises what that raises, `SettingsError`,
     vLLM's own errors, and `EngineError` where the engine's process ended before it was ready.
     """
+    check_parsers(options)
+    limits |= options.for_engine()
     sizes = residency.plan.span
     arguments = AsyncEngineArgs(
         **engine_arguments(

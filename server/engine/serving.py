@@ -1,45 +1,35 @@
 """vLLM's OpenAI handlers for completions and chat, behind request bodies with our fields.
 
-Only these two endpoints are mounted.  vLLM's own app would bring thirty more, some of them
-controls that anyone could call.
+Only these two endpoints are mounted, and those of `tokenizing.py`.  vLLM's own app would bring
+thirty more, some of them controls that anyone could call.
 """
 
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
-from dataclasses import replace
 from http import HTTPStatus
-from typing import Any, Self
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
-from pydantic import (
-    BaseModel,
-    ModelWrapValidatorHandler,
-    PrivateAttr,
-    field_validator,
-    model_validator,
-)
 
 from boomerang_core.errors import SizeError
 from boomerang_core.sizes import SizeRow
 from server.access import CLIENT_GONE, COMPLETIONS, usage
 from server.engine.asked import about_tokens, named, token_prompts
+from server.engine.bodies import SizedChatCompletionRequest, SizedCompletionRequest
 from server.engine.client import SizedEngineClient, published_sizes
 from server.engine.compat import (
-    ChatCompletionRequest,
-    CompletionRequest,
-    FlexibleArgumentParser,
     VLLMError,
     create_chat_completion,
     create_completion,
     create_error_response,
     init_app_state,
-    make_arg_parser,
 )
+from server.engine.options import app_arguments, refuse_unserved
 from server.engine.sizes import SIZE_KEY
+from server.engine.tokenizing import mount_tokenizing
 from server.errors import TRY_AGAIN
-from server.guard.counts import excess_of
 from server.guard.limits import Hold, Limits, count_choices, prompt_too_long
 from server.guard.middleware import HOLD
 from server.leased import Leased
@@ -47,9 +37,10 @@ from server.load.chooser import Chooser
 from server.metrics import Metrics
 from server.misspelt import refuse_misspelt
 from server.residency import Residency
-from server.schemas import BudgetField, MaxSizeField, MinSizeField, SizeField
 from server.sizing import Ask, Decision, Policy, Reason, decide
+from server.vllm_options import VllmOptions
 
+_NO_OPTIONS = VllmOptions()
 _EVENTS = "text/event-stream"
 _UNBUFFERED = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 """Of a stream: proxies (nginx by the second) would else collect its events."""
@@ -63,78 +54,6 @@ _PROMPT_ERRORS = frozenset({"input_text", "input_tokens"})
 """What vLLM calls the field at fault where a prompt is too long."""
 
 
-class MisfitError(ValueError):
-    """A field that is refused while a body is read; a `ValueError` is what pydantic reports."""
-
-    def __init__(self, message: str, parameter: str | None = None) -> None:
-        super().__init__(message)
-        self.parameter = parameter
-
-
-class GuardedBody(BaseModel):
-    """What both bodies need before vLLM may be trusted with them."""
-
-    _prompt_tokens: int | None = PrivateAttr(default=None)
-
-    @model_validator(mode="wrap")
-    @classmethod
-    def _mistyped(cls, body: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
-        """Refuse what vLLM's own validators trip over: they use fields before they have a type.
-
-        And what they would take seconds for.
-        """
-        if excess := excess_of(body):
-            raise MisfitError(*excess)
-        try:
-            return validate(body)
-        except VLLMError as error:
-            raise MisfitError(str(error.args[0]), getattr(error, "parameter", None)) from error
-        except (AttributeError, TypeError, KeyError) as error:
-            raise MisfitError("a field has a value of a type that it cannot have") from error
-
-    @field_validator("use_beam_search", check_fields=False)
-    @classmethod
-    def _no_beams(cls, wanted: bool) -> bool:
-        """Refuse beam search: vLLM runs it as a request for each beam and token.
-
-        Each would count as one in the load, and answers would seem to be one token long: `auto`
-        would then choose for a load that is not there.
-        """
-        if wanted:
-            raise MisfitError("beam search is not supported; leave it out", "use_beam_search")
-        return wanted
-
-    def bound_prompt(self, tokens: int | None) -> None:
-        """Refuse, when the prompt is tokenised, more than so many tokens; None: no bound."""
-        self._prompt_tokens = tokens
-
-    def build_tok_params(self, model_config: Any) -> Any:
-        """vLLM's own parameters, with our bound; vLLM then stops tokenising beyond it."""
-        params = super().build_tok_params(model_config)  # type: ignore[misc]
-        if self._prompt_tokens is None or self._prompt_tokens >= model_config.max_model_len:
-            return params
-        # No output tokens to hold back room for: the model is longer than the bound.
-        return replace(params, max_total_tokens=self._prompt_tokens, max_output_tokens=0)
-
-
-class SizedCompletionRequest(GuardedBody, CompletionRequest):
-    """vLLM's body of `/v1/completions`, with the choice of a size."""
-
-    size: SizeField = None
-    memory_budget: BudgetField = None
-    min_size: MinSizeField = None
-    max_size: MaxSizeField = None
-
-
-class SizedChatCompletionRequest(GuardedBody, ChatCompletionRequest):
-    """vLLM's body of `/v1/chat/completions`, with the choice of a size."""
-
-    size: SizeField = None
-    memory_budget: BudgetField = None
-    min_size: MinSizeField = None
-    max_size: MaxSizeField = None
-
-
 async def mount(
     app: FastAPI,
     client: SizedEngineClient,
@@ -142,17 +61,17 @@ async def mount(
     chooser: Chooser,
     metrics: Metrics,
     limits: Limits,
+    options: VllmOptions = _NO_OPTIONS,
 ) -> None:
-    """Build vLLM's serving objects in `app.state` and add the two endpoints.
+    """Build vLLM's serving objects in `app.state` and add the endpoints.
 
     The app may already be serving: routes can be added then, middleware could not.
     """
     table = residency.policy.table
-    arguments = ["--model", client.model_config.model, "--served-model-name", table.family]
-    parser = make_arg_parser(FlexibleArgumentParser())
-    await init_app_state(client, app.state, parser.parse_args(arguments), ("generate",))
+    arguments = app_arguments(client, [table.family], options)
+    await init_app_state(client, app.state, arguments, ("generate",))
     app.state.openai_serving_models.lora_requests.update(published_sizes(table))
-    sized = Sized(residency, chooser, metrics, limits, client)
+    sized = Sized(residency, chooser, metrics, limits, client, options)
 
     async def completions(request: SizedCompletionRequest, raw_request: Request) -> Response:
         return await sized.run(request, raw_request, create_completion)
@@ -163,7 +82,8 @@ async def mount(
     endpoints: tuple[Callable[..., Awaitable[Response]], ...] = (completions, chat)
     for path, endpoint in zip(COMPLETIONS, endpoints, strict=True):
         app.add_api_route(path, endpoint, methods=["POST"], response_model=None, tags=["openai"])
-    app.openapi_schema = None  # made anew, with these two, when it is next asked for
+    mount_tokenizing(app, residency, limits, client.model_config.max_model_len)
+    app.openapi_schema = None  # made anew, with these, when it is next asked for
 
 
 class Sized:
@@ -176,11 +96,13 @@ class Sized:
         metrics: Metrics,
         limits: Limits,
         client: SizedEngineClient,
+        options: VllmOptions = _NO_OPTIONS,
     ) -> None:
         self._residency = residency
         self._chooser = chooser
         self._metrics = metrics
         self._limits = limits
+        self._options = options
         self._renderer = client.renderer
 
     @property
@@ -190,10 +112,11 @@ class Sized:
     async def run(self, request: Any, raw_request: Request, handler: Handler) -> Response:
         """The reply of `handler`.
 
-        Raises `SizeError` for a choice of size that makes no sense, and `RefusedError` for what is
-        over a limit or comes when the queue is full.
+        Raises `SizeError` for a choice of size that makes no sense, and for what the server was not
+        told to do; `RefusedError` for what is over a limit or comes when the queue is full.
         """
         decision = self._decide(request)
+        refuse_unserved(request, raw_request.headers, self._options)
         with ExitStack() as lease:
             lease.enter_context(self._residency.lease(decision.row.size))
             self._take_slots(request, raw_request)

@@ -27,6 +27,8 @@ NAMES: Mapping[str, str] = {
     "CUDAGraphMode": "vllm.config:CUDAGraphMode",
     "CustomOp": "vllm.model_executor.custom_op:CustomOp",
     "current_platform": "vllm.platforms:current_platform",
+    "detokenize": "vllm.entrypoints.serve.tokenize.api_router:detokenize",
+    "DetokenizeRequest": "vllm.entrypoints.serve.tokenize.protocol:DetokenizeRequest",
     "dispatch_cpu_unquantized_gemm": (
         "vllm.model_executor.layers.utils:dispatch_cpu_unquantized_gemm"
     ),
@@ -66,6 +68,7 @@ NAMES: Mapping[str, str] = {
     "process_weights_after_loading": (
         "vllm.model_executor.model_loader.utils:process_weights_after_loading"
     ),
+    "ReasoningParserManager": "vllm.reasoning:ReasoningParserManager",
     "RequestOutputKind": "vllm.sampling_params:RequestOutputKind",
     "RetryableRequestError": "vllm.exceptions:RetryableRequestError",
     "RMSNorm": "vllm.model_executor.layers.layernorm:RMSNorm",
@@ -77,6 +80,12 @@ NAMES: Mapping[str, str] = {
     "set_forward_context": "vllm.forward_context:set_forward_context",
     "SlotMappingMode": "vllm.v1.worker.block_table:SlotMappingMode",
     "StatLoggerBase": "vllm.v1.metrics.loggers:StatLoggerBase",
+    "tokenize": "vllm.entrypoints.serve.tokenize.api_router:tokenize",
+    "TokenizeChatRequest": "vllm.entrypoints.serve.tokenize.protocol:TokenizeChatRequest",
+    "TokenizeCompletionRequest": (
+        "vllm.entrypoints.serve.tokenize.protocol:TokenizeCompletionRequest"
+    ),
+    "ToolParserManager": "vllm.tool_parsers:ToolParserManager",
     "UBatchSlice": "vllm.v1.worker.ubatch_utils:UBatchSlice",
     "UsageContext": "vllm.usage.usage_lib:UsageContext",
     "VLLMError": "vllm.exceptions:VLLMError",
@@ -171,6 +180,7 @@ MEMBERS: Mapping[str, tuple[str, ...]] = {
         "supported_tasks",
     ),
     "vllm.v1.engine.output_processor:OutputProcessor.has_unfinished_requests": (),
+    "vllm.v1.engine.async_llm:AsyncLLM.do_log_stats": (),
     "vllm.v1.engine.async_llm:AsyncLLM.shutdown": ("timeout",),
     "vllm.entrypoints.openai.completion.protocol:CompletionRequest.build_tok_params": (
         "model_config",
@@ -178,6 +188,8 @@ MEMBERS: Mapping[str, tuple[str, ...]] = {
     "vllm.entrypoints.openai.chat_completion.protocol:ChatCompletionRequest.build_tok_params": (
         "model_config",
     ),
+    "vllm.reasoning:ReasoningParserManager.list_registered": (),
+    "vllm.tool_parsers:ToolParserManager.list_registered": (),
     "vllm.renderers.base:BaseRenderer.validate_token_ids": ("token_ids", "parameter"),
     "vllm.renderers.params:TokenizeParams": ("max_total_tokens", "max_output_tokens"),
     "vllm.v1.metrics.loggers:StatLoggerBase.record": ("scheduler_stats", "iteration_stats"),

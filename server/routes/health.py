@@ -9,6 +9,7 @@ from http import HTTPStatus
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from boomerang_core.versions import boomerang_version, vllm_version
 from server.errors import error_response
 from server.lifecycle import Lifecycle
 from server.metrics import Metrics
@@ -17,7 +18,7 @@ _UNAVAILABLE = HTTPStatus.SERVICE_UNAVAILABLE
 
 
 def health_router(lifecycle: Lifecycle, metrics: Metrics) -> APIRouter:
-    """`/live`, `/ready`, `/health` and `/metrics`."""
+    """`/live`, `/ready`, `/health`, `/metrics` and `/version`."""
     router = APIRouter(tags=["operations"])
 
     @router.get("/live")
@@ -45,5 +46,10 @@ def health_router(lifecycle: Lifecycle, metrics: Metrics) -> APIRouter:
     async def exposition() -> Response:
         """Prometheus text format: vLLM's metrics and ours."""
         return Response(metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
+
+    @router.get("/version")
+    async def version() -> dict[str, str]:
+        """The versions of Boomerang and of vLLM."""
+        return {"version": boomerang_version(), "vllm": vllm_version()}
 
     return router

@@ -78,7 +78,8 @@ def sizes_router(
 
     @router.get("/models")
     async def list_models() -> schemas.ModelsBody:
-        """The family, which runs the default size, then its offered sizes, smallest first.
+        """The family, which runs the default size, by each of its names, then its offered sizes,
+        smallest first.
 
         As vLLM lists a model and its adapters: clients that take the first get the default.
         """
@@ -86,16 +87,20 @@ def sizes_router(
         table = policy.table
         default = card(policy, table.rows[policy.default_size], table.family)
         cards = [card(policy, row, table.model_id(row)) for row in table.offered]
-        return schemas.ModelsBody(data=[default, *cards])
+        row = table.rows[policy.default_size]
+        further = [card(policy, row, name) for name in policy.names if name != table.family]
+        return schemas.ModelsBody(data=[default, *further, *cards])
 
-    @router.get("/models/{name}")
+    @router.get("/models/{name:path}")  # a name may have a slash
     async def one_model(name: str) -> schemas.ModelCard:
         """The card of one size; the family's own name gives the default size."""
         policy = current()
         row, table = decide(policy, Ask(model=name), preview).row, policy.table
         if row not in table.offered:
             raise UnknownSizeError(f"the model {shorten(name)} is not offered", "model")
-        return card(policy, row, table.family if name == table.family else table.model_id(row))
+        return card(
+            policy, row, name if name in (table.family, *policy.names) else table.model_id(row)
+        )
 
     return router
 

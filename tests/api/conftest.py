@@ -1,5 +1,6 @@
 """Real servers for the session: the one that is asked, and another with other settings."""
 
+import json
 from collections.abc import Iterator
 
 import httpx
@@ -12,6 +13,10 @@ from tests.api.servers import Running, end_what_runs, start
 ADMIN_KEY = "the-key-of-the-operator"
 PROMPT_TOKENS = 200
 """The longest prompt that the session's server takes; its model has room for 256 tokens."""
+
+
+OPTIONS = {"tool_call_parser": "hermes", "enable_prompt_tokens_details": True, "max_logprobs": 3}
+"""vLLM's own options of the other server."""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -62,12 +67,14 @@ def server(loading: Running) -> Running:
 
 @pytest.fixture(scope="session")
 def other(family: Family, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """Another server, as soon as it listens: JSON logs, `auto` by default, no page."""
+    """Another server, as soon as it listens: JSON logs, `auto` by default, no page, tools."""
     settings = {
         "BOOMERANG_LOG_FORMAT": "json",
         "BOOMERANG_LOG_LEVEL": "info",
         "BOOMERANG_DEFAULT_SIZE": "auto",
         "BOOMERANG_PAGE": "false",
+        "BOOMERANG_SERVED_NAMES": "gpt-4o,org/tiny",
+        "BOOMERANG_VLLM_OPTIONS": json.dumps(OPTIONS),
     }
     running = start(family, tmp_path_factory.mktemp("other") / "log", **settings)
     yield running

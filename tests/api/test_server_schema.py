@@ -22,7 +22,7 @@ from tests.api.test_server_limits import GOOD, wait_until_idle
 pytestmark = pytest.mark.engine
 
 MODES = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)  # as described, and not
-BODIES = 4  # operations that take a body: there most can go wrong
+BODIES = 6  # operations that take a body: there most can go wrong
 ASKED: dict[str, dict[str, Any]] = {
     "/v1/completions": {"prompt": "Once upon a time"},
     "/v1/chat/completions": {"messages": [{"role": "user", "content": "Once upon a time"}]},

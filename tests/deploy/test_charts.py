@@ -13,7 +13,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from server.settings import Settings
+from server.settings import Settings, read_settings
+from server.vllm_options import VllmOptions
 from tests.deploy.charts import (
     CUSTOM,
     DISTILL,
@@ -205,6 +206,15 @@ def test_the_schema_knows_every_setting() -> None:
     known = set(schema["properties"]["settings"]["properties"])
     assert set(Settings.model_fields) - OURS <= known
     assert not known & OURS
+    options = schema["properties"]["settings"]["properties"]["vllm_options"]["properties"]
+    assert set(options) == set(VllmOptions.model_fields)
+
+
+def test_vllms_options_reach_the_server_as_they_are_told() -> None:
+    told = {"max_num_batched_tokens": 2000000, "override_generation_config": {"temperature": 0.5}}
+    objects = render(SERVE, {"settings": {"vllm_options": told}})
+    text = only(objects, "ConfigMap")["data"]["BOOMERANG_VLLM_OPTIONS"]
+    assert read_settings(vllm_options=text).vllm_options == VllmOptions.model_validate(told)
 
 
 @pytest.mark.parametrize("settings", [{}, {"linger_seconds": 7.5, "drain_seconds": 120}])

@@ -33,6 +33,7 @@ BAD: list[tuple[Path, Any, str]] = [
     (SERVE, {"settings": {"max_model_len": 0}}, "/settings/max_model_len"),
     (SERVE, {"settings": {"kv_cache_bytes": "lots"}}, "/settings/kv_cache_bytes"),
     (SERVE, {"settings": {"dtype": "int1"}}, "/settings/dtype"),
+    (SERVE, {"settings": {"vllm_options": {"enable_lora": True}}}, "enable_lora"),
     (SERVE, {"settings": {"kv_cache_bytes": "8GiB"}}, "settings.kv_cache_bytes"),
     (SERVE, {"image": {"flavour": "tpu"}}, "/image/flavour"),
     (SERVE, {"image": {"flavour": "gpu"}}, "accelerator.resource"),

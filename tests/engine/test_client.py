@@ -1,6 +1,7 @@
 """The engine client, around a stand-in for vLLM's."""
 
 import asyncio
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import Mock
@@ -197,3 +198,19 @@ def test_the_engine_starts_as_that_of_an_http_server(monkeypatch: pytest.MonkeyP
 
 def test_the_share_of_a_gpu_is_at_most_vllms_own() -> None:
     assert AsyncEngineArgs.gpu_memory_utilization == VLLM_SHARE
+
+
+def test_vllm_logs_its_statistics_until_the_server_ends() -> None:
+    logged: list[int] = []
+
+    class Inner:
+        async def do_log_stats(self) -> None:
+            logged.append(1)
+
+    async def run() -> None:
+        client = SizedEngineClient(Inner(), TABLE, Mock())
+        with suppress(TimeoutError):
+            await asyncio.wait_for(client.log_statistics(0.001), 0.2)
+
+    asyncio.run(run())
+    assert len(logged) > 2

@@ -12,12 +12,8 @@ from fastapi import Response
 from pydantic import ValidationError
 
 from boomerang_core.sizes import SizeRow, SizeTable
-from server.engine.serving import (
-    Handler,
-    Sized,
-    SizedChatCompletionRequest,
-    SizedCompletionRequest,
-)
+from server.engine.bodies import SizedChatCompletionRequest, SizedCompletionRequest
+from server.engine.serving import Handler, Sized
 from server.guard.limits import Hold, Limits, Slots
 from server.guard.middleware import HOLD
 from server.metrics import Metrics
@@ -76,7 +72,7 @@ def counted(handler: Handler) -> Mock:
     client = Mock(model_config=SimpleNamespace(max_model_len=64))
     sized = Sized(residency, Mock(), metrics, Limits(10, 1.0, None, 4, 2, None, 4), client)
     request = SizedCompletionRequest(model="tiny", prompt="x")
-    asyncio.run(sized.run(request, Mock(scope={HOLD: Hold(Slots(4))}), handler))
+    asyncio.run(sized.run(request, Mock(scope={HOLD: Hold(Slots(4))}, headers={}), handler))
     return metrics
 
 

@@ -60,6 +60,12 @@ def test_help_names_every_command_in_the_order_of_use() -> None:
     assert shown == [name for name in cli.common.JOURNEY if name not in ("serve", "sample")]
 
 
+def test_version_is_one_line() -> None:
+    result = runner.invoke(cli.app, ["--version"])
+    assert result.exit_code == 0
+    assert re.fullmatch(r"boomerang \d+\.\d+\.\d+, vLLM \S+\n", result.output)
+
+
 def test_sizes_prints_one_line_a_size(family_dir: Path) -> None:
     result = runner.invoke(cli.app, ["sizes", str(family_dir)])
     assert result.exit_code == 0

@@ -2,6 +2,7 @@
 
 import random
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from boomerang_core.errors import BudgetError, SizeError, UnknownSizeError
 from boomerang_core.sizes import SizeRow, SizeTable
 from server.errors import status_of
 from server.misspelt import MOST_UNKNOWN, refuse_misspelt
-from server.sizing import SIZE_FIELDS, Ask, Policy, Reason, decide
+from server.sizing import SIZE_FIELDS, Ask, Policy, Reason, decide, require_model
 from tests.api.malformed import (
     LEGITIMATE,
     MALFORMED,
@@ -222,3 +223,14 @@ def test_ten_thousand_bent_choices_give_a_size_or_a_clear_refusal() -> None:
         assert error.param is not None
         assert any(name.startswith(error.param) for name in fields)
         assert status_of(error) in (400, 404)
+
+
+def test_further_names_of_the_family() -> None:
+    policy = replace(POLICY, names=("gpt-4o", "org/model"))
+    for name in ("smol", *policy.names):
+        assert decide(policy, Ask(model=name), largest).reason is Reason.DEFAULT
+        assert decide(policy, Ask(model=f"{name}@106m"), largest).row.id == "106m"
+        require_model(policy, f"{name}@106m")
+    for name in ("gpt-4o@9m", "gpt-4", "@106m", "gpt-4o@"):
+        with pytest.raises(UnknownSizeError):
+            decide(policy, Ask(model=name), largest)
