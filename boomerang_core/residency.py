@@ -181,16 +181,18 @@ def default_kv_bytes(
     more than half of what the weights of every size leave of the budget: CUDA graphs are not
     counted in it.
     """
-    one = per_token * context
-    least = max(LEAST_KV_BYTES, one)
+    least = max(LEAST_KV_BYTES, kv_bytes_for(context, 1, per_token))
     if budget is None or built_for_cpu():
         return least
     rest = budget - Residents.of(family).weight_bytes(whole(family.design))
-    return max(least, min(requests * one, rest // 2))
+    return max(least, min(kv_bytes_for(context, requests, per_token), rest // 2))
 
 
 def kv_bytes_for(context: int, requests: int, per_token: int) -> int:
-    """The KV cache that holds so many requests of `context` tokens, in whole blocks."""
+    """The KV cache that holds so many requests of `context` tokens.
+
+    In whole blocks, and one more: vLLM keeps a block that nobody gets.
+    """
     blocks = -(-context // KV_BLOCK) * requests + 1
     return blocks * KV_BLOCK * per_token
 

@@ -9,7 +9,7 @@ from typing import Any
 from boomerang_core.errors import SettingsError
 from boomerang_core.family import Family
 from boomerang_core.kv_groups import kv_bytes
-from boomerang_core.residency import Plan, default_kv_bytes
+from boomerang_core.residency import Plan, default_kv_bytes, kv_bytes_for
 from boomerang_core.sizes import format_bytes
 from server.settings import Settings
 
@@ -36,7 +36,8 @@ def require_kv_cache(family: Family, settings: Settings) -> None:
 
     `family`: with the footprints of the served format.
     """
-    needed = kv_bytes(family, settings.tensor_parallel_size)[-1] * settings.max_model_len
+    per_token = kv_bytes(family, settings.tensor_parallel_size)[-1]
+    needed = kv_bytes_for(settings.max_model_len, 1, per_token)
     if needed > settings.kv_bytes:
         raise SettingsError(
             f"kv_cache_bytes: {format_bytes(settings.kv_bytes)} cannot hold one request of "

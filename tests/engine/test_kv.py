@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from bench.kv import run
-from boomerang_core.kv_groups import KVGroups, choose_groups, layer_ranks
+from boomerang_core.kv_groups import KVGroups, choose_groups, kv_bytes, layer_ranks
+from boomerang_core.residency import KV_BLOCK, kv_bytes_for
 from server.engine import kv
 from tests.engine.conftest import LIMITS, token_prompts
 from tests.engine.families import LAYERS, VOCABULARY, TinyFamily
@@ -220,6 +221,22 @@ def test_the_beginning_of_a_prompt_outlives_its_end(tiny: TinyFamily, engine: An
     pool.free_blocks(pool.get_new_blocks(pool.get_num_free_blocks() - cached + LAYERS))
     assert cached_tokens(engine, prompt, size) == (32, answer)
     assert_all_free(engine)
+
+
+def test_the_least_cache_that_we_state_is_enough_for_vllm(
+    tiny: TinyFamily, keep: Callable[[Any], Any]
+) -> None:
+    """One request of the greatest length, in the largest blocks that vLLM has."""
+    from vllm import LLM
+
+    from server.engine.loader import engine_arguments
+
+    per_token = kv_bytes(tiny.family.served_in(4))[-1]
+    limits = {**LIMITS, "block_size": KV_BLOCK, "max_model_len": 256}
+    limits["kv_cache_memory_bytes"] = kv_bytes_for(256, 1, per_token)
+    engine = keep(LLM(**engine_arguments(tiny.family, tiny.teacher_dir, **limits)))
+    prompt = token_prompts(prompts(1, seed=2, shortest=240, longest=240))
+    assert len(engine.generate(prompt, parameters(tiny.sizes[-1]), use_tqdm=False)) == 1
 
 
 @pytest.mark.slow
