@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from boomerang_core.devices import multiplies_bfloat16
 from boomerang_core.provenance import provenance, save_json
 
 
@@ -31,7 +32,7 @@ def add_dtype(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype",
         choices=("bfloat16", "float32"),
-        default="bfloat16" if _multiplies_bfloat16() else "float32",
+        default="bfloat16" if multiplies_bfloat16(torch.device("cpu")) else "float32",
         help="what both sides compute in: default bfloat16 where the CPU multiplies it",
     )
 
@@ -48,11 +49,6 @@ def _at_least_two(text: str) -> int:
     if number < 2:
         raise argparse.ArgumentTypeError(f"must be at least 2, got {number}")
     return number
-
-
-def _multiplies_bfloat16() -> bool:
-    known = torch.cpu.get_capabilities()
-    return any(known.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))
 
 
 def spread(count: int, chosen: int) -> list[int]:

@@ -95,7 +95,7 @@ def load_config(source: Source) -> Any:
     from transformers import AutoConfig
 
     folder = teacher_folder(source)
-    with clear_errors(folder):
+    with as_one_error(folder):
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     architecture_of(config)
     if getattr(config, "quantization_config", None) is not None:
@@ -113,7 +113,7 @@ def load_teacher(source: Source, dtype: torch.dtype | None = None, config: Any =
 
     folder = teacher_folder(source)
     config = load_config(folder) if config is None else config
-    with clear_errors(folder):
+    with as_one_error(folder):
         model, found = AutoModelForCausalLM.from_pretrained(
             folder,
             config=config,
@@ -137,7 +137,7 @@ def check_weights(folder: Path) -> None:
     from safetensors import safe_open
 
     for file in sorted(folder.glob("*.safetensors")):
-        with clear_errors(file), safe_open(file, framework="numpy"):  # no torch for a header
+        with as_one_error(file), safe_open(file, framework="numpy"):  # no torch for a header
             pass
 
 
@@ -146,14 +146,14 @@ def load_tokenizer(source: Source, config: Any = None) -> Any:
     from transformers import AutoTokenizer
 
     folder = teacher_folder(source)
-    with clear_errors(folder):
+    with as_one_error(folder):
         return AutoTokenizer.from_pretrained(
             folder, config=config, local_files_only=True, trust_remote_code=False
         )
 
 
 @contextmanager
-def clear_errors(where: Path) -> Iterator[None]:
+def as_one_error(where: Path) -> Iterator[None]:
     """What transformers, safetensors and gguf raise for bad files becomes `CheckpointError`."""
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
@@ -224,7 +224,7 @@ def _hub_snapshot(ref: TeacherRef) -> Path:
     from huggingface_hub import snapshot_download
 
     patterns = [ref.file] if ref.file else _HUB_FILES
-    with clear_errors(Path(ref.location)):
+    with as_one_error(Path(ref.location)):
         return Path(
             snapshot_download(
                 ref.location,
@@ -254,7 +254,7 @@ def _dequantise(file: Path, out: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    with clear_errors(file):
+    with as_one_error(file):
         model = AutoModelForCausalLM.from_pretrained(
             file.parent,
             gguf_file=file.name,

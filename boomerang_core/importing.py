@@ -19,7 +19,7 @@ from boomerang_core.architectures import architecture_of, model_shape
 from boomerang_core.blocks import BlockMap
 from boomerang_core.checkpoint import (
     STUDENT_CONFIG,
-    clear_errors,
+    as_one_error,
     load_config,
     load_teacher,
     pinned,
@@ -193,7 +193,7 @@ def _student_config(folder: Path, teacher_config: Any, kept: Sequence[int]) -> A
     from transformers import PreTrainedConfig
 
     row = architecture_of(teacher_config)
-    with clear_errors(folder):
+    with as_one_error(folder):
         values, _ = PreTrainedConfig.get_config_dict(folder, local_files_only=True)
         found = architecture_of(SimpleNamespace(**values)).name
         if found != row.name:

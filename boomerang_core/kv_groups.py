@@ -55,7 +55,7 @@ class KVGroups:
         return self.layers_per_block * sum(rank < size for rank in self.ranks)
 
 
-def cut(ranks: Sequence[int], count: int) -> KVGroups:
+def split_layers(ranks: Sequence[int], count: int) -> KVGroups:
     """Layers of those ranks in `count` groups, the first ones longer by one where it must be."""
     order = sorted(range(len(ranks)), key=lambda layer: ranks[layer])  # stable: layers ascend
     shorter, longer = divmod(len(order), count)
@@ -84,7 +84,7 @@ def choose_groups(ranks: Sequence[int], most: int = MOST_GROUPS) -> KVGroups:
         return groups.held(0) / smallest * groups.held(top) / len(ranks)
 
     counts = [count for count in range(1, min(most, len(ranks)) + 1) if _kept(len(ranks), count)]
-    return min((cut(ranks, count) for count in counts), key=waste)
+    return min((split_layers(ranks, count) for count in counts), key=waste)
 
 
 def _kept(layers: int, count: int) -> bool:

@@ -17,7 +17,7 @@ from safetensors import safe_open
 from boomerang_core.architectures import Architecture, architecture_of
 from boomerang_core.assemble import assemble
 from boomerang_core.blocks import BlockMap
-from boomerang_core.checkpoint import clear_errors, load_tokenizer
+from boomerang_core.checkpoint import as_one_error, load_tokenizer
 from boomerang_core.checkpoint_files import weight_files
 from boomerang_core.errors import BlockMapError, CheckpointError
 from boomerang_core.route import Route
@@ -181,7 +181,7 @@ def check_logits(teacher: Any, student: Student, smallest: Route, checkpoint: An
 
 def _weights(folder: Path) -> Iterator[tuple[str, Any]]:
     """Name and slice of every weight that is read of a checkpoint; nothing is read yet."""
-    with clear_errors(folder):
+    with as_one_error(folder):
         for path in weight_files(folder):
             with safe_open(path, framework="pt") as file:
                 names: list[str] = file.keys()

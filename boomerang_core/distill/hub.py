@@ -80,7 +80,7 @@ class HubDataset:
         """
         if self.folder is not None or _COMMIT.fullmatch(self.revision or ""):
             return self
-        with _clear_errors(str(self)) as datasets:
+        with _as_one_error(str(self)) as datasets:
             builder = datasets.load_dataset_builder(self.name, self.config, revision=self.revision)
         # what the hub's client had cached, and used for want of the hub, carries no commit
         commit = str(builder.hash)
@@ -142,14 +142,14 @@ def _documents(
 def _rows(
     source: str, seed: int, by_row_group: bool = False, **dataset: Any
 ) -> Iterator[Mapping[str, Any]]:
-    with _clear_errors(source) as datasets:
+    with _as_one_error(source) as datasets:
         table = datasets.load_dataset(streaming=True, **dataset)
         table = table.reshard() if by_row_group else table
         yield from table.shuffle(seed=seed, buffer_size=BUFFER)
 
 
 @contextmanager
-def _clear_errors(source: str) -> Iterator[Any]:
+def _as_one_error(source: str) -> Iterator[Any]:
     """The `datasets` library; what it raises for data that it cannot read becomes DataError."""
     try:
         import datasets

@@ -200,7 +200,7 @@ class Models(ABC):
         """The model of a size."""
 
     @contextmanager
-    def clear_errors(self) -> Iterator[None]:
+    def as_one_error(self) -> Iterator[None]:
         """Around every use of a model."""
         yield
 
@@ -233,7 +233,7 @@ class Served(Models):
         if find_spec("tenacity") is None:
             raise SettingsError("--server needs the package tenacity: pip install tenacity")
         self._url, self._concurrent = url.rstrip("/"), concurrent
-        with self.clear_errors():
+        with self.as_one_error():
             self._max_length = longest_text(family, self._url)
 
     def of(self, row: SizeRow) -> Any:
@@ -250,7 +250,7 @@ class Served(Models):
         )
 
     @contextmanager
-    def clear_errors(self) -> Iterator[None]:
+    def as_one_error(self) -> Iterator[None]:
         """What its client raises becomes `SettingsError`."""
         try:
             yield

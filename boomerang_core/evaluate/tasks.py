@@ -191,7 +191,7 @@ class _Run:
         models = self._models = self._models or _models(self._family, self._settings)
         limit, chat = self._settings.limit, self._settings.chat
         start = time.monotonic()
-        with models.clear_errors():
+        with models.as_one_error():
             items = run_leaf(leaf, models.of(row), models.tokenizer, limit, chat)
         return items, time.monotonic() - start
 

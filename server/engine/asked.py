@@ -6,6 +6,7 @@ from fastapi import Request
 from starlette.datastructures import MutableHeaders
 
 from server.access import MADE_ID, is_plain_id
+from server.prompts import prompts_of
 
 _CHARS_PER_TOKEN = 4  # of English, about
 
@@ -21,18 +22,15 @@ def named(request: Any, raw_request: Request) -> Request:
 
 def token_prompts(prompt: Any) -> list[list[int]]:
     """The prompts of a body that are given as token ids."""
-    many = (
-        prompt if isinstance(prompt, list) and prompt and isinstance(prompt[0], list) else [prompt]
-    )
-    return [ids for ids in many if isinstance(ids, list) and ids and isinstance(ids[0], int)]
+    lists = (one for one in prompts_of(prompt) if isinstance(one, list))
+    return [ids for ids in lists if ids and isinstance(ids[0], int)]
 
 
 def about_tokens(request: Any) -> float | None:
     """About how long the longest prompt of a body is, before it is tokenised; None: no telling."""
     prompt = getattr(request, "prompt", None)
     if prompt:
-        many = isinstance(prompt, list) and isinstance(prompt[0], list | str)
-        return max(_tokens_in(one) for one in (prompt if many else [prompt]))
+        return max(_tokens_in(one) for one in prompts_of(prompt))
     messages = [one for one in getattr(request, "messages", ()) if isinstance(one, dict)]
     return sum(_tokens_in(one.get("content")) for one in messages) if messages else None
 

@@ -224,7 +224,7 @@ class GraphedRunner(RoutedRunner):
     def _enter(self, graph: Graphed, rows: int) -> None:
         """Take that graph for this step, padded to `rows`."""
         self._graph = graph
-        self._cut, self._whole = {}, self._built_for(graph.span)
+        self._partial, self._whole = {}, self._built_for(graph.span)
         if graph.mixed:
             self._row_sizes.np[: len(self._sizes)] = self._sizes
             self._row_sizes.np[len(self._sizes) : rows] = graph.span.largest

@@ -19,16 +19,16 @@ from boomerang_core.route import Owner, StudentKind
 from server.engine.blocks import BlockRun, LayerCall, Run, State, build_block
 from server.engine.compat import AutoWeightsLoader, LogitsComputer
 from server.engine.compat import process_weights_after_loading as process_weights
+from server.engine.held_weights import ENDS, HeldWeights, Place, place_of, places_of, read_tensors
 from server.engine.loader import carried, design_of, student_shapes
 from server.engine.lowrank import LowRankLayer, within_layer
 from server.engine.masks import Cuts, Graphed
 from server.engine.party import Party, Sides, student_config
 from server.engine.plan import Ranks, Side, StepPlan, build_plan
-from server.engine.residency import ENDS, Place, Residency, place_of, places_of, read_tensors
 from server.engine.rows import row_of
 from server.engine.segments import segments_of, trace
 
-Weights = Iterable[tuple[str, torch.Tensor]]
+NamedTensors = Iterable[tuple[str, torch.Tensor]]
 
 
 class BoomerangForCausalLM(nn.Module):
@@ -57,7 +57,7 @@ class BoomerangForCausalLM(nn.Module):
             Owner.STUDENT: f"{self.row.names.head}.weight" not in shapes,
         }
         self._span = Span(*record["sizes"])
-        self.residency = Residency(self._places(self._span))
+        self.held_weights = HeldWeights(self._places(self._span))
         self.teacher = self._teacher(vllm_config)
         if self.design.kind is StudentKind.FULL:
             self.student = self._full_student(vllm_config)
@@ -72,12 +72,12 @@ class BoomerangForCausalLM(nn.Module):
         self.runs: Mapping[int, Run] = self._eager
         self._segments = segments_of(self.blocks, self.ranks.blocks)
         self.attention_sides = tuple(self._attention_sides())
-        self.residency.settle({Owner.TEACHER: self.teacher, Owner.STUDENT: self.student})
+        self.held_weights.settle({Owner.TEACHER: self.teacher, Owner.STUDENT: self.student})
 
     @property
     def resident_bytes(self) -> int:
         """Bytes of the weights that are held, each tensor counted once."""
-        return self.residency.nbytes
+        return self.held_weights.nbytes
 
     @property
     def held(self) -> Span:
@@ -100,13 +100,13 @@ class BoomerangForCausalLM(nn.Module):
         return party
 
     def _layer(self, owner: Owner, index: int, layer: nn.Module) -> nn.Module:
-        return self.residency.built((owner, f"layers.{index}"), layer)
+        return self.held_weights.built((owner, f"layers.{index}"), layer)
 
     def _add_ends(self, party: Party, owner: Owner, config: Any) -> None:
         party.add_ends(self.row, config, self._tied[owner], owner.value)
         for name in ENDS:
             if hasattr(party, name):
-                self.residency.built((owner, name), getattr(party, name))
+                self.held_weights.built((owner, name), getattr(party, name))
 
     def _full_student(self, vllm_config: Any) -> Party:
         """One layer per block that is not shared.
@@ -218,32 +218,32 @@ class BoomerangForCausalLM(nn.Module):
 
     # ---- weights ----------------------------------------------------------------------------
 
-    def load_weights(self, weights: Weights) -> set[str]:
+    def load_weights(self, weights: NamedTensors) -> set[str]:
         """Load what is held of both checkpoints; returns the parameters that were filled.
 
         `weights`, vLLM's iterator over all of the teacher, is left alone: each of its steps reads
         a tensor, held or not.  Raises `CheckpointError` where the student's tensors do not fit
         the design.
         """
-        return self._load(self.residency.held)
+        return self._load(self.held_weights.held)
 
     def hold(self, span: Span) -> None:
         """Hold what those sizes need and no more, or raise and hold what was; then `prepare`."""
         wanted = self._places(span)
-        self._read(wanted - self.residency.held)
-        self.residency.release(self.residency.held - wanted)
+        self._read(wanted - self.held_weights.held)
+        self.held_weights.release(self.held_weights.held - wanted)
         self._span = span
 
     def _read(self, missing: frozenset[Place]) -> None:
         """Bring places back, all of them or none."""
         config = self._vllm_config
         try:
-            if new := self.residency.fill(missing):
+            if new := self.held_weights.fill(missing):
                 self._require(new, self._load(frozenset(new)))
                 modules = nn.ModuleList(new.values())
                 process_weights(modules, config.model_config, config.device_config.device)
         except BaseException:
-            self.residency.release(missing)
+            self.held_weights.release(missing)
             raise
 
     def _require(self, places: Iterable[Place], loaded: set[str]) -> None:
@@ -270,7 +270,7 @@ class BoomerangForCausalLM(nn.Module):
                 loaded |= AutoWeightsLoader(self).load_weights(whole, mapper=self.mapper)
         return loaded
 
-    def _load_lowrank(self, tensors: Weights) -> None:
+    def _load_lowrank(self, tensors: NamedTensors) -> None:
         for name, value in tensors:
             index, rest = within_layer(name)
             layer = self.student.layers[str(index)]
@@ -284,7 +284,7 @@ class BoomerangForCausalLM(nn.Module):
                 assert isinstance(layer, LowRankLayer)
                 layer.pack()
 
-    def _tensors(self, owner: Owner, places: frozenset[Place]) -> Weights:
+    def _tensors(self, owner: Owner, places: frozenset[Place]) -> NamedTensors:
         """The tensors of an owner's places, by their names within the party."""
         local = self.row.local_name
 
@@ -292,7 +292,7 @@ class BoomerangForCausalLM(nn.Module):
             place = place_of(owner, local(name))
             if place[1] == "head" and self._tied[owner]:
                 return False
-            return place in places or not self.residency.knows(place)
+            return place in places or not self.held_weights.knows(place)
 
         for full_name, value in read_tensors(self._folders[owner], wanted):
             name = local(full_name)

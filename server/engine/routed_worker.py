@@ -8,7 +8,7 @@ from typing import Any
 from boomerang_core.residency import Span
 from server.engine.compat import WorkerBase
 from server.engine.ending import skip_teardown
-from server.engine.residency import hold_sizes
+from server.engine.held_weights import hold_sizes
 
 
 class RoutedWorker(WorkerBase):

@@ -47,7 +47,7 @@ class RoutedRunner(GPUModelRunner):
     """The size of each request of the step, in the order of the batch."""
     _whole: frozenset[str] | None = None
     """Attention layers that run on all rows of the step; None without a plan."""
-    _cut: Mapping[str, Rows] = {}
+    _partial: Mapping[str, Rows] = {}
     """Attention layer → its rows, for the layers that run on a part of the step."""
 
     def __init__(self, vllm_config: Any, device: Any) -> None:
@@ -126,7 +126,7 @@ class RoutedRunner(GPUModelRunner):
             self._routed.plan = None
 
     def _forget(self) -> None:
-        self._plan, self._whole, self._cut = None, None, {}
+        self._plan, self._whole, self._partial = None, None, {}
 
     def _may_reorder_batch(self, scheduler_output: Any) -> None:
         """Order the requests by size, largest first, and plan the step."""
@@ -138,7 +138,7 @@ class RoutedRunner(GPUModelRunner):
         tokens = scheduler_output.num_scheduled_tokens
         self._sizes = tuple(sorted(sizes, reverse=True))
         counts = tuple(tokens[request_id] for request_id in batch.req_ids)
-        self._plan, self._whole, self._cut = self._planned(self._sizes, counts)
+        self._plan, self._whole, self._partial = self._planned(self._sizes, counts)
 
     def _make_plan(
         self, sizes: Sequence[int], tokens: Sequence[int]
@@ -156,7 +156,7 @@ class RoutedRunner(GPUModelRunner):
     def _get_slot_mappings(self, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         """KV slots per layer, cut to the layer's rows; the last part keeps its padding."""
         by_group, by_layer = super()._get_slot_mappings(*args, **kwargs)
-        for name, rows in self._cut.items():
+        for name, rows in self._partial.items():
             last = None if rows.first_token else rows.last_token
             by_layer[name] = by_layer[name][rows.first_token : last]
         return by_group, by_layer
@@ -168,7 +168,7 @@ class RoutedRunner(GPUModelRunner):
         would reuse the first micro-batch's metadata for the next.
         """
         names_of: dict[Rows, set[str]] = {}
-        for name, rows in self._cut.items():
+        for name, rows in self._partial.items():
             names_of.setdefault(rows, set()).add(name)
         parts: dict[str, Any] = {}
         for rows, names in names_of.items():

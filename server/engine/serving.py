@@ -71,7 +71,7 @@ async def mount(
     arguments = app_arguments(client, [table.family], options)
     await init_app_state(client, app.state, arguments, ("generate",))
     app.state.openai_serving_models.lora_requests.update(published_sizes(table))
-    sized = Sized(residency, chooser, metrics, limits, client, options)
+    sized = SizedHandlers(residency, chooser, metrics, limits, client, options)
 
     async def completions(request: SizedCompletionRequest, raw_request: Request) -> Response:
         return await sized.run(request, raw_request, create_completion)
@@ -86,7 +86,7 @@ async def mount(
     app.openapi_schema = None  # made anew, with these, when it is next asked for
 
 
-class Sized:
+class SizedHandlers:
     """Decides the size of a request, runs vLLM's handler, and says in headers what ran."""
 
     def __init__(

@@ -8,6 +8,7 @@ from http import HTTPStatus
 from typing import Any
 
 from server.errors import RefusedError
+from server.prompts import prompts_of
 from server.settings import Settings
 
 RETRY_SECONDS = 1
@@ -75,12 +76,8 @@ def _too_large(message: str, param: str) -> RefusedError:
 
 
 def count_choices(n: int | None, prompt: Any) -> int:
-    """How many answers a request asks for.
-
-    `prompt` is a text, a list of token ids, a list of either, or None for a chat.
-    """
-    several = isinstance(prompt, list) and bool(prompt) and not isinstance(prompt[0], int)
-    return max(n or 1, 1) * (len(prompt) if several else 1)
+    """How many answers a request asks for; `prompt`: None for a chat."""
+    return max(n or 1, 1) * len(prompts_of(prompt))
 
 
 class Slots:
@@ -125,7 +122,7 @@ class Hold:
         self._count = 0
 
 
-class Turns:
+class RequestsPerKey:
     """Counts the requests of each key that are being answered."""
 
     def __init__(self, per_key: int | None) -> None:

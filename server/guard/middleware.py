@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from boomerang_core.errors import SettingsError
 from server.errors import RefusedError, refusal_response
 from server.guard.keys import Keys
-from server.guard.limits import Hold, Limits, Slots, Turns
+from server.guard.limits import Hold, Limits, RequestsPerKey, Slots
 from server.metrics import Metrics
 from server.settings import Settings
 
@@ -63,7 +63,7 @@ class Guard:
         self._guarding = guarding
         self._metrics = metrics
         self._slots = Slots(guarding.limits.sequences)
-        self._turns = Turns(guarding.limits.requests_per_key)
+        self._per_key = RequestsPerKey(guarding.limits.requests_per_key)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -74,7 +74,7 @@ class Guard:
         try:
             key = self._key_of(scope)
             body.check_declared(Headers(scope=scope).get("content-length", "0"))
-            with self._turns.of(key):
+            with self._per_key.of(key):
                 await self._app(scope, body.receive, body.send)
         except RefusedError as refusal:  # raised here: a route's own is answered by the app
             self._metrics.refused(refusal.reason)

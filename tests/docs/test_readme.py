@@ -79,13 +79,10 @@ def test_every_file_that_the_readme_links_exists() -> None:
 
 
 def test_the_shipped_ladder_is_smooth() -> None:
-    """KL to the teacher falls with every step to zero; naive pruning reaches it at the last."""
+    """KL to the teacher falls with every step to zero, below naive pruning at every size."""
     kl = [row.quality.kl for row in load_family(FAMILY).rows if row.quality is not None]
     assert len(kl) == len(load_family(FAMILY).rows)
     assert all(later < earlier for earlier, later in pairwise(kl))
     assert kl[-1] == 0
     naive = [row["kl"] for row in json.loads((FAMILY / "report" / "naive.json").read_text())]
-    *smaller, _, _ = zip(kl, naive, strict=True)
-    assert all(ours < pruned for ours, pruned in smaller)
-    # With one block left to patch, leaving its other layer out costs as little.
-    assert kl[-2] < 1.02 * naive[-2]
+    assert all(ours < pruned for ours, pruned in zip(kl[:-1], naive[:-1], strict=True))

@@ -164,7 +164,7 @@ def test_a_builder_that_keeps_its_schedule_in_place(monkeypatch: pytest.MonkeyPa
     runner = Runner(Span(0, 3))
     runner._whole = frozenset({"whole"})
     first = Rows(0, 1, 0, 5)
-    runner._cut = {"a": first, "a of another group": first, "b": Rows(1, 2, 5, 8)}
+    runner._partial = {"a": first, "a of another group": first, "b": Rows(1, 2, 5, 8)}
     metadata, _ = runner._build_attention_metadata()
     schedules = {name: each.scheduler_metadata for name, each in metadata.items()}
     assert {name: int(schedule) for name, schedule in schedules.items()} == {

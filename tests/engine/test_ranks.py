@@ -8,7 +8,7 @@ from unittest.mock import Mock, call
 import pytest
 
 from boomerang_core.residency import Span
-from server.engine import residency
+from server.engine import held_weights
 
 pytestmark = pytest.mark.engine
 
@@ -21,8 +21,8 @@ def worker(monkeypatch: pytest.MonkeyPatch) -> Any:
     calls = Mock()
     calls.model = Mock(held=OLD, resident_bytes=7)
     calls.runner.get_model.return_value = calls.model
-    monkeypatch.setattr(residency, "set_current_vllm_config", nullcontext)
-    monkeypatch.setattr(residency, "on_every_rank", lambda fine: fine)
+    monkeypatch.setattr(held_weights, "set_current_vllm_config", nullcontext)
+    monkeypatch.setattr(held_weights, "on_every_rank", lambda fine: fine)
     return SimpleNamespace(model_runner=calls.runner, vllm_config=None, calls=calls)
 
 
@@ -32,19 +32,19 @@ def after_the_model(worker: Any) -> list[str]:
 
 
 def test_weights_then_what_is_compiled_then_graphs(worker: Any) -> None:
-    assert residency.hold_sizes(worker, NEW) == 7
+    assert held_weights.hold_sizes(worker, NEW) == 7
     assert after_the_model(worker) == ["model.hold", "model.prepare", "runner.sizes_changed"]
 
 
 def test_what_fails_is_told_and_never_raised(worker: Any) -> None:
     worker.calls.model.hold.side_effect = MemoryError("no memory")
-    assert residency.hold_sizes(worker, NEW) == "no memory"
+    assert held_weights.hold_sizes(worker, NEW) == "no memory"
     assert after_the_model(worker) == ["model.hold"]
     worker.calls.model.hold.side_effect = None
     worker.calls.runner.sizes_changed.side_effect = RuntimeError
-    assert residency.hold_sizes(worker, NEW) == "RuntimeError"
+    assert held_weights.hold_sizes(worker, NEW) == "RuntimeError"
     worker.calls.runner.get_model.side_effect = AttributeError("no model")
-    assert residency.hold_sizes(worker, NEW) == "no model"
+    assert held_weights.hold_sizes(worker, NEW) == "no model"
 
 
 @pytest.mark.parametrize("failure", [None, RuntimeError("no memory")])
@@ -57,12 +57,12 @@ def test_a_heap_that_a_capture_thaws_is_frozen_again(
             raise failure
 
     heap = Heap()
-    monkeypatch.setattr(residency, "gc", heap)
+    monkeypatch.setattr(held_weights, "gc", heap)
     worker.calls.runner.sizes_changed.side_effect = capture
-    residency.hold_sizes(worker, NEW)
+    held_weights.hold_sizes(worker, NEW)
     assert not heap.frozen  # it was not before, as on a CPU
     heap.freeze()
-    residency.hold_sizes(worker, NEW)
+    held_weights.hold_sizes(worker, NEW)
     assert heap.frozen
 
 
@@ -85,7 +85,7 @@ def test_where_another_rank_failed_it_holds_what_it_held_and_captures_nothing(
     worker: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The other one would not take part in what a capture computes."""
-    monkeypatch.setattr(residency, "on_every_rank", lambda fine: False)
-    assert residency.hold_sizes(worker, NEW) == "another rank could not hold the weights"
+    monkeypatch.setattr(held_weights, "on_every_rank", lambda fine: False)
+    assert held_weights.hold_sizes(worker, NEW) == "another rank could not hold the weights"
     assert worker.calls.model.hold.mock_calls == [call(NEW), call(OLD)]
     assert after_the_model(worker) == ["model.hold"] * 2

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from boomerang_core.sizes import SizeRow, SizeTable
 from server.engine.bodies import SizedChatCompletionRequest, SizedCompletionRequest
-from server.engine.serving import Handler, Sized
+from server.engine.serving import Handler, SizedHandlers
 from server.guard.limits import Hold, Limits, Slots
 from server.guard.middleware import HOLD
 from server.metrics import Metrics
@@ -70,7 +70,7 @@ def counted(handler: Handler) -> Mock:
     residency.lease.return_value = nullcontext()
     metrics = Mock(spec=Metrics)
     client = Mock(model_config=SimpleNamespace(max_model_len=64))
-    sized = Sized(residency, Mock(), metrics, Limits(10, 1.0, None, 4, 2, None, 4), client)
+    sized = SizedHandlers(residency, Mock(), metrics, Limits(10, 1.0, None, 4, 2, None, 4), client)
     request = SizedCompletionRequest(model="tiny", prompt="x")
     asyncio.run(sized.run(request, Mock(scope={HOLD: Hold(Slots(4))}, headers={}), handler))
     return metrics

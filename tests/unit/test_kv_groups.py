@@ -5,7 +5,7 @@ import random
 import pytest
 
 from boomerang_core.blocks import BlockMap
-from boomerang_core.kv_groups import choose_groups, cut, layer_ranks
+from boomerang_core.kv_groups import choose_groups, layer_ranks, split_layers
 from boomerang_core.ladder import ALWAYS_TEACHER, Ladder
 from boomerang_core.route import FamilyDesign, Owner, StudentKind, build_route
 
@@ -45,7 +45,7 @@ def test_a_size_holds_every_layer_that_it_runs_and_less_than_a_block_more(seed: 
     design = random_design(seed)
     ranks = layer_ranks(design)
     for count in range(1, len(ranks) + 1):
-        groups = cut(ranks, count)
+        groups = split_layers(ranks, count)
         assert sorted(layer for group in groups.layers for layer in group) == [*range(len(ranks))]
         lengths = {len(group) for group in groups.layers}
         assert max(lengths) - min(lengths) <= 1
@@ -69,7 +69,7 @@ def test_no_other_cut_wastes_less(seed: int) -> None:
     chosen = choose_groups(ranks, most=6)
 
     def waste(count: int) -> float:
-        groups = cut(ranks, count)
+        groups = split_layers(ranks, count)
         return groups.held(0) / smallest * groups.held(top) / len(ranks)
 
     lengths = [len(group) for group in chosen.layers]

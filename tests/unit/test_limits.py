@@ -1,16 +1,16 @@
-"""What is counted and bounded: places in the queue, turns of a key, choices, stop strings."""
+"""What is counted and bounded: places in the queue, requests of a key, choices, stop strings."""
 
 from typing import Any
 
 import pytest
 
 from server.errors import RefusedError
-from server.guard.limits import Hold, Limits, Slots, Turns, count_choices
+from server.guard.limits import Hold, Limits, RequestsPerKey, Slots, count_choices
 from server.settings import Settings, read_settings
 
 
 def test_slots_and_turns_count_exactly() -> None:
-    slots, turns = Slots(5), Turns(2)
+    slots, per_key = Slots(5), RequestsPerKey(2)
     hold, other = Hold(slots), Hold(slots)
     hold.take(2)
     hold.take(3)
@@ -21,10 +21,17 @@ def test_slots_and_turns_count_exactly() -> None:
     hold.release()
     hold.release()
     assert slots.taken == 0
-    two = (turns.of(0), turns.of(0))
-    with two[0], two[1], turns.of(1), turns.of(None), pytest.raises(RefusedError), turns.of(0):
+    two = (per_key.of(0), per_key.of(0))
+    with (
+        two[0],
+        two[1],
+        per_key.of(1),
+        per_key.of(None),
+        pytest.raises(RefusedError),
+        per_key.of(0),
+    ):
         pass
-    with turns.of(0), turns.of(0):
+    with per_key.of(0), per_key.of(0):
         pass
 
 

@@ -78,7 +78,7 @@ class _Blank:
 _META = torch.device("meta")
 
 
-class Weights:
+class ModuleWeights:
     """The parameters of one module and its submodules, as they were built."""
 
     def __init__(self, module: nn.Module) -> None:
@@ -106,17 +106,17 @@ class Weights:
                 delattr(part, made_later)
 
 
-class Residency:
+class HeldWeights:
     """The places of a model, and which of them are held."""
 
     def __init__(self, held: frozenset[Place]) -> None:
         self.held = held
-        self._weights: dict[Place, Weights] = {}
+        self._weights: dict[Place, ModuleWeights] = {}
         self._parties: Mapping[Owner, Any] = {}
 
     def built(self, place: Place, module: nn.Module) -> nn.Module:
         """Remember a module that was just built; one that is not held is emptied at once."""
-        self._weights[place] = weights = Weights(module)
+        self._weights[place] = weights = ModuleWeights(module)
         if place not in self.held:
             weights.release()
         return module.eval()  # vLLM does that later, to what is in the tree then
