@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 
@@ -68,16 +68,6 @@ def execute(example: Example, server: Running) -> str:
     return done.stdout
 
 
-def objects(text: str) -> list[Any]:
-    """JSON values that follow each other, as `curl -s` prints them."""
-    found, decoder = [], json.JSONDecoder()
-    while text:
-        value, end = decoder.raw_decode(text)
-        found.append(value)
-        text = text[end:].lstrip()
-    return found
-
-
 def of(heading: str) -> list[Example]:
     return [example for example in examples("docs/clients.md") if example.heading == heading]
 
@@ -88,14 +78,19 @@ def test_every_example_is_executed_here() -> None:
     assert headings == ["curl", "curl", *tools]
 
 
-def test_the_readmes_curl_commands(server: Running, family: Family) -> None:
-    (example,) = (e for e in examples("README.md") if "curl" in e.code and "completions" in e.code)
-    replies = objects(execute(example, server))
-    table = family.table
-    largest = table.target("0.8")
-    names = [table.model_id(row) for row in (table.teacher, largest, table.teacher)]
-    assert [reply["model"] for reply in replies] == names
-    assert all(reply["usage"]["completion_tokens"] for reply in replies)
+def test_the_readmes_request(server: Running, family: Family) -> None:
+    """The reply has the headers that the README shows, and names the size that ran."""
+    readme = examples("README.md")
+    (example,) = (each for each in readme if "curl" in each.code and "completions" in each.code)
+    head, _, body = execute(example, server).partition("\n\n")
+    told = dict(line.split(": ", 1) for line in head.splitlines()[1:])
+    assert told["x-boomerang-size"] == family.table.teacher.id
+    assert told["x-boomerang-reason"] == "memory_budget"
+    shown = re.findall(r"^(x-boomerang-[\w-]+): ", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert set(shown) <= told.keys()
+    reply = json.loads(body)
+    assert reply["model"] == family.table.model_id(family.table.teacher)
+    assert reply["usage"]["completion_tokens"]
 
 
 def test_curl(server: Running, family: Family) -> None:

@@ -77,7 +77,7 @@ def test_paths_that_are_not_there(http: httpx.Client) -> None:
     assert_error(http.get("/v1/completions"), 405, None)
     for page in ("/docs", "/redoc", "/docs/oauth2-redirect"):  # FastAPI's own load from elsewhere
         assert_error(http.get(page), 404, None)
-    for path in ("/tokenize", "/invocations", "/v1/load_lora_adapter", "/v1/responses"):
+    for path in ("/invocations", "/v1/load_lora_adapter", "/v1/responses"):
         assert http.post(path, json={}).status_code == 404, path
 
 
