@@ -9,9 +9,10 @@ import torch
 
 from boomerang_core.residency import Span
 from server.engine import compat
-from server.engine.compat import CPUModelRunner, CPUWorker, ir_ops
+from server.engine.compat import CPUWorker, ir_ops
 from server.engine.graphs import GraphedRunner
 from server.engine.routed_worker import RoutedWorker
+from server.engine.worker_cpu import BoomerangCPUModelRunner
 
 IN_PLACE = "in_place"
 
@@ -33,7 +34,7 @@ if IN_PLACE not in ir_ops.fused_add_rms_norm.impls:
     ir_ops.fused_add_rms_norm.register_impl(IN_PLACE, inplace=True)(add_and_norm)
 
 
-class MaskedRunner(GraphedRunner, CPUModelRunner):
+class MaskedRunner(GraphedRunner, BoomerangCPUModelRunner):
     """Takes the way of a graph in every step that decodes only."""
 
     masked_steps = 0
