@@ -13,7 +13,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from boomerang_core.errors import CheckpointError, WriteError
@@ -78,7 +78,11 @@ def held_folder(folder: Path) -> Iterator[None]:
         raise WriteError(f"cannot write into {folder}: {error.strerror or error}") from error
     try:
         _lock(folder, handle)
-        yield
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                folder.rmdir()  # where nothing was kept in it
     finally:
         os.close(handle)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import signal
 import threading
 from collections.abc import Callable
@@ -72,7 +71,7 @@ def test_a_run_goes_on_from_before_skipped_steps(
 
 
 def tell(number: int) -> Callable[[], None]:
-    return lambda: os.kill(os.getpid(), number)
+    return lambda: signal.raise_signal(number)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -96,10 +95,10 @@ def test_told_to_stop_it_keeps_its_state_and_goes_on(
 
 def test_told_twice_it_stops_at_once() -> None:
     with stop_signals() as stop:
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         assert stop.asked
         with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
 
 
 def test_in_another_thread_signals_stay_as_they_are() -> None:
