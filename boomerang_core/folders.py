@@ -71,6 +71,7 @@ def held_folder(folder: Path) -> Iterator[None]:
     Raises `WriteError`, which may pass, where another process holds it.  A volume without such
     locks lets both.
     """
+    is_new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)  # a link to another volume will do
@@ -81,8 +82,9 @@ def held_folder(folder: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            with suppress(OSError):
-                folder.rmdir()  # where nothing was kept in it
+            if is_new:
+                with suppress(OSError):
+                    folder.rmdir()  # where nothing was kept in it
     finally:
         os.close(handle)
 
