@@ -25,7 +25,8 @@ class Stop:
 def stop_signals() -> Iterator[Stop]:
     """Within, the first signal only asks to stop; another acts as it did before.
 
-    Python takes signals in its main thread alone: in another thread nothing changes.
+    One that is ignored stays so, as Ctrl-C is for a command behind `nohup … &`.  Python takes
+    signals in its main thread alone: in another thread nothing changes.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
@@ -42,7 +43,8 @@ def stop_signals() -> Iterator[Stop]:
         for number, handler in before.items():
             signal.signal(number, handler)
 
-    before.update({number: signal.signal(number, ask) for number in _SIGNALS})
+    heard = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before.update({number: signal.signal(number, ask) for number in heard})
     try:
         yield stop
     finally:

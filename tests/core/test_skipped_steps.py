@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,16 @@ def test_a_run_goes_on_from_before_skipped_steps(
     assert kept == [step for step in range(1, 21) if step not in (8, 9)]
 
 
+@pytest.fixture(autouse=True)
+def usual_handlers() -> Iterator[None]:
+    """Whatever these tests were started by: in the background of a shell, Ctrl-C is ignored."""
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 def tell(number: int) -> Callable[[], None]:
     return lambda: signal.raise_signal(number)
 
@@ -99,6 +109,13 @@ def test_told_twice_it_stops_at_once() -> None:
         assert stop.asked
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
+
+
+def test_what_is_ignored_stays_ignored() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with stop_signals() as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert not stop.asked
 
 
 def test_in_another_thread_signals_stay_as_they_are() -> None:
