@@ -100,7 +100,7 @@ def _server(
     if context is None and concurrency is None:
         if stated is None:
             return _Server(default_kv_bytes(family, budget, per_token))
-        given, needed = parse_bytes(stated), per_token * DEFAULT_CONTEXT
+        given, needed = parse_bytes(stated), kv_bytes_for(DEFAULT_CONTEXT, 1, per_token)
         if given < needed:
             raise SettingsError(
                 f"--kv-cache-bytes: {format_bytes(given)} cannot hold one request of "

@@ -133,7 +133,7 @@ class SizedHandlers:
     async def _answer(self, request: Any, raw_request: Request, handler: Handler) -> Response:
         try:
             for ids in token_prompts(getattr(request, "prompt", None)):
-                # Of a stream vLLM would find out once it has answered 200, and log a traceback.
+                # vLLM finds out too, but does not name the field.
                 self._renderer.validate_token_ids(ids, parameter="prompt")
             response = await handler(request, raw_request)
         except _REPORTED as error:

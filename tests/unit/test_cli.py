@@ -146,6 +146,17 @@ def test_the_server_that_sizes_names_offers_what_it_says(
     assert 0 < offered <= 14
 
 
+def test_sizes_refuses_a_kv_cache_without_the_block_that_vllm_keeps() -> None:
+    family = load_family(cli.family_folder(Path("smollm2-135m"))).served_in(4)
+    request = str(2048 * family.table.teacher.kv_bytes_per_token)
+    asked = ["--memory-budget", "950MiB", "--dtype", "float32", "--kv-cache-bytes", request]
+    result = runner.invoke(cli.app, ["sizes", "smollm2-135m", *asked])
+    assert result.exit_code == 2
+    settings = read_settings(kv_cache_bytes=request)
+    with pytest.raises(SettingsError, match="cannot hold one request"):
+        require_kv_cache(family, settings)
+
+
 def test_sizes_refuses_a_kv_cache_that_the_server_would() -> None:
     small = ["--memory-budget", "950MiB", "--kv-cache-bytes", "1MiB"]
     result = runner.invoke(cli.app, ["sizes", "smollm2-135m", *small])
