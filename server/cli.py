@@ -5,6 +5,7 @@ import atexit
 import gc
 import logging
 import os
+import platform
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,12 @@ from uvicorn.loops.auto import auto_loop_factory
 from boomerang_core.cli import app, family_folder
 from boomerang_core.errors import BoomerangError
 from boomerang_core.family import Family, load_family
-from boomerang_core.precision import Precision, built_for_cpu, served_precision
+from boomerang_core.precision import (
+    Precision,
+    built_for_cpu,
+    precision_advice,
+    served_precision,
+)
 from server.app import create_app
 from server.cgroup import default_budget, memory_left, memory_limit
 from server.device import device_budget, device_memory, device_share
@@ -120,6 +126,7 @@ async def _serve(settings: Settings, family: Family, precision: Precision) -> Li
         gc.collect()
         gc.freeze()  # what is there now stays: no collection need walk through it while serving
         lifecycle.loaded(client)
+        _advise(settings)
         compiled = f", compiled in {await client.compile_seconds():.0f} s" * settings.compile
         _say(settings, f"{family.name} is ready: {_count_sizes(residency)}{compiled}")
         await client.log_statistics()  # until the server ends
@@ -148,6 +155,18 @@ def _warn_if_open(settings: Settings) -> None:
     """Say so where other machines may reach a server that asks for no key."""
     if settings.api_keys_file is None and settings.host not in _LOOPBACK:
         logger.warning("no api_keys_file: whoever reaches %s may use this server", settings.host)
+
+
+def _advise(settings: Settings) -> None:
+    """Say so where this CPU would be much faster in another number format."""
+    import torch
+
+    from boomerang_core.devices import multiplies_bfloat16
+
+    if built_for_cpu() and platform.machine() == "x86_64":  # others' instructions are not known
+        advice = precision_advice(settings.dtype, multiplies_bfloat16(torch.device("cpu")))
+        if advice is not None:
+            _say(settings, advice)
 
 
 def _set_up_logging(settings: Settings) -> None:

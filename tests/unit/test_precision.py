@@ -5,7 +5,7 @@ import pytest
 from boomerang_core import precision
 from boomerang_core.errors import SettingsError
 from boomerang_core.family import load_family
-from boomerang_core.precision import Precision, served_precision
+from boomerang_core.precision import Precision, precision_advice, served_precision
 from tests.docs.test_readme import FAMILY
 
 
@@ -29,3 +29,10 @@ def test_footprints_follow_the_format() -> None:
         after = [row.footprint_bytes(tokens) for row in doubled.rows]
         assert after == [2 * amount for amount in before]
     assert [row.id for row in doubled.rows] == [row.id for row in family.rows]
+
+
+def test_a_cpu_that_would_be_faster_in_another_format_is_told() -> None:
+    assert "--dtype bfloat16" in (precision_advice("auto", True) or "")
+    assert "--dtype float32" in (precision_advice("bfloat16", False) or "")
+    for asked, multiplies in (("auto", False), ("bfloat16", True), ("float32", True)):
+        assert precision_advice(asked, multiplies) is None
