@@ -74,15 +74,6 @@ def test_there_are_such_commands() -> None:
     assert {Path(line.split()[1]).name for line in COMMANDS} == {"boomerang", "boomerang-distill"}
 
 
-def test_the_adapter_serves_what_the_scaler_asks_for() -> None:
-    (text,) = re.findall(r"```yaml\n(- seriesQuery.+?)```", RUNBOOK, re.DOTALL)
-    (rule,) = yaml.safe_load(text)
-    given = {"autoscaling": {"kind": "hpa"}, "networkPolicy": {"metricsFrom": [{}]}}
-    scaler = only(render(ROOT / "deploy/helm/boomerang", given), "HorizontalPodAutoscaler")
-    (metric,) = scaler["spec"]["metrics"]
-    assert rule["name"]["as"] == metric["pods"]["metric"]["name"]
-
-
 def test_the_keys_of_the_secret_are_those_that_the_server_reads() -> None:
     given = {"keys": {"existingSecret": "boomerang-keys", "existingAdmin": True}}
     data = only(render(ROOT / "deploy/helm/boomerang", given), "ConfigMap")["data"]

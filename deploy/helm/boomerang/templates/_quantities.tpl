@@ -24,6 +24,20 @@
 {{- else if not .Values.accelerator.resource -}}{{ sub $limit (include "boomerang.bytes" "2560Mi" | int64) }}{{- end -}}
 {{- end }}
 
+{{/* Requests that a pod should have, running and waiting.  Those that run count too: a queue alone is
+     empty while every pod is busy, and pods would go that are needed.  Less than max_num_seqs, since
+     a new pod takes minutes to load.  A null is the server's 32. */}}
+{{- define "boomerang.requestsPerPod" -}}
+{{- div (.Values.settings.max_num_seqs | default 32 | int | mul 3 | add 3) 4 -}}
+{{- end }}
+
+{{/* How fast replicas go: slowly, since a new pod takes minutes to load. */}}
+{{- define "boomerang.scaling" -}}
+scaleDown:
+  stabilizationWindowSeconds: 600
+  policies: [{type: Pods, value: 1, periodSeconds: 120}]
+{{- end }}
+
 {{/* Size of /families and /cache.  The shipped family only unpacks its teacher, 260 MiB; without a
      claim a small node must have room for it. */}}
 {{- define "boomerang.storageSize" -}}
