@@ -20,7 +20,7 @@ from boomerang_core.errors import BudgetError, SizeError, UnavailableSizeError, 
 from server.errors import Refusal, refusal_of
 from server.metrics import SizeMetrics
 from tests.api.servers import Running
-from tests.deploy.charts import ROOT, SERVE, only, render
+from tests.deploy.charts import ROOT, SERVE, Object, only, render
 
 ALERTS = only(render(SERVE, {"monitoring": {"rules": True}}), "PrometheusRule")["spec"]
 CASES = Path(__file__).parent / "alerts_test.yaml"
@@ -29,6 +29,7 @@ VARIABLES = DASHBOARD["templating"]["list"]
 QUERIES = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
 RULES = [rule for group in ALERTS["groups"] for rule in group["rules"]]
 SECONDS = 60
+SCRAPED: Object = {"networkPolicy": {"metricsFrom": [{"podSelector": {}}]}}
 
 
 def test_every_alert_is_in_the_runbook() -> None:
@@ -90,7 +91,34 @@ def test_two_releases_have_two_dashboards() -> None:
         assert len({board[field] for board in boards.values()}) == 2
     for board in boards.values():
         assert re.fullmatch(r"[a-z0-9-]{1,40}", board["uid"])  # Grafana takes no longer one
-        assert board == {**DASHBOARD, "uid": board["uid"], "title": board["title"]}
+        assert board["panels"] == DASHBOARD["panels"]
+
+
+def test_a_dashboard_opens_on_its_own_release() -> None:
+    """Not on the sum of all; the operator names a job after the PodMonitor, NAMESPACE/NAME."""
+    given = {"monitoring": {"dashboard": True, "podMonitor": True}, **SCRAPED}
+    objects = render(SERVE, given, "small")
+    (text,) = (
+        item["data"]["llm-small-boomerang.json"]
+        for item in objects
+        if item["metadata"]["name"].endswith("-dashboard")
+    )
+    monitor = only(objects, "PodMonitor")["metadata"]["name"]
+    chosen = {
+        each["name"]: each["current"]["value"]
+        for each in json.loads(text)["templating"]["list"]
+        if "current" in each
+    }
+    assert chosen == {"namespace": ["llm"], "job": [f"llm/{monitor}"], "size": "$__all"}
+
+
+def test_a_pod_is_missing_once_it_has_had_its_time_to_start() -> None:
+    given: Object = {"monitoring": {"rules": True}, "startupSeconds": 3600}
+    objects = render(SERVE, given)
+    deadline = only(objects, "Deployment")["spec"]["progressDeadlineSeconds"]
+    rules = only(objects, "PrometheusRule")["spec"]["groups"][0]["rules"]
+    (missing,) = (rule for rule in rules if rule["alert"] == "BoomerangPodsMissing")
+    assert missing["for"] == f"{deadline}s"
 
 
 def test_what_is_known_by_size_is_shown_by_size() -> None:

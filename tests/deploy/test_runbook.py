@@ -69,6 +69,21 @@ def test_it_renders_with_an_image_of_a_registry(command: str) -> None:
     assert all(image.startswith("REGISTRY/boomerang:0.1.0-") for image in images)
 
 
+def test_what_one_asks_first_finds_the_pods_and_their_containers() -> None:
+    """With every source of a family, the runbook names what brings it."""
+    (label,) = re.findall(r"^kubectl get \S*pods -l (\S+)$", RUNBOOK, re.MULTILINE)
+    given: Object = {
+        "family": {"source": "hub", "hub": {"repository": "o/f", "revision": "0" * 40}},
+        "networkPolicy": {"internet": True},
+    }
+    deployment = only(render(ROOT / "deploy/helm/boomerang", given), "Deployment")
+    template = deployment["spec"]["template"]
+    for labels in (deployment["metadata"]["labels"], template["metadata"]["labels"]):
+        assert label in {f"{name}={value}" for name, value in labels.items()}
+    named = set(re.findall(r"-c (\w+)", RUNBOOK))
+    assert named == {each["name"] for each in template["spec"]["initContainers"]}
+
+
 def test_there_are_such_commands() -> None:
     assert len(COMMANDS) >= 5
     assert {Path(line.split()[1]).name for line in COMMANDS} == {"boomerang", "boomerang-distill"}
