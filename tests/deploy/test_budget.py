@@ -48,6 +48,7 @@ def test_the_budget_is_of_all_gpus_together(count: int) -> None:
         "image": {"flavour": "gpu"},
         "accelerator": {"resource": "nvidia.com/gpu", "count": count},
         "memoryBudget": {"from": "device", "device": "80Gi", "reserve": "2Gi"},
+        "sharedMemory": "1Gi",
     }
     assert settings_of(given)["BOOMERANG_MEMORY_BUDGET"] == str(count * (78 << 30))
 

@@ -3,6 +3,12 @@
 {{- define "boomerang.check.budget" -}}
 {{- $v := .Values -}}
 {{- $from := $v.memoryBudget.from -}}
+{{- if and $v.memoryBudget.fixed (ne $from "fixed") -}}
+  {{- fail (printf "memoryBudget.fixed: is not used where memoryBudget.from is %s; set from: fixed" $from) -}}
+{{- end -}}
+{{- if and $v.memoryBudget.device (not (has $from (list "device" "fixed"))) -}}
+  {{- fail (printf "memoryBudget.device: is not used where memoryBudget.from is %s; set from: device" $from) -}}
+{{- end -}}
 {{- if $v.accelerator.resource -}}
   {{- include "boomerang.check.gpuBudget" . -}}
 {{- else -}}
@@ -86,8 +92,16 @@
 {{- if and (eq $v.image.flavour "gpu") (not $v.accelerator.resource) -}}
   {{- fail "accelerator.resource: the gpu image needs one, such as nvidia.com/gpu" -}}
 {{- end -}}
-{{- if and (contains "/mig-" $v.accelerator.resource) (gt (int $v.accelerator.count) 1) -}}
-  {{- fail "accelerator.count: MIG slices cannot be joined; use one per pod and more replicas" -}}
+{{- if gt (int $v.accelerator.count) 1 -}}
+  {{- if not $v.accelerator.resource -}}
+    {{- fail (printf "accelerator.count: %d of what? accelerator.resource is empty" (int $v.accelerator.count)) -}}
+  {{- end -}}
+  {{- if contains "/mig-" $v.accelerator.resource -}}
+    {{- fail "accelerator.count: MIG slices cannot be joined; use one per pod and more replicas" -}}
+  {{- end -}}
+  {{- if lt (include "boomerang.bytes" $v.sharedMemory | int64) (include "boomerang.bytes" "1Gi" | int64) -}}
+    {{- fail (printf "sharedMemory: %s is too little for the GPUs of a pod to exchange what they compute; at least 1Gi" $v.sharedMemory) -}}
+  {{- end -}}
 {{- end -}}
 {{- end }}
 
@@ -127,8 +141,20 @@
 {{- end -}}
 {{- end }}
 
+{{- define "boomerang.check.source" -}}
+{{- $family := .Values.family -}}
+{{- range $source, $field := dict "hub" "repository" "image" "reference" "rclone" "remote" -}}
+  {{- if and (get (get $family $source) $field) (ne $family.source $source) -}}
+    {{- fail (printf "family.%s.%s: is not used where family.source is %s; set source: %s" $source $field $family.source $source) -}}
+  {{- end -}}
+{{- end -}}
+{{- end }}
+
 {{- define "boomerang.check.storage" -}}
 {{- $v := .Values -}}
+{{- if and $v.storage.create $v.storage.existingClaim -}}
+  {{- fail (printf "storage.create: the claim %s is there already (storage.existingClaim); give one of the two" $v.storage.existingClaim) -}}
+{{- end -}}
 {{- if and $v.storage.create (ne $v.storage.accessMode "ReadWriteMany") -}}
   {{- if or (gt (int $v.replicas) 1) (ne $v.autoscaling.kind "none") -}}
     {{- fail (printf "storage.accessMode: several replicas need ReadWriteMany, not %s" $v.storage.accessMode) -}}
