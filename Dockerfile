@@ -75,7 +75,9 @@ FROM runtime AS gpu
 RUN apt-get update \
     && apt-get install -y --no-install-recommends gcc libc6-dev python3-dev \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/apt/* /var/log/*.log
-ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
+# Which GPUs is for whoever starts the container: an `all` here would give a pod that asked for none
+# every GPU of its node.
+ENV NVIDIA_DRIVER_CAPABILITIES=compute,utility
 COPY --from=gpu-packages /opt/boomerang /opt/boomerang
 COPY --from=ours /staged/ /
 USER 10001:10001

@@ -48,6 +48,11 @@ def test_what_is_copied_is_let_in() -> None:
     } == allowed
 
 
+def test_a_pod_that_asks_for_no_gpu_sees_none() -> None:
+    """NVIDIA's runtime shows every GPU of a node where the image itself says `all`."""
+    assert "NVIDIA_VISIBLE_DEVICES" not in DOCKERFILE
+
+
 def test_packages_are_pinned() -> None:
     for name in ("cpu", "gpu"):
         lines = (ROOT / "requirements" / f"{name}.txt").read_text().splitlines()[1:]
