@@ -33,7 +33,12 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 - name: POD_NAMESPACE
   valueFrom: {fieldRef: {fieldPath: metadata.namespace}}
 {{- end }}
-- {name: OMP_NUM_THREADS, value: "4"}
+- name: OMP_NUM_THREADS # one process on CPUs takes all cores; those of GPUs share them
+  {{- if .Values.accelerator.resource }}
+  value: "4"
+  {{- else }}
+  valueFrom: {resourceFieldRef: {containerName: make, resource: requests.cpu}}
+  {{- end }}
 {{- if eq .Values.sharding "fsdp" }}
 # what `accelerate launch` makes of boomerang_core/recipes/fsdp.yaml; torchrun starts the processes
 - {name: ACCELERATE_USE_FSDP, value: "true"}

@@ -107,9 +107,11 @@ seccompProfile: {type: RuntimeDefault}
 
 {{- define "boomerang.podSecurity" -}}
 runAsNonRoot: true
-runAsUser: 10001
-runAsGroup: 10001
-fsGroup: 10001
+{{- with .Values.user }}
+runAsUser: {{ int64 . }}
+runAsGroup: {{ int64 . }}
+fsGroup: {{ int64 . }}
+{{- end }}
 fsGroupChangePolicy: OnRootMismatch
 seccompProfile: {type: RuntimeDefault}
 {{- end }}
@@ -126,6 +128,7 @@ seccompProfile: {type: RuntimeDefault}
   image: {{ $family.rclone.image }}
   {{- end }}
   command: [/bin/sh, /scripts/fetch-{{ $family.source }}.sh]
+  terminationMessagePolicy: FallbackToLogsOnError
   env: {{- include "boomerang.env" (dict "own" (include "boomerang.fetchEnv" .) "extra" .Values.extraEnv) | nindent 4 }}
   securityContext: {{- include "boomerang.containerSecurity" . | nindent 4 }}
   resources: {{- toYaml .Values.initResources | nindent 4 }}
@@ -146,6 +149,7 @@ seccompProfile: {type: RuntimeDefault}
   image: {{ include "boomerang.image" . }}
   imagePullPolicy: {{ .Values.image.pullPolicy }}
   command: [/bin/sh, /scripts/verify.sh]
+  terminationMessagePolicy: FallbackToLogsOnError
   env: {{- include "boomerang.targetEnv" . | nindent 4 }}
   securityContext: {{- include "boomerang.containerSecurity" . | nindent 4 }}
   resources: {{- toYaml .Values.initResources | nindent 4 }}
