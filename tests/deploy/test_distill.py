@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import typer.main
 import yaml
+from torch.distributed.run import get_args_parser
 
 from boomerang_core.cli import app
 from boomerang_core.cli.make import RECIPES
@@ -58,6 +59,17 @@ def test_the_image_is_of_the_accelerator(resource: str, flavour: str) -> None:
     given = {**LOCAL, "accelerator": {"resource": resource}}
     (make,) = pod_spec(only(render(DISTILL, given), "Job"))["containers"]
     assert make["image"] == f"boomerang:0.1.0-{flavour}"
+
+
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_torchrun_leaves_its_processes_the_time_to_save(nodes: int) -> None:
+    """Nearly all that the kubelet gives; its own 30 seconds are little for a state of gigabytes."""
+    given = {**LOCAL, "nodes": nodes, "accelerator": {"perNode": 8}}
+    spec = pod_spec(only(render(DISTILL, given), "Job"))
+    command = spec["containers"][0]["command"]
+    read = get_args_parser().parse_args(command[command.index("torchrun") + 1 :])
+    assert 60 < read.shutdown_timeout < spec["terminationGracePeriodSeconds"]
+    assert (read.nproc_per_node, read.training_script) == ("8", "boomerang_core")
 
 
 def test_sharding_is_what_the_file_for_accelerate_says() -> None:
