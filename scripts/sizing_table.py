@@ -14,9 +14,8 @@ from boomerang_core.footprint import ModelShape
 from boomerang_core.ladder import Ladder
 from boomerang_core.route import FamilyDesign, StudentKind
 from boomerang_core.sizes import SizeRow, format_bytes
-from server.cgroup import PROCESS_BYTES
+from server import cgroup, device
 
-GPU_RESERVE = int(1.5 * 2**30)
 REQUEST_TOKENS = 4096
 LEAST_REQUESTS = 4
 RANK = 64
@@ -94,7 +93,7 @@ def shipped() -> Sizes:
         replace(family.shape, bytes_per_param=4),
         offered=frozenset(row.size for row in family.table.offered),
     )
-    return Sizes(f"{family.name}, float32", rows, family.student_params, 4, PROCESS_BYTES)
+    return Sizes(f"{family.name}, float32", rows, family.student_params, 4, cgroup.PROCESS_BYTES)
 
 
 def lowrank(dense: Dense) -> Sizes:
@@ -102,7 +101,9 @@ def lowrank(dense: Dense) -> Sizes:
     blocks = BlockMap.every_second_and_last(dense.layers)
     design = FamilyDesign(blocks, Ladder.last_to_first(blocks), StudentKind.LOWRANK, False)
     deltas = sum(RANK * (inputs + outputs) for inputs, outputs in dense.maps) + dense.norms
-    return Sizes(dense.name, build_rows(design, dense.shape), len(blocks) * deltas, 2, GPU_RESERVE)
+    return Sizes(
+        dense.name, build_rows(design, dense.shape), len(blocks) * deltas, 2, device.PROCESS_BYTES
+    )
 
 
 FAMILIES = (
