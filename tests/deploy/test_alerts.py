@@ -3,13 +3,9 @@
 import json
 import re
 import shutil
-import socket
 import subprocess
-import time
-from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import httpx
 import pytest
@@ -21,14 +17,13 @@ from server.errors import Refusal, refusal_of
 from server.metrics import SizeMetrics
 from tests.api.servers import Running
 from tests.deploy.charts import ROOT, SERVE, Object, only, render
+from tests.deploy.scraped import ALERTS, wait_for
 
-ALERTS = only(render(SERVE, {"monitoring": {"rules": True}}), "PrometheusRule")["spec"]
 CASES = Path(__file__).parent / "alerts_test.yaml"
 DASHBOARD = json.loads((SERVE / "files" / "dashboard.json").read_text())
 VARIABLES = DASHBOARD["templating"]["list"]
 QUERIES = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
 RULES = [rule for group in ALERTS["groups"] for rule in group["rules"]]
-SECONDS = 60
 SCRAPED: Object = {"networkPolicy": {"metricsFrom": [{"podSelector": {}}]}}
 
 
@@ -141,69 +136,12 @@ def test_alerts_fire_and_stay_silent(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.fixture(scope="module")
-def prometheus(pod: Running, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    """A Prometheus that scrapes the server every second, as the PodMonitor would label it."""
-    folder = tmp_path_factory.mktemp("prometheus")
-    target = {
-        "targets": [pod.url.removeprefix("http://")],
-        "labels": {"namespace": "llm", "pod": "boomerang-7d9c5b6f4-x2k8p"},
-    }
-    (folder / "alerts.yaml").write_text(yaml.safe_dump(ALERTS))
-    (folder / "prometheus.yml").write_text(
-        yaml.safe_dump(
-            {
-                "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
-                "rule_files": [str(folder / "alerts.yaml")],
-                "scrape_configs": [{"job_name": "boomerang", "static_configs": [target]}],
-            }
-        )
-    )
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    command = ["prometheus", f"--config.file={folder / 'prometheus.yml'}"]
-    command += [f"--storage.tsdb.path={folder / 'data'}", f"--web.listen-address={address}"]
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-    with httpx.Client(base_url=f"http://{address}/api/v1", timeout=10) as client:
-        yield client
-    process.terminate()
-    process.wait(30)
-
-
-def ask(prometheus: httpx.Client, query: str) -> list[Any]:
-    """The samples of an instant query; an error of the query fails the test."""
-    reply = prometheus.get("/query", params={"query": query})
-    assert reply.status_code == 200, (query, reply.text)
-    found: list[Any] = reply.json()["data"]["result"]
-    return found
-
-
 def filled(query: str) -> str:
     """A panel's query with Grafana's variables filled in."""
     query = query.replace("$__rate_interval", "1m").replace("$namespace", "llm")
     query = query.replace("$job", "boomerang").replace("$size", ".*")
     assert "$" not in query
     return query
-
-
-def wait_for(queries: set[str], pod: Running, prometheus: httpx.Client) -> None:
-    """Send requests until every query has data."""
-    deadline = time.monotonic() + SECONDS
-    while queries:
-        send(pod)
-        with suppress(httpx.TransportError):  # Prometheus is starting
-            queries = {query for query in queries if not ask(prometheus, query)}
-        assert time.monotonic() < deadline, sorted(queries)
-
-
-def send(pod: Running) -> None:
-    """Two answers and a refusal, so that every counter moves."""
-    for size, status in (("student", 200), ("teacher", 200), ("huge", 400)):
-        body = {"prompt": "hello", "size": size, "max_tokens": 5, "ignore_eos": True}
-        reply = httpx.post(f"{pod.url}/v1/completions", json=body, timeout=60)
-        assert reply.status_code == status, reply.text
-    time.sleep(0.5)
 
 
 @pytest.mark.engine

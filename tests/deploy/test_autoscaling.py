@@ -3,11 +3,14 @@
 import math
 import re
 
+import httpx
 import pytest
 import yaml
 
 from server.settings import Settings
+from tests.api.servers import Running
 from tests.deploy.charts import ROOT, SERVE, Object, only, render
+from tests.deploy.scraped import wait_for
 
 SCRAPED: Object = {"networkPolicy": {"metricsFrom": [{"podSelector": {}}]}}
 MOST = Settings.model_fields["max_num_seqs"].default
@@ -62,6 +65,16 @@ def test_the_target_follows_the_requests_that_a_pod_runs(kind: str) -> None:
     assert target(autoscaling={"kind": kind, "requests": 5}) == 5
 
 
+def adapter() -> tuple[str, str]:
+    """The metric's name by the runbook's rule for Prometheus-adapter, and its query for one pod."""
+    runbook = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    (text,) = re.findall(r"```yaml\n(- seriesQuery.+?)```", runbook, re.DOTALL)
+    (rule,) = yaml.safe_load(text)
+    query = rule["metricsQuery"].replace("<<.Series>>", rule["seriesQuery"].partition("{")[0])
+    query = query.replace("<<.LabelMatchers>>", 'namespace="llm",pod="boomerang-7d9c5b6f4-x2k8p"')
+    return rule["name"]["as"], query.replace("<<.GroupBy>>", "pod")
+
+
 def test_pods_that_are_not_scraped_are_not_taken_for_idle() -> None:
     for trigger in scaler("keda")["triggers"]:
         assert trigger["metadata"]["ignoreNullValues"] == "false"
@@ -76,12 +89,14 @@ def test_replicas_go_slowly() -> None:
 
 def test_the_adapter_serves_what_the_scaler_asks_for() -> None:
     """By the rule of the runbook: both metrics of KEDA's query, by the name in the values."""
-    runbook = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
-    (text,) = re.findall(r"```yaml\n(- seriesQuery.+?)```", runbook, re.DOTALL)
-    (rule,) = yaml.safe_load(text)
+    name, query = adapter()
     (metric,) = scaler("hpa")["metrics"]
-    assert rule["name"]["as"] == metric["pods"]["metric"]["name"]
-    series = rule["seriesQuery"].partition("{")[0]
-    query = rule["metricsQuery"].replace("<<.Series>>", series)
-    found = re.findall(r"vllm:\w+", query)
-    assert found == re.findall(r"vllm:\w+", by_requests()[0])
+    assert name == metric["pods"]["metric"]["name"]
+    assert re.findall(r"vllm:\w+", query) == re.findall(r"vllm:\w+", by_requests()[0])
+
+
+@pytest.mark.engine
+@pytest.mark.prometheus
+def test_every_query_of_the_scalers_has_data(pod: Running, prometheus: httpx.Client) -> None:
+    queries = {each["metadata"]["query"] for each in scaler("keda")["triggers"]}
+    wait_for({*queries, adapter()[1]}, pod, prometheus)
