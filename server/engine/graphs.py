@@ -177,10 +177,9 @@ class GraphedRunner(RoutedRunner):
         """
         if self.compilation_config.cudagraph_mode == CUDAGraphMode.NONE:
             return
+        self.drop_graphs()
         wanted = spans_to_capture(self._offered, self._routed.held)
-        self._spans = tuple(span for span in self._spans if span in wanted)
         self._missing = tuple(span for span in wanted if span not in self._spans)
-        self._drop_others()
         if not self._missing:
             return
         try:
@@ -189,6 +188,14 @@ class GraphedRunner(RoutedRunner):
             set_cudagraph_capturing_enabled(False)  # vLLM's own: it leaves capturing on
             self._drop_others()
             raise
+
+    def drop_graphs(self) -> None:
+        """Drop the graphs that the held sizes do not need: the weights of some are gone."""
+        if self.compilation_config.cudagraph_mode == CUDAGraphMode.NONE:
+            return
+        wanted = spans_to_capture(self._offered, self._routed.held)
+        self._spans = tuple(span for span in self._spans if span in wanted)
+        self._drop_others()
 
     def _drop_others(self) -> None:
         """Drop the graphs of spans that do not count as captured."""

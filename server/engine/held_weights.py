@@ -206,9 +206,7 @@ def _hold_sizes(runner: Any, span: Span) -> int:
     model = runner.get_model()
     was_frozen = gc.get_freeze_count() > 0
     try:
-        _hold_on_every_rank(model, span)
-        model.prepare()
-        runner.sizes_changed()
+        _change(runner, model, span)
     finally:
         give_memory_back()
         if was_frozen and not gc.get_freeze_count():
@@ -216,27 +214,46 @@ def _hold_sizes(runner: Any, span: Span) -> int:
     return int(model.resident_bytes)
 
 
-def _hold_on_every_rank(model: Any, span: Span) -> None:
-    """Hold those sizes on every rank, or on each what it held before.
+def _change(runner: Any, model: Any, span: Span) -> None:
+    """Change to those sizes on every rank.
 
-    What follows a change, tracing and the capture of graphs, computes on all ranks together: the
-    others would wait there for ever for one that failed.  The ranks agree here and not in two calls
-    from outside, between which a step could replay graphs of weights that are gone.
+    Where that fails on one, all of them hold what they held before, or less if `span` is less: the
+    server offers nothing else then, and memory for more would lie there unused.
+
+    Tracing and the capture of graphs compute on all ranks together: the others would wait there for
+    ever for one that could not read.  So the ranks agree before, and here: between two calls from
+    outside, a step could replay graphs of weights that are gone.
     """
     before = model.held
-    failure: Exception | None = None
-    try:
+
+    def hold() -> None:
         if torch.cuda.is_available():
             torch.cuda.synchronize()  # a step that was scheduled ahead may still run on what goes
         model.hold(span)
+
+    def make_ready() -> None:
+        model.prepare()
+        runner.sizes_changed()
+
+    try:
+        _on_all_or_none(hold)
+        _on_all_or_none(make_ready)
+    except Exception:
+        is_less = span.smallest in before and span.largest in before
+        model.hold(span if is_less else before)
+        runner.drop_graphs()
+        raise
+
+
+def _on_all_or_none(action: Callable[[], None]) -> None:
+    """Do it on every rank; raises on each of them where it fails on any."""
+    failure: Exception | None = None
+    try:
+        action()
     except Exception as error:
         failure = error
-    if on_every_rank(failure is None):
-        return
-    if failure is not None:
-        raise failure
-    model.hold(before)
-    raise EngineError("another rank could not hold the weights")
+    if not on_every_rank(failure is None):
+        raise failure or EngineError("another rank could not change its weights")
 
 
 def on_every_rank(fine: bool) -> bool:

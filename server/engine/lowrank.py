@@ -12,7 +12,7 @@ Legend: T token rows, I inputs and O outputs of a linear map on this rank.
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -186,6 +186,7 @@ class LowRankLayer(nn.Module):
         super().__init__()
         self.split = RowSplit()
         self.stacked = stacked
+        self.names = frozenset(shapes)
         self.deltas = nn.ModuleDict()
         self.merged = nn.ModuleDict()
         self.norms = nn.ModuleDict()
@@ -267,3 +268,22 @@ def within_layer(name: str) -> tuple[int, str]:
     if len(parts) != 3 or parts[0] != "layers" or not parts[1].isdecimal():
         raise CheckpointError(f"{name} is not a tensor of a low-rank student")
     return int(parts[1]), parts[2]
+
+
+def load_layers(layers: Mapping[str, Any], tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
+    """Load layers by their names within the student, `layers.3`, and lay them out to run.
+
+    Raises `CheckpointError` for a tensor that no layer has, or where one of a layer's is missing.
+    """
+    read: dict[str, set[str]] = {name: set() for name in layers}
+    for full_name, value in tensors:
+        index, rest = within_layer(full_name)
+        name = f"layers.{index}"
+        if name not in layers or rest not in layers[name].names:
+            raise CheckpointError(f"{full_name} is no tensor of this student")
+        layers[name].load(rest, value)
+        read[name].add(rest)
+    for name, layer in layers.items():
+        if gone := layer.names - read[name]:
+            raise CheckpointError(f"the student no longer holds {name}.{min(gone)}")
+        layer.pack()

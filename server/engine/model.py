@@ -21,7 +21,7 @@ from server.engine.compat import AutoWeightsLoader, LogitsComputer
 from server.engine.compat import process_weights_after_loading as process_weights
 from server.engine.held_weights import ENDS, HeldWeights, Place, place_of, places_of, read_tensors
 from server.engine.loader import carried, design_of, student_shapes
-from server.engine.lowrank import LowRankLayer, within_layer
+from server.engine.lowrank import LowRankLayer, load_layers, within_layer
 from server.engine.masks import Cuts, Graphed
 from server.engine.party import Party, Sides, student_config
 from server.engine.plan import Ranks, Side, StepPlan, build_plan
@@ -232,6 +232,8 @@ class BoomerangForCausalLM(nn.Module):
         wanted = self._places(span)
         self._read(wanted - self.held_weights.held)
         self.held_weights.release(self.held_weights.held - wanted)
+        for segment in self._segments.values():
+            segment.drop(span)
         self._span = span
 
     def _read(self, missing: frozenset[Place]) -> None:
@@ -257,32 +259,18 @@ class BoomerangForCausalLM(nn.Module):
         return places_of(parts_of(self.design, span), self._tied)
 
     def _load(self, places: frozenset[Place]) -> set[str]:
-        """Read the tensors of those places into their parameters."""
+        """Read the tensors of those places into their parameters, whose names are returned."""
         loaded: set[str] = set()
         for owner in Owner:
             tensors = self._tensors(owner, places)
             if owner is Owner.STUDENT and self.design.kind is StudentKind.LOWRANK:
-                self._load_lowrank(tensors)
-                self._pack(places)
+                names = (name for party, name in places if party is owner)
+                load_layers({name: self.student.get_submodule(name) for name in names}, tensors)
                 loaded |= {name for name, _ in self.student.named_parameters(owner.value)}
             else:
                 whole = ((f"{owner.value}.{name}", value) for name, value in tensors)
                 loaded |= AutoWeightsLoader(self).load_weights(whole, mapper=self.mapper)
         return loaded
-
-    def _load_lowrank(self, tensors: NamedTensors) -> None:
-        for name, value in tensors:
-            index, rest = within_layer(name)
-            layer = self.student.layers[str(index)]
-            assert isinstance(layer, LowRankLayer)
-            layer.load(rest, value)
-
-    def _pack(self, places: frozenset[Place]) -> None:
-        for owner, name in places:
-            if owner is Owner.STUDENT:
-                layer = self.student.get_submodule(name)
-                assert isinstance(layer, LowRankLayer)
-                layer.pack()
 
     def _tensors(self, owner: Owner, places: frozenset[Place]) -> NamedTensors:
         """The tensors of an owner's places, by their names within the party."""

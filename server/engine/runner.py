@@ -206,7 +206,10 @@ class RoutedRunner(GPUModelRunner):
             self.attn_groups = every
 
     def sizes_changed(self) -> None:
-        """The model holds the weights of other sizes now."""
+        """The model holds the weights of other sizes now, ready to run."""
+
+    def drop_graphs(self) -> None:
+        """The model has given weights up; here no graph reads any."""
 
     def _model_forward(self, *args: Any, **kwargs: Any) -> Any:
         """Hand the plan to the model; it also splits the logits of this step."""

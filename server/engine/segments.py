@@ -3,8 +3,9 @@
 Consecutive blocks that every size takes from the same party form a segment.  Its sides are traced
 apart, each with the side baked in, so no route is: a step picks functions, one a segment.
 
-Guards are left out: what a trace assumes (modules, weights, widths) changes only in `hold`, which
-traces anew.  Every function has a code object of its own, for Dynamo keeps its traces with those.
+Guards are left out: what a trace assumes (modules, weights, widths) changes only with the sizes
+that are held, and weights that go take their traces with them (`drop`).  Every function has a code
+object of its own, for Dynamo keeps its traces with those.
 """
 
 import sys
@@ -59,10 +60,14 @@ class CompiledSegment:
         lower = self._functions[Side.STUDENT](positions[cut:], *(part[cut:] for part in state))
         return join(upper, lower)
 
-    def hold(self, span: Span, positions: torch.Tensor, state: State) -> State:
-        """Trace what sizes of that span run and drop the rest; the state that comes out."""
+    def drop(self, span: Span) -> None:
+        """Drop what no size of that span runs."""
         wanted = self._sides(span)
         self._functions = {s: body for s, body in self._functions.items() if s in wanted}
+
+    def trace(self, span: Span, positions: torch.Tensor, state: State) -> State:
+        """Trace what sizes of that span run and is not there yet; the state that comes out."""
+        wanted = self._sides(span)
         for side in wanted - self._functions.keys():
             body = self._compiled(side)
             self._call_first(body, side, positions, state)
@@ -148,7 +153,7 @@ def trace(
     context = set_forward_context(None, vllm_config, num_tokens=TRACED_ROWS, slot_mapping={})
     with context, plain_operators(model):
         for segment in segments:
-            state = segment.hold(span, positions, state)
+            state = segment.trace(span, positions, state)
     return time.perf_counter() - begun
 
 

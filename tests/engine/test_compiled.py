@@ -72,17 +72,17 @@ def operators_of_traces(worker: Any) -> tuple[set[bool], set[bool]]:
         return all(forwards) and all(norm.get_priority() == ["native"] for norm in norms)
 
     seen = set[bool]()
-    usual = CompiledSegment.hold
+    usual = CompiledSegment.trace
 
-    def hold(*args: Any) -> Any:
+    def trace(*args: Any) -> Any:
         seen.add(plain())
         return usual(*args)
 
-    CompiledSegment.hold = hold  # type: ignore[method-assign]
+    CompiledSegment.trace = trace  # type: ignore[method-assign]
     try:
         model.prepare()
     finally:
-        CompiledSegment.hold = usual  # type: ignore[method-assign]
+        CompiledSegment.trace = usual  # type: ignore[method-assign]
     return seen, {plain()}
 
 
@@ -109,19 +109,33 @@ def test_weights_that_go_and_come_back_are_traced_anew(tiny: TinyFamily, engine:
     assert got == [expected(tiny, size)[i] for i, size in enumerate(sizes)]
 
 
-def test_what_failed_to_compile_is_traced_again(
+def test_what_failed_to_compile_is_given_up_and_traced_again(
     tiny: TinyFamily, engine: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The first segment is traced before the disk is full: that trace goes with its weights."""
     largest = tiny.sizes[-1]
-    engine.collective_rpc("hold_sizes", args=(0, 1))
+    (before,) = engine.collective_rpc("hold_sizes", args=(0, 1))
+    first = CompiledSegment._call_first
+    traced: list[str] = []
 
-    def full_disk(*args: Any) -> None:
-        raise OSError("no space left on device")
+    def full_disk(segment: CompiledSegment, *args: Any) -> None:
+        if traced:
+            raise OSError("no space left on device")
+        traced.append(segment.name)
+        first(segment, *args)
 
+    def traces(worker: Any) -> list[int]:
+        return [len(run._functions) for run in worker.model_runner.get_model().runs.values()]
+
+    was = engine.collective_rpc(traces)
     with monkeypatch.context() as patch:
         patch.setattr(CompiledSegment, "_call_first", full_disk)
         (failed,) = engine.collective_rpc("hold_sizes", args=(0, largest))
         assert "no space left" in str(failed)
+    assert traced
+    assert engine.collective_rpc("resident_bytes") == [before]
+    assert engine.collective_rpc(traces) == was
+    assert greedy(engine, BATCH, [1] * len(BATCH)) == expected(tiny, 1)
     engine.collective_rpc("hold_sizes", args=(0, largest))
     for count in (1, len(BATCH)):
         got = greedy(engine, BATCH[:count], [largest] * count)

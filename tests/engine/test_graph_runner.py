@@ -89,6 +89,14 @@ def test_after_a_capture_that_failed_no_graph_is_promised(captures: list[Span]) 
     assert runner.graphs() == set(runner._spans) == set(spans_to_capture(OFFERED, Span(0, 3)))
 
 
+def test_graphs_of_weights_that_are_given_up_again_are_dropped(captures: list[Span]) -> None:
+    runner = Runner(Span(0, 3))
+    runner.capture_model()
+    runner.model.held = Span(0, 1)
+    runner.drop_graphs()
+    assert runner.graphs() == set(runner._spans) == {Span(0, 0), Span(1, 1), Span(0, 1)}
+
+
 @dataclass(frozen=True)
 class Metadata:
     """As FlashAttention's, in the one thing that counts here."""

@@ -112,6 +112,21 @@ def test_bfloat16_comes_back_the_same(build: Callable[[str], TinyFamily], keep: 
         assert greedy(engine, BATCH, sizes) == before
 
 
+def test_a_student_that_lost_a_tensor_is_not_taken_for_whole(tmp_path: Path, keep: Keep) -> None:
+    """Zeros in its place would answer, and wrongly."""
+    tiny = make_family(tmp_path, StudentKind.LOWRANK, False, True)
+    largest = tiny.sizes[-1]
+    engine = keep(start(tiny, tiny.teacher_dir, Span(largest, largest)))
+    file = tiny.family.student_dir / "model.safetensors"
+    tensors = {name: value.clone() for name, value in load_file(file).items()}
+    del tensors[f"{PREFIX}.0.mlp.up_proj.lora_B"]
+    save_file(tensors, file, {"format": "pt"})
+    with pytest.raises(Exception, match=r"no longer holds layers\.0\.mlp\.up_proj\.lora_B"):
+        hold(engine, Span(0, largest))
+    assert engine.apply_model(_held) == [(largest, largest)]
+    assert_right(tiny, engine, Span(largest, largest))
+
+
 def _held(model: Any) -> tuple[int, int]:
     return model.held.smallest, model.held.largest
 

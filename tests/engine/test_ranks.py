@@ -12,7 +12,7 @@ from server.engine import held_weights
 
 pytestmark = pytest.mark.engine
 
-OLD, NEW = Span(0, 1), Span(0, 3)
+LESS, OLD, NEW = Span(0, 0), Span(0, 1), Span(0, 3)
 
 
 @pytest.fixture
@@ -37,14 +37,25 @@ def test_weights_then_what_is_compiled_then_graphs(worker: Any) -> None:
 
 
 def test_what_fails_is_told_and_never_raised(worker: Any) -> None:
-    worker.calls.model.hold.side_effect = MemoryError("no memory")
+    worker.calls.model.hold.side_effect = [MemoryError("no memory"), None]
     assert held_weights.hold_sizes(worker, NEW) == "no memory"
-    assert after_the_model(worker) == ["model.hold"]
     worker.calls.model.hold.side_effect = None
     worker.calls.runner.sizes_changed.side_effect = RuntimeError
     assert held_weights.hold_sizes(worker, NEW) == "RuntimeError"
     worker.calls.runner.get_model.side_effect = AttributeError("no model")
     assert held_weights.hold_sizes(worker, NEW) == "no model"
+
+
+@pytest.mark.parametrize("fails", ["model.prepare", "runner.sizes_changed"])
+@pytest.mark.parametrize(("span", "left"), [(NEW, OLD), (LESS, LESS)])
+def test_what_does_not_become_ready_is_given_up_again(
+    worker: Any, fails: str, span: Span, left: Span
+) -> None:
+    """Or it takes memory that nobody may use: the server offers what it offered before."""
+    worker.calls.configure_mock(**{f"{fails}.side_effect": OSError("disk full")})
+    assert held_weights.hold_sizes(worker, span) == "disk full"
+    assert worker.calls.model.hold.mock_calls == [call(span), call(left)]
+    assert after_the_model(worker)[-2:] == ["model.hold", "runner.drop_graphs"]
 
 
 @pytest.mark.parametrize("failure", [None, RuntimeError("no memory")])
@@ -86,6 +97,15 @@ def test_where_another_rank_failed_it_holds_what_it_held_and_captures_nothing(
 ) -> None:
     """The other one would not take part in what a capture computes."""
     monkeypatch.setattr(held_weights, "on_every_rank", lambda fine: False)
-    assert held_weights.hold_sizes(worker, NEW) == "another rank could not hold the weights"
+    assert held_weights.hold_sizes(worker, NEW) == "another rank could not change its weights"
     assert worker.calls.model.hold.mock_calls == [call(NEW), call(OLD)]
-    assert after_the_model(worker) == ["model.hold"] * 2
+    assert after_the_model(worker) == ["model.hold", "model.hold", "runner.drop_graphs"]
+
+
+def test_where_another_rank_does_not_become_ready_it_gives_up_too(
+    worker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    votes = iter([True, False])
+    monkeypatch.setattr(held_weights, "on_every_rank", lambda fine: next(votes))
+    assert held_weights.hold_sizes(worker, NEW) == "another rank could not change its weights"
+    assert worker.calls.model.hold.mock_calls == [call(NEW), call(OLD)]
