@@ -15,6 +15,9 @@ from server.vllm_options import VllmOptions
 PRIORITY_HEADER = "x-vllm-priority"
 """It goes before the field `priority`, in vLLM too."""
 
+_TRANSFERS = ("kv_transfer_params", "ec_transfer_params")
+"""Fields, also of `vllm_xargs`, by which vLLM's servers hand requests over to one another."""
+
 _MOST = 2**63 - 1
 
 
@@ -51,7 +54,8 @@ def refuse_unserved(request: Any, headers: Mapping[str, str], options: VllmOptio
     """Raise `SizeError` where a request asks for what this server was not told to do.
 
     vLLM refuses tools in words that name its own command line, and takes a priority that does
-    nothing.
+    nothing.  It believes what a transfer says of cached tokens, from which `auto` would learn, and
+    trips over one that is no object.
     """
     wanted = getattr(request, "tool_choice", None)
     if wanted not in (None, "none") and not options.calls_tools:
@@ -66,6 +70,9 @@ def refuse_unserved(request: Any, headers: Mapping[str, str], options: VllmOptio
             '\'{"scheduling_policy": "priority"}\'; leave priority out',
             "priority",
         )
+    for name in _TRANSFERS:
+        if getattr(request, name, None) is not None or name in (request.vllm_xargs or {}):
+            raise SizeError(f"this server takes no part in a transfer; leave {name} out", name)
 
 
 def _priority(request: Any, headers: Mapping[str, str]) -> int:

@@ -44,6 +44,8 @@ def test_other_unknown_fields_are_ignored(http: httpx.Client, path: str) -> None
         ({"n": 0}, "n"),
         ({"model": 7}, "model"),
         ({"vllm_xargs": {"boomerang_size": 99}}, "vllm_xargs"),
+        ({"vllm_xargs": {"kv_transfer_params": "x"}}, "kv_transfer_params"),
+        ({"kv_transfer_params": {"do_remote_prefill": True}}, "kv_transfer_params"),
         ({"use_beam_search": True, "n": 2}, "use_beam_search"),
     ],
 )

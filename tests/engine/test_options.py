@@ -1,6 +1,7 @@
 """vLLM's options that a server may be told leave each size's answers as they are."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -54,11 +55,24 @@ def test_a_parser_that_vllm_lacks_is_named(field: str) -> None:
         check_parsers(VllmOptions.model_validate({field: "magic"}))
 
 
+def request(**fields: Any) -> SimpleNamespace:
+    """A body that asks for nothing, but for those fields."""
+    return SimpleNamespace(**{"priority": 0, "vllm_xargs": None, **fields})
+
+
+@pytest.mark.parametrize("name", ["kv_transfer_params", "ec_transfer_params"])
+@pytest.mark.parametrize("within", [False, True])
+def test_a_transfer_is_refused(name: str, within: bool) -> None:
+    """Or a client could say how many tokens of a prompt were cached, for `auto` to learn from."""
+    told = {name: {"do_remote_prefill": True, "remote_prefill_cached_tokens": 10**9}}
+    asked = request(vllm_xargs=told) if within else request(**told)
+    with pytest.raises(SizeError, match=f"no part in a transfer; leave {name} out"):
+        refuse_unserved(asked, {}, OPTIONS)
+    refuse_unserved(request(vllm_xargs={"other": 1}, **{name: None}), {}, OPTIONS)
+
+
 @pytest.mark.parametrize("told", ["high", "1.5", "", str(2**63), "9" * 5000])
 def test_a_priority_is_a_whole_number_that_the_engine_can_take(told: str) -> None:
-    class Plain:
-        priority = 0
-
     with pytest.raises(SizeError, match="whole number"):
-        refuse_unserved(Plain(), {"x-vllm-priority": told}, OPTIONS)
-    refuse_unserved(Plain(), {"x-vllm-priority": "-7"}, OPTIONS)
+        refuse_unserved(request(), {"x-vllm-priority": told}, OPTIONS)
+    refuse_unserved(request(), {"x-vllm-priority": "-7"}, OPTIONS)
