@@ -251,9 +251,9 @@ class GraphedRunner(RoutedRunner):
         """The attention layers that some size of the span runs."""
         ranks: Ranks = self._routed.ranks
         for name, block, side in self._routed.attention_sides:
-            for_teacher = span.largest > ranks.blocks[block]
-            for_student = span.smallest <= ranks.blocks[block]
-            if {Side.TEACHER: for_teacher, Side.STUDENT: for_student, Side.ALL: True}[side]:
+            for_teacher = side is not Side.STUDENT and span.largest > ranks.blocks[block]
+            for_student = side is not Side.TEACHER and span.smallest <= ranks.blocks[block]
+            if for_teacher or for_student:
                 yield name
 
     def _kept_apart(self, by_layer: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from boomerang_core.checkpoint_files import weight_files
 from boomerang_core.errors import EngineError
 from boomerang_core.residency import End, EndRef, Part, Span
 from boomerang_core.route import LayerRef, Owner
 from server.engine.compat import get_tp_group, set_current_vllm_config
-from server.engine.loader import resident_bytes, weight_files
 
 logger = logging.getLogger(__name__)
 
@@ -78,12 +78,18 @@ class _Blank:
 _META = torch.device("meta")
 
 
+def _resident_bytes(parameters: Iterable[Any]) -> int:
+    """Bytes of the tensors, each storage counted once however many names it has."""
+    storages = {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in parameters}
+    return sum(storages.values())
+
+
 class ModuleWeights:
     """The parameters of one module and its submodules, as they were built."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
-        self.nbytes = resident_bytes(module.parameters())
+        self.nbytes = _resident_bytes(module.parameters())
         self._blanks = [
             (part, frozenset(vars(part)), {name: _Blank.of(p) for name, p in own.items()})
             for part in module.modules()

@@ -86,6 +86,7 @@ class DepthKVCacheManager(KVCacheManager):
             if isinstance(manager, DepthManager):
                 manager.size_of = size_of
         self._block_size = _common_block_size(self._managers)
+        # How vLLM looks for a prefix in each group; with one group, or no cache, it needs no help.
         self._lookups = (
             tuple(coordinator.attention_groups)
             if isinstance(coordinator, HybridKVCacheCoordinator)
@@ -93,7 +94,7 @@ class DepthKVCacheManager(KVCacheManager):
         )
 
     def allocate_slots(
-        self, request: Any, num_new_tokens: int, num_lookahead_tokens: int = 0, **kwargs: Any
+        self, request: Any, num_new_tokens: int, *, num_lookahead_tokens: int = 0, **kwargs: Any
     ) -> Any:
         """As vLLM's; at once where the tokens stay inside the last block that the request holds.
 
@@ -153,7 +154,10 @@ class DepthKVCacheManager(KVCacheManager):
 
 
 def _common_block_size(managers: Sequence[Any]) -> int:
-    """Tokens of a block, where all groups keep whatever a request has; else 1: nothing is left."""
+    """Tokens of a block, where every group keeps all blocks of a request until it ends.
+
+    Else 1: each token then ends a block, and vLLM asks every group each time.
+    """
     sizes = {manager.block_size for manager in managers}
     keep_all = {type(manager) for manager in managers} <= {DepthManager, FullAttentionManager}
     return sizes.pop() if keep_all and len(sizes) == 1 else 1

@@ -8,12 +8,12 @@ to sub-configs).  So nothing is copied and no folder is generated.
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from boomerang_core.blocks import BlockMap
-from boomerang_core.checkpoint_files import weight_files as weight_files
+from boomerang_core.checkpoint_files import weight_files
 from boomerang_core.errors import SettingsError
 from boomerang_core.family import Family
 from boomerang_core.headers import tensor_shapes
@@ -184,9 +184,3 @@ def student_shapes(student_dir: Path) -> dict[str, tuple[int, ...]]:
     for file in weight_files(student_dir):
         shapes |= tensor_shapes(file)
     return shapes
-
-
-def resident_bytes(parameters: Iterable[Any]) -> int:
-    """Bytes of the tensors, each storage counted once however many names it has."""
-    storages = {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in parameters}
-    return sum(storages.values())

@@ -38,6 +38,7 @@ class SplitLinearMethod(LinearMethodBase):
 
     def __init__(self, inner: Any, split: RowSplit) -> None:
         self.inner, self.split = inner, split
+        # What vLLM's loader asks a method is the inner one's to say.
         self.uses_meta_device = inner.uses_meta_device
         self.requires_device_loading = inner.requires_device_loading
         self.supports_pre_processed_weights = inner.supports_pre_processed_weights

@@ -87,8 +87,10 @@ class StepPlan:
 
     def runs(self, block: int, side: Side) -> bool:
         """Whether any row is on that side of a block."""
-        nobody = {Side.ALL: -1, Side.TEACHER: 0, Side.STUDENT: self.num_requests}
-        return self.blocks[block].requests != nobody[side]
+        teachers = self.blocks[block].requests
+        if side is Side.ALL:
+            return True
+        return teachers > 0 if side is Side.TEACHER else teachers < self.num_requests
 
     def rows(self, block: int, side: Side) -> Rows | None:
         """The rows of one side of a block; None where that is the whole step or nothing."""

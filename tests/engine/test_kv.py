@@ -7,11 +7,13 @@ from functools import partial
 from typing import Any
 
 import pytest
+from vllm.sampling_params import RequestOutputKind, SamplingParams
 
 from bench.kv import run
 from boomerang_core.kv_groups import KVGroups, choose_groups, kv_bytes, layer_ranks
 from boomerang_core.residency import KV_BLOCK, kv_bytes_for
 from server.engine import kv
+from server.engine.sizes import SIZE_KEY
 from tests.engine.conftest import LIMITS, token_prompts
 from tests.engine.families import LAYERS, VOCABULARY, TinyFamily
 from tests.engine.test_equality import BATCH, TOKENS, expected, greedy, parameters, prompts
@@ -176,6 +178,43 @@ def test_preempted_requests_answer_as_if_alone(
         expected(tiny, size)[place] for place, size in enumerate(sizes)
     ]
     assert_all_free(engine)
+
+
+UNUSUAL: tuple[dict[str, Any], ...] = (
+    {"seed": 3, "temperature": 1.0, "top_p": 0.9, "n": 2},
+    {"min_tokens": 9, "stop_token_ids": list(range(1, 200))},
+    {"logit_bias": {7: 4.0, 9: 5.0}, "presence_penalty": 1.5},
+    {"allowed_token_ids": list(range(40)), "repetition_penalty": 1.3},
+    {"prompt_logprobs": 1},
+)
+
+
+def test_unusual_requests_answer_as_if_alone_where_others_are_cancelled(
+    tiny: TinyFamily, engine: Any
+) -> None:
+    """In memory that is too small for all; every third is cancelled in its prompt or after."""
+    core, asked, together = engine.llm_engine, {}, {}
+    for index, prompt in enumerate(prompts(15, seed=4, shortest=100, longest=200)):
+        params = SamplingParams(
+            extra_args={SIZE_KEY: index % len(tiny.sizes)},
+            max_tokens=TOKENS,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+            **{"temperature": 0.0, **UNUSUAL[index % len(UNUSUAL)]},
+        )
+        asked[f"unusual-{index}"] = (token_prompts([prompt])[0], params)
+        core.add_request(f"unusual-{index}", token_prompts([prompt])[0], params.clone())
+    cancelled = list(asked)[::3]
+    while core.has_unfinished_requests():
+        if cancelled:
+            core.abort_request([cancelled[0]])
+            del asked[cancelled.pop(0)]
+        for output in core.step():
+            together[output.request_id] = [list(each.token_ids) for each in output.outputs]
+    assert_all_free(engine)
+    for name, (prompt, params) in asked.items():
+        (alone,) = engine.generate([prompt], params, use_tqdm=False)
+        assert together[name] == [list(each.token_ids) for each in alone.outputs]
 
 
 def cached_tokens(engine: Any, prompt: list[int], size: int) -> tuple[int, list[int]]:
