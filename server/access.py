@@ -22,6 +22,8 @@ PLAIN_ID = re.compile(r"[\x21-\x7e]{1,128}")
 """Ids that a client may give a request: without spaces, or they could forge fields of a line."""
 MADE_ID = "boomerang.made_id"
 """Key of the ASGI scope: whether the id is ours, since the client gave no header that is one."""
+KEY_NAME = "boomerang.key_name"
+"""Key of the ASGI scope: what the log calls the key of a request that was let in with one."""
 CLIENT_GONE = 499
 """Status that is logged where the client left before a reply (nginx's number for it)."""
 
@@ -123,6 +125,7 @@ def _log(
         "status": int(status),
         "ended": "broken" if broken else None,
         "seconds": _rounded(seconds),
+        "key": scope.get(KEY_NAME),
         "size": headers.get("x-boomerang-size"),
         "reason": headers.get("x-boomerang-reason"),
         "prompt_tokens": spent.prompt_tokens or None,

@@ -111,10 +111,13 @@ class Settings(BaseSettings):
         "1.5 GiB of each; on a CPU the container's limit, if it has one, minus 2.5 GiB.",
     )
     api_keys_file: Path | None = Field(
-        None, description="File of API keys, one per line; if unset, no key is needed."
+        None,
+        description="File of API keys, one per line, maybe with a name: KEY # NAME. Changes are "
+        "followed (docs/operations.md). If unset, no key is needed.",
     )
     admin_keys_file: Path | None = Field(
-        None, description="File of keys for /admin, one per line; if unset, /admin is off."
+        None,
+        description="File of keys for /admin, in the same form; if unset, /admin is off.",
     )
     tls_cert_file: Path | None = Field(None, description="Certificate chain, PEM; enables HTTPS.")
     tls_key_file: Path | None = Field(None, description="Private key of the certificate, PEM.")

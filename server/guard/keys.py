@@ -1,6 +1,9 @@
 """Keys from a file: one a line, kept as digests, compared in constant time, never shown.
 
-An empty line and a line that begins with `#` are no keys.
+    # an empty line, and a line that begins with #, are no keys
+    c2VjcmV0LW9mLXRlYW0tb25l  # team-one
+
+What follows a key after ` # ` is its name: what the log calls it.
 """
 
 import hmac
@@ -15,43 +18,67 @@ MIN_LENGTH = 16
 """Shorter keys are refused: they could be guessed."""
 
 _KEY = re.compile(rf"[\x21-\x7e]{{{MIN_LENGTH},}}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@/-]{0,63}")
+_LINE = re.compile(r"(?P<key>\S+)(\s+#\s*(?P<name>.*))?")
+_SHOWN = 8
+"""Hexadecimal digits of the digest that name a key without a name: enough to tell keys apart."""
+
+
+@dataclass(frozen=True)
+class Key:
+    """The SHA-256 digest of a key, and what the log calls it."""
+
+    digest: bytes = field(repr=False)
+    name: str
 
 
 @dataclass(frozen=True)
 class Keys:
-    """The SHA-256 digests of the keys, in the order of the file."""
+    """The keys of a file, in its order, each once."""
 
-    digests: tuple[bytes, ...] = field(repr=False)
+    all: tuple[Key, ...]
 
     def __post_init__(self) -> None:
-        assert self.digests
-        assert len(set(self.digests)) == len(self.digests)
+        assert self.all
+        assert len({key.digest for key in self.all}) == len(self.all)
 
     @classmethod
     def read(cls, path: Path) -> "Keys":
         """The keys of a file; `SettingsError`, with the line's number and not the line, if bad."""
-        digests: dict[bytes, None] = {}
+        found: dict[bytes, Key] = {}
         for number, line in enumerate(_lines(path), 1):
-            key = line.strip()
-            if not key or key.startswith("#"):
-                continue
-            if not _KEY.fullmatch(key):
-                raise SettingsError(
-                    f"{path}, line {number}: a key is {MIN_LENGTH} or more printable ASCII "
-                    "characters, without spaces"
-                )
-            digests[_digest(key)] = None
-        if not digests:
+            text = line.strip()
+            if text and not text.startswith("#"):
+                key = _key_of(text, f"{path}, line {number}")
+                found.setdefault(key.digest, key)
+        if not found:
             raise SettingsError(f"{path} holds no key")
-        return cls(tuple(digests))
+        return cls(tuple(found.values()))
 
-    def place(self, given: str) -> int | None:
-        """Which key this is, counted from 0, or None.  Compares with all of them in any case."""
+    def find(self, given: str) -> Key | None:
+        """Which key this is, or None.  Compares with all of them in any case."""
         digest, found = _digest(given), None
-        for place, own in enumerate(self.digests):
-            if hmac.compare_digest(own, digest):
-                found = place
+        for key in self.all:
+            if hmac.compare_digest(key.digest, digest):
+                found = key
         return found
+
+
+def _key_of(text: str, where: str) -> Key:
+    line = _LINE.fullmatch(text)
+    if line is None or not _KEY.fullmatch(line["key"]):
+        raise SettingsError(
+            f"{where}: a key is {MIN_LENGTH} or more printable ASCII characters, without spaces; "
+            "its name follows after ' # '"
+        )
+    digest, name = _digest(line["key"]), line["name"]
+    if name is None:
+        return Key(digest, digest.hex()[:_SHOWN])
+    if not _NAME.fullmatch(name):
+        raise SettingsError(
+            f"{where}: the name of a key is of at most 64 letters, digits and . _ @ / -"
+        )
+    return Key(digest, name)
 
 
 def _lines(path: Path) -> list[str]:

@@ -123,14 +123,14 @@ class Hold:
 
 
 class RequestsPerKey:
-    """Counts the requests of each key that are being answered."""
+    """Counts the requests of each key, by its digest, that are being answered."""
 
     def __init__(self, per_key: int | None) -> None:
         self._per_key = per_key
-        self._running: Counter[int] = Counter()
+        self._running: Counter[bytes] = Counter()
 
     @contextmanager
-    def of(self, key: int | None) -> Iterator[None]:
+    def of(self, key: bytes | None) -> Iterator[None]:
         """One request of a key; `RefusedError` (429) where the key has as many as it may."""
         if key is None or self._per_key is None:
             yield

@@ -6,15 +6,17 @@ whether there is such a route or not.
 
 import asyncio
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from boomerang_core.errors import SettingsError
+from server.access import KEY_NAME
 from server.errors import RefusedError, refusal_response
-from server.guard.keys import Keys
+from server.guard.key_files import KeyFiles
+from server.guard.keys import Key, Keys
 from server.guard.limits import Hold, Limits, RequestsPerKey, Slots
 from server.metrics import Metrics
 from server.settings import Settings
@@ -34,25 +36,20 @@ _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="boomerang"', **_CLOSE}
 
 @dataclass(frozen=True)
 class Guarding:
-    """Which keys open what, and the limits.  Without `api_keys` all but `/admin` is open."""
+    """The keys, as they are while the server runs, and the limits."""
 
     limits: Limits
-    api_keys: Keys | None = None
-    admin_keys: Keys | None = None
+    keys: KeyFiles = field(default_factory=KeyFiles)
 
     def __post_init__(self) -> None:
-        api, admin = (set(k.digests) if k else set() for k in (self.api_keys, self.admin_keys))
-        if api & admin:
-            raise SettingsError("a key is in both api_keys_file and admin_keys_file")
-        if self.limits.requests_per_key is not None and self.api_keys is None:
+        if self.limits.requests_per_key is not None and self.keys.now().api is None:
             raise SettingsError("max_requests_per_key needs api_keys_file")
 
     @classmethod
     def of(cls, settings: Settings) -> "Guarding":
         """What a server was told; reads the key files.  Raises `SettingsError`."""
-        files = (settings.api_keys_file, settings.admin_keys_file)
-        api_keys, admin_keys = (None if file is None else Keys.read(file) for file in files)
-        return cls(Limits.of(settings), api_keys, admin_keys)
+        files = KeyFiles(settings.api_keys_file, settings.admin_keys_file)
+        return cls(Limits.of(settings), files)
 
 
 class Guard:
@@ -83,23 +80,24 @@ class Guard:
         finally:
             hold.release()
 
-    def _key_of(self, scope: Scope) -> int | None:
-        """The place of the request's API key; None where it needs none, or has an admin's."""
+    def _key_of(self, scope: Scope) -> bytes | None:
+        """The digest of the request's API key; None where it needs none, or has an admin's."""
         path = scope["path"]
         if _is_open(path, scope["method"]):
             return None
+        doors = self._guarding.keys.now()
         if path == _ADMIN or path.startswith(f"{_ADMIN}/"):
-            if self._guarding.admin_keys is None:
+            if doors.admin is None:
                 raise RefusedError(
                     HTTPStatus.NOT_FOUND,
                     "there is no /admin without admin_keys_file",
                     "unauthorized",
                 )
-            _authorised(scope, self._guarding.admin_keys, "an admin key")
+            _authorised(scope, doors.admin, "an admin key")
             return None
-        if self._guarding.api_keys is None:
+        if doors.api is None:
             return None
-        return _authorised(scope, self._guarding.api_keys, "an API key")
+        return _authorised(scope, doors.api, "an API key").digest
 
 
 class BoundedBody:
@@ -182,15 +180,16 @@ def _is_open(path: str, method: str) -> bool:
     return method in ("GET", "HEAD") and (path == root or path.startswith(folder))
 
 
-def _authorised(scope: Scope, keys: Keys, what: str) -> int:
-    """The place of the request's key; `RefusedError` (401) without a key that is known."""
+def _authorised(scope: Scope, keys: Keys, what: str) -> Key:
+    """The request's key, named for the log; `RefusedError` (401) without one that is known."""
     scheme, _, given = Headers(scope=scope).get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not given.strip():
         raise _unauthorised(f"{what} is needed: Authorization: Bearer KEY")
-    place = keys.place(given.strip())
-    if place is None:
+    key = keys.find(given.strip())
+    if key is None:
         raise _unauthorised(f"this is not {what} of this server")
-    return place
+    scope[KEY_NAME] = key.name
+    return key
 
 
 def _unauthorised(message: str) -> RefusedError:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from server.guard.keys import Keys
+from server.guard.key_files import KeyFiles
 from server.guard.limits import Limits
 from server.guard.middleware import Guarding
 
@@ -18,6 +18,6 @@ def write(path: Path, *lines: str) -> Path:
 
 @pytest.fixture
 def guarding(tmp_path: Path) -> Guarding:
-    api = Keys.read(write(tmp_path / "api", "# for the tests", API, "", f"  {OTHER}  "))
-    admin = Keys.read(write(tmp_path / "admin", ADMIN))
-    return Guarding(Limits(1000, 60.0, None, 4, 2, 1, 6), api, admin)
+    api = write(tmp_path / "api", "# for the tests", API, "", f"  {OTHER}  # team-one ")
+    files = KeyFiles(api, write(tmp_path / "admin", ADMIN))
+    return Guarding(Limits(1000, 60.0, None, 4, 2, 1, 6), files)
