@@ -27,7 +27,7 @@ KEY_NAME = "boomerang.key_name"
 CLIENT_GONE = 499
 """Status that is logged where the client left before a reply (nginx's number for it)."""
 
-COMPLETIONS = ("/v1/completions", "/v1/chat/completions")
+COMPLETIONS = ("/v1/completions", "/v1/chat/completions", "/v1/responses")
 """Paths that run something: their responses are counted, and what is refused there is lost."""
 
 ERROR_EVENT = b'data: {"error"'

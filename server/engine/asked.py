@@ -31,15 +31,23 @@ def about_tokens(request: Any) -> float | None:
     prompt = getattr(request, "prompt", None)
     if prompt:
         return max(_tokens_in(one) for one in prompts_of(prompt))
-    messages = [one for one in getattr(request, "messages", ()) if isinstance(one, dict)]
-    return sum(_tokens_in(one.get("content")) for one in messages) if messages else None
+    if isinstance(given := getattr(request, "input", None), str):
+        return _tokens_in(given)
+    messages = given or getattr(request, "messages", ())
+    return sum(_tokens_in(_of(one, "content")) for one in messages) if messages else None
+
+
+def _of(part: Any, name: str) -> Any:
+    """A field of what may be a dict or a model; the part itself where it is a text."""
+    if isinstance(part, str):
+        return part
+    return part.get(name) if isinstance(part, dict) else getattr(part, name, None)
 
 
 def _tokens_in(text: object) -> float:
     """Of text by its length; of token ids, their number; of parts, their sum; of all else, none."""
     if isinstance(text, str):
         return len(text) / _CHARS_PER_TOKEN
-    if isinstance(text, list) and text and isinstance(text[0], dict):
-        parts = (part.get("text") if isinstance(part, dict) else part for part in text)
-        return sum(_tokens_in(part) for part in parts)
+    if isinstance(text, list) and text and not isinstance(text[0], int):
+        return sum(_tokens_in(_of(part, "text")) for part in text)
     return float(len(text)) if isinstance(text, list) else 0.0

@@ -5,13 +5,21 @@ from typing import Any, Self
 
 from pydantic import (
     BaseModel,
+    Field,
     ModelWrapValidatorHandler,
     PrivateAttr,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
     field_validator,
     model_validator,
 )
 
-from server.engine.compat import ChatCompletionRequest, CompletionRequest, VLLMError
+from server.engine.compat import (
+    ChatCompletionRequest,
+    CompletionRequest,
+    ResponsesRequest,
+    VLLMError,
+)
 from server.guard.counts import excess_of
 from server.schemas import BudgetField, MaxSizeField, MinSizeField, SizeField
 
@@ -25,7 +33,7 @@ class MisfitError(ValueError):
 
 
 class GuardedBody(BaseModel):
-    """What both bodies need before vLLM may be trusted with them."""
+    """What every body needs before vLLM may be trusted with them."""
 
     _prompt_tokens: int | None = PrivateAttr(default=None)
 
@@ -86,3 +94,63 @@ class SizedChatCompletionRequest(GuardedBody, ChatCompletionRequest):
     memory_budget: BudgetField = None
     min_size: MinSizeField = None
     max_size: MaxSizeField = None
+
+
+_NOT_KEPT = ("background", "previous_response_id", "previous_input_messages", "conversation")
+_OWN_TOOLS = ("function", "custom", "namespace")
+"""Tools that the client runs."""
+
+
+class SizedResponsesRequest(GuardedBody, ResponsesRequest):
+    """vLLM's body of `/v1/responses`, with the choice of a size; nothing in it is kept."""
+
+    size: SizeField = None
+    memory_budget: BudgetField = None
+    min_size: MinSizeField = None
+    max_size: MaxSizeField = None
+    max_output_tokens: int | None = Field(None, ge=1)
+
+    @field_validator("input", mode="wrap")
+    @classmethod
+    def _one_by_one(cls, given: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+        """Each item by itself: pydantic tells two hundred errors of one that is wrong."""
+        if isinstance(given, str):
+            return validate(given)
+        if not isinstance(given, list):
+            raise MisfitError("input is a text, or a list of items", "input")
+        items = []
+        for number, item in enumerate(given):
+            try:
+                items += validate([item])
+            except ValidationError as error:
+                raise MisfitError(
+                    f"item {number} of input is none of OpenAI's, such as a message: "
+                    '{"role": "user", "content": "…"}',
+                    "input",
+                ) from error
+        return items
+
+    @field_validator("truncation")
+    @classmethod
+    def _said(cls, given: str | None) -> str:
+        """vLLM's reply repeats it, and has no room for null."""
+        return given or "disabled"
+
+    @model_validator(mode="after")
+    def _refuse_state(self) -> Self:
+        """Refuse what needs answers that were kept, or tools that the server runs."""
+        extra = self.model_extra or {}
+        for name in _NOT_KEPT:
+            if getattr(self, name, None) or extra.get(name):
+                raise MisfitError(
+                    f"{name}: this server keeps no responses; send the whole conversation as "
+                    "input, and wait for the answer",
+                    name,
+                )
+        for tool in self.tools:
+            if tool.type not in _OWN_TOOLS:
+                raise MisfitError(
+                    f"this server runs no tools, such as {tool.type}; give functions", "tools"
+                )
+        self.store = self.background = False
+        return self

@@ -1,6 +1,6 @@
-"""vLLM's OpenAI handlers for completions and chat, behind request bodies with our fields.
+"""vLLM's OpenAI handlers for answers, behind request bodies with our fields.
 
-Only these two endpoints are mounted, and those of `tokenizing.py`.  vLLM's own app would bring
+Only these endpoints are mounted, and those of `tokenizing.py`.  vLLM's own app would bring
 thirty more, some of them controls that anyone could call.
 """
 
@@ -17,7 +17,11 @@ from boomerang_core.errors import SizeError
 from boomerang_core.sizes import SizeRow
 from server.access import CLIENT_GONE, COMPLETIONS, usage
 from server.engine.asked import about_tokens, named, token_prompts
-from server.engine.bodies import SizedChatCompletionRequest, SizedCompletionRequest
+from server.engine.bodies import (
+    SizedChatCompletionRequest,
+    SizedCompletionRequest,
+    SizedResponsesRequest,
+)
 from server.engine.client import SizedEngineClient, published_sizes
 from server.engine.compat import (
     VLLMError,
@@ -27,6 +31,7 @@ from server.engine.compat import (
     init_app_state,
 )
 from server.engine.options import app_arguments, refuse_unserved
+from server.engine.responses import check_early, respond
 from server.engine.sizes import SIZE_KEY
 from server.engine.tokenizing import mount_tokenizing
 from server.errors import TRY_AGAIN
@@ -79,7 +84,11 @@ async def mount(
     async def chat(request: SizedChatCompletionRequest, raw_request: Request) -> Response:
         return await sized.run(request, raw_request, create_chat_completion)
 
-    endpoints: tuple[Callable[..., Awaitable[Response]], ...] = (completions, chat)
+    async def responses(request: SizedResponsesRequest, raw_request: Request) -> Response:
+        return await sized.run(request, raw_request, respond)
+
+    check_early(app.state.openai_serving_responses, client)
+    endpoints: tuple[Callable[..., Awaitable[Response]], ...] = (completions, chat, responses)
     for path, endpoint in zip(COMPLETIONS, endpoints, strict=True):
         app.add_api_route(path, endpoint, methods=["POST"], response_model=None, tags=["openai"])
     mount_tokenizing(app, residency, limits, client.model_config.max_model_len)
@@ -156,7 +165,7 @@ class SizedHandlers:
 
     def _take_slots(self, request: Any, raw_request: Request) -> None:
         """Hold the limits up to a request, and take the slots of its answers until it ends."""
-        choices = count_choices(request.n, getattr(request, "prompt", None))
+        choices = count_choices(getattr(request, "n", None), getattr(request, "prompt", None))
         self._limits.check(choices, request.stop)
         hold: Hold = raw_request.scope[HOLD]
         hold.take(choices)
@@ -165,7 +174,8 @@ class SizedHandlers:
     def _refuse_long_prompt(self, request: Any, error: Exception) -> None:
         """Raise `RefusedError` where vLLM found the prompt too long."""
         if getattr(error, "parameter", None) in _PROMPT_ERRORS:
-            param = "prompt" if hasattr(request, "prompt") else "messages"
+            fields = type(request).model_fields
+            param = next(name for name in ("input", "messages", "prompt") if name in fields)
             raise prompt_too_long(str(error.args[0]), param) from error
 
     def _decide(self, request: Any) -> Decision:

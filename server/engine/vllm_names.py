@@ -23,6 +23,7 @@ NAMES: Mapping[str, str] = {
         "vllm.entrypoints.openai.chat_completion.api_router:create_chat_completion"
     ),
     "create_completion": "vllm.entrypoints.openai.completion.api_router:create_completion",
+    "create_responses": "vllm.entrypoints.openai.responses.api_router:create_responses",
     "create_error_response": "vllm.entrypoints.serve:create_error_response",
     "CUDAGraphMode": "vllm.config:CUDAGraphMode",
     "CustomOp": "vllm.model_executor.custom_op:CustomOp",
@@ -69,6 +70,7 @@ NAMES: Mapping[str, str] = {
         "vllm.model_executor.model_loader.utils:process_weights_after_loading"
     ),
     "ReasoningParserManager": "vllm.reasoning:ReasoningParserManager",
+    "ResponsesRequest": "vllm.entrypoints.openai.responses.protocol:ResponsesRequest",
     "RequestOutputKind": "vllm.sampling_params:RequestOutputKind",
     "RetryableRequestError": "vllm.exceptions:RetryableRequestError",
     "RMSNorm": "vllm.model_executor.layers.layernorm:RMSNorm",
@@ -89,6 +91,7 @@ NAMES: Mapping[str, str] = {
     "UBatchSlice": "vllm.v1.worker.ubatch_utils:UBatchSlice",
     "UsageContext": "vllm.usage.usage_lib:UsageContext",
     "VLLMError": "vllm.exceptions:VLLMError",
+    "with_sse_keep_alive": "vllm.entrypoints.serve.utils.sse_keep_alive:with_sse_keep_alive",
     "WorkerBase": "vllm.v1.worker.worker_base:WorkerBase",
     "VocabParallelEmbedding": (
         "vllm.model_executor.layers.vocab_parallel_embedding:VocabParallelEmbedding"
@@ -188,6 +191,13 @@ MEMBERS: Mapping[str, tuple[str, ...]] = {
     "vllm.entrypoints.openai.chat_completion.protocol:ChatCompletionRequest.build_tok_params": (
         "model_config",
     ),
+    "vllm.entrypoints.openai.responses.protocol:ResponsesRequest.build_tok_params": (
+        "model_config",
+    ),
+    (
+        "vllm.entrypoints.openai.responses.serving:"
+        "OpenAIServingResponses._generate_with_builtin_tools"
+    ): ("request_id", "engine_input", "sampling_params"),
     "vllm.reasoning:ReasoningParserManager.list_registered": (),
     "vllm.tool_parsers:ToolParserManager.list_registered": (),
     "vllm.renderers.base:BaseRenderer.validate_token_ids": ("token_ids", "parameter"),

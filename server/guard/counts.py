@@ -25,12 +25,13 @@ def excess_of(body: Any) -> tuple[str, str] | None:
 
 
 def _counts(body: dict[str, Any]) -> Iterator[tuple[str, str, int, int]]:
-    messages = _list(body.get("messages"))
-    yield "messages", "messages", len(messages), _MOST_MESSAGES
-    parts = (
-        len(_list(value)) for one in messages if isinstance(one, dict) for value in one.values()
-    )
-    yield "messages", "parts of messages", sum(parts), _MOST_PARTS
+    for field, things in (("messages", "messages"), ("input", "items")):
+        messages = _list(body.get(field))
+        yield field, things, len(messages), _MOST_MESSAGES
+        parts = (
+            len(_list(value)) for one in messages if isinstance(one, dict) for value in one.values()
+        )
+        yield field, f"parts of {things}", sum(parts), _MOST_PARTS
     yield "tools", "tools", len(_list(body.get("tools"))), _MOST_TOOLS
     if isinstance(form := body.get("response_format"), dict):
         count = len(_list(form.get("structures")))

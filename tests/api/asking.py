@@ -8,6 +8,7 @@ GREEDY: dict[str, Any] = {"max_tokens": 12, "temperature": 0}
 ENDPOINTS = {
     "/v1/completions": {"prompt": "hello", **GREEDY},
     "/v1/chat/completions": {"messages": [{"role": "user", "content": "hi"}], **GREEDY},
+    "/v1/responses": {"input": "hi", "max_output_tokens": 12, "temperature": 0},
 }
 
 

@@ -192,7 +192,7 @@ def test_a_client_that_goes_frees_the_engine(http: httpx.Client) -> None:
 
 def test_our_fields_are_documented(http: httpx.Client) -> None:
     schemas = http.get("/openapi.json").json()["components"]["schemas"]
-    for body in ("SizedCompletionRequest", "SizedChatCompletionRequest"):
+    for body in ("SizedCompletionRequest", "SizedChatCompletionRequest", "SizedResponsesRequest"):
         assert schemas[body]["properties"].keys() >= {
             "size",
             "memory_budget",

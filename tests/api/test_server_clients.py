@@ -110,6 +110,7 @@ def test_the_openai_package(server: Running, family: Family) -> None:
     assert listed == str([family.name, *names])
     assert rest.startswith(f"{names[1]} ")
     assert f"\n{names[-1]} " in rest
+    assert f"\n{names[0]} " in rest  # the response, of the student
 
 
 @pytest.mark.slow

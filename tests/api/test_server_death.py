@@ -18,6 +18,7 @@ from tests.api.servers import CONTEXT, Running, start
 pytestmark = pytest.mark.engine
 
 LONG: dict[str, Any] = {"prompt": "x", "ignore_eos": True, "max_tokens": 240, "n": 64}
+LONG_RESPONSE: dict[str, Any] = {"input": "x", "ignore_eos": True, "max_output_tokens": 200}
 WITHIN_SECONDS = 5
 
 
@@ -30,14 +31,14 @@ def process_of(running: Running, name: str) -> int:
     return found[0]
 
 
-def read_stream(url: str) -> tuple[str, float]:
-    """The last line of a stream before its end, and when that came."""
-    body = {**LONG, "stream": True}
-    completions = f"{url}/v1/completions"
-    with httpx.stream("POST", completions, json=body, timeout=60, verify=CONTEXT) as stream:
-        *_, last, done = (line for line in stream.iter_lines() if line)
-    assert done == "data: [DONE]"
-    return last.removeprefix("data: "), time.monotonic()
+def read_stream(url: str, body: dict[str, Any]) -> tuple[str, float]:
+    """The last event of a stream, and when it came."""
+    asked = {**body, "stream": True}
+    with httpx.stream("POST", url, json=asked, timeout=60, verify=CONTEXT) as stream:
+        lines = [line for line in stream.iter_lines() if line]
+    if "prompt" in body:
+        assert lines.pop() == "data: [DONE]"
+    return lines[-1].removeprefix("data: "), time.monotonic()
 
 
 def wait_until_held(url: str, count: int) -> None:
@@ -50,9 +51,22 @@ def wait_until_held(url: str, count: int) -> None:
     while held < count:
         assert time.monotonic() < deadline, f"{held} answers held, not {count}"
         time.sleep(0.02)
-        lines = httpx.get(f"{url}/metrics", verify=CONTEXT).text.splitlines()
         states = ("vllm:num_requests_running{", "vllm:num_requests_waiting{")
-        held = sum(float(line.split()[-1]) for line in lines if line.startswith(states))
+        held = sum(total(url, state) for state in states)
+
+
+def wait_until_begun(url: str, streams: int) -> None:
+    """Wait until so many streams were sent their status."""
+    deadline = time.monotonic() + 60
+    while total(url, "boomerang_requests_total{") < streams:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def total(url: str, name: str) -> float:
+    """A metric, summed over its labels."""
+    lines = httpx.get(f"{url}/metrics", timeout=60, verify=CONTEXT).text.splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
 
 
 @pytest.mark.parametrize(
@@ -62,12 +76,15 @@ def test_the_end_of_the_engine_is_the_servers(tmp_path: Path, family: Family, vi
     running = start(family, tmp_path / "log")
     running.wait_until_ready()
     url = running.url
-    with ThreadPoolExecutor(2) as pool:
-        stream = pool.submit(read_stream, url)
+    with ThreadPoolExecutor(3) as pool:
+        streams = [pool.submit(read_stream, f"{url}/v1/completions", LONG)]
         whole: Future[httpx.Response] = pool.submit(
             httpx.post, f"{url}/v1/completions", json=LONG, timeout=60, verify=CONTEXT
         )
         wait_until_held(url, LONG["n"] + 1)  # so of both requests
+        # It waits behind all those answers.
+        streams.append(pool.submit(read_stream, f"{url}/v1/responses", LONG_RESPONSE))
+        wait_until_begun(url, len(streams))
         os.kill(process_of(running, victim), signal.SIGKILL)
         killed = time.monotonic()
         while httpx.get(f"{url}/live", verify=CONTEXT).status_code == 200:
@@ -77,13 +94,16 @@ def test_the_end_of_the_engine_is_the_servers(tmp_path: Path, family: Family, vi
         late = httpx.post(f"{url}/v1/completions", json=LONG)
         assert running.process.wait(WITHIN_SECONDS) == 1, running.log.read_text()
         assert time.monotonic() - killed < WITHIN_SECONDS
-        last, told = stream.result()
-        error = json.loads(last)["error"]
-        assert told - killed < WITHIN_SECONDS
-    assert error["code"] == whole.result().status_code == late.status_code == 503
+        errors = []
+        for stream in streams:
+            last, told = stream.result()
+            errors.append(json.loads(last)["error"])
+            assert told - killed < WITHIN_SECONDS
+    assert {error["code"] for error in errors} == {503}
+    assert whole.result().status_code == late.status_code == 503
     assert all(int(reply.headers["retry-after"]) > 0 for reply in (whole.result(), late))
-    for reply in (error, whole.result().json()["error"]):
+    for reply in (*errors, whole.result().json()["error"]):
         assert reply["message"] == "the engine has died; the server is stopping"
     printed = running.log.read_text().splitlines()
     assert any(line.startswith("error: the engine has died") for line in printed), printed
-    assert sum(" status=200 ended=broken " in line for line in printed) == 1, printed  # the stream
+    assert sum(" status=200 ended=broken " in line for line in printed) == 2, printed  # the streams

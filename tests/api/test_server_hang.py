@@ -13,7 +13,13 @@ import pytest
 
 from boomerang_core.family import Family
 from tests.api.servers import CONTEXT, Running, start
-from tests.api.test_server_death import LONG, process_of, read_stream, wait_until_held
+from tests.api.test_server_death import (
+    LONG,
+    process_of,
+    read_stream,
+    total,
+    wait_until_held,
+)
 
 pytestmark = pytest.mark.engine
 
@@ -22,11 +28,6 @@ HANG_SECONDS = 15
 STALL_SECONDS = 0.5
 WITHIN_SECONDS = HANG_SECONDS + 10
 """From the last step to the end: the bound, the notice, and what an end takes on a busy machine."""
-
-
-def total(url: str, name: str) -> float:
-    lines = httpx.get(f"{url}/metrics", timeout=60, verify=CONTEXT).text.splitlines()
-    return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
 
 
 def narrow_connection(url: httpx.URL) -> socket.socket:
@@ -73,8 +74,8 @@ def check_hung(running: Running) -> None:
     engine = psutil.Process(process_of(running, "VLLM::EngineCore"))
     below = psutil.Process(running.process.pid).children(recursive=True)
     with ThreadPoolExecutor(2) as pool:
-        stream = pool.submit(read_stream, url)
         completions = f"{url}/v1/completions"
+        stream = pool.submit(read_stream, completions, LONG)
         whole = pool.submit(httpx.post, completions, json=LONG, timeout=60, verify=CONTEXT)
         wait_until_held(url, LONG["n"] + 1)
         engine.send_signal(signal.SIGSTOP)

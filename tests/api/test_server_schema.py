@@ -22,11 +22,14 @@ from tests.api.test_server_limits import GOOD, wait_until_idle
 pytestmark = pytest.mark.engine
 
 MODES = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)  # as described, and not
-BODIES = 6  # operations that take a body: there most can go wrong
+BODIES = 7  # operations that take a body: there most can go wrong
 ASKED: dict[str, dict[str, Any]] = {
     "/v1/completions": {"prompt": "Once upon a time"},
     "/v1/chat/completions": {"messages": [{"role": "user", "content": "Once upon a time"}]},
+    "/v1/responses": {"input": "Once upon a time"},
 }
+MOST = dict.fromkeys(ASKED, "max_tokens") | {"/v1/responses": "max_output_tokens"}
+"""The field that bounds an answer."""
 OPERATOR = {"authorization": f"Bearer {ADMIN_KEY}"}
 RARELY = st.sampled_from([False, False, False, True])
 EVERY = 10  # requests between two that are plain
@@ -40,7 +43,7 @@ def shorten(path: str, body: dict[str, Any], sized: bool, answerable: bool) -> N
     random bodies have none.
     """
     if path in ASKED:
-        body["max_tokens"] = 1
+        body[MOST[path]] = 1
         body.pop("n", None)
     if path in ASKED and answerable:
         body.pop("prompt_embeds", None)  # never taken
@@ -57,9 +60,10 @@ def assert_answers(url: str) -> None:
     also draws constants out of the modules that are imported from the working tree.
     """
     for path, asked in ASKED.items():
-        reply = httpx.post(url + path, json={**asked, "max_tokens": 1}, timeout=60)
+        reply = httpx.post(url + path, json={**asked, MOST[path]: 1}, timeout=60)
         assert reply.status_code == 200, reply.text
-        assert reply.json()["usage"]["completion_tokens"] == 1
+        usage = reply.json()["usage"]
+        assert usage.get("completion_tokens", usage.get("output_tokens")) == 1
 
 
 def run_operations(url: str, examples: int) -> Counter[tuple[str, int]]:

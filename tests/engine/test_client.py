@@ -125,6 +125,10 @@ def test_a_prompt_is_as_long_as_its_parts() -> None:
     whole = SimpleNamespace(messages=[{"role": "user", "content": "abcd" * 15}])
     assert about_tokens(mixed) == about_tokens(whole)
     assert about_tokens(SimpleNamespace(prompt=[5, 6, 7])) == 3
+    said = SimpleNamespace(content=[SimpleNamespace(text="abcd" * 5), SimpleNamespace(url="x")])
+    items = [{"role": "user", "content": "abcd" * 10}, said, SimpleNamespace(call_id="x")]
+    assert about_tokens(SimpleNamespace(prompt=None, input=items)) == about_tokens(whole)
+    assert about_tokens(SimpleNamespace(prompt=None, input="abcd" * 15)) == about_tokens(whole)
 
 
 def output(
