@@ -53,10 +53,17 @@ def app_arguments(client: Any, names: list[str], options: VllmOptions) -> Any:
 def refuse_unserved(request: Any, headers: Mapping[str, str], options: VllmOptions) -> None:
     """Raise `SizeError` where a request asks for what this server was not told to do.
 
-    vLLM refuses tools in words that name its own command line, and takes a priority that does
-    nothing.  It believes what a transfer says of cached tokens, from which `auto` would learn, and
-    trips over one that is no object.
+    vLLM refuses tools and templates in words that name its own command line, and takes a priority
+    that does nothing.  It believes what a transfer says of cached tokens, from which `auto` would
+    learn, and trips over one that is no object.
     """
+    arguments = getattr(request, "chat_template_kwargs", None) or {}
+    if getattr(request, "chat_template", None) or arguments.get("chat_template"):
+        raise SizeError(
+            "this server takes no chat template from a request; vllm_options="
+            '\'{"chat_template": "FILE"}\' sets one for all',
+            "chat_template",
+        )
     wanted = getattr(request, "tool_choice", None)
     if wanted not in (None, "none") and not options.calls_tools:
         raise SizeError(

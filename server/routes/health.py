@@ -52,4 +52,7 @@ def health_router(lifecycle: Lifecycle, metrics: Metrics) -> APIRouter:
         """The versions of Boomerang and of vLLM."""
         return {"version": boomerang_version(), "vllm": vllm_version()}
 
+    for path, endpoint in (("/live", live), ("/ready", ready), ("/health", health)):
+        # Load balancers ask so, and take 405 for a server that is down.
+        router.add_api_route(path, endpoint, methods=["HEAD"], include_in_schema=False)
     return router

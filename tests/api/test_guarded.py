@@ -160,6 +160,12 @@ def test_without_a_key_a_body_is_not_read(guarded: tuple[str, int]) -> None:
     assert sent <= 12
 
 
+def test_load_balancers_may_ask_without_a_body(guarded: tuple[str, int]) -> None:
+    for path in ("/live", "/ready", "/health"):
+        reply = httpx.head(f"{guarded[0]}{path}")
+        assert (reply.status_code, reply.content) == (200, b"")
+
+
 def test_refusals_are_counted_and_keys_are_nowhere(
     guarded: tuple[str, int], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -8,7 +8,7 @@ import httpx
 import openai
 import pytest
 
-from tests.api.asking import GREEDY, assert_error
+from tests.api.asking import ENDPOINTS, GREEDY, assert_error
 from tests.api.servers import Running
 from tests.api.tokenizer import byte_tokenizer
 
@@ -89,6 +89,18 @@ def test_without_a_parser_the_message_names_our_setting(http: httpx.Client, choi
     assert "--" not in message
     asked = {**ASKED, "tool_choice": "none", "max_tokens": 1}
     assert http.post("/v1/chat/completions", json=asked).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses"])
+def test_a_template_of_a_request_is_refused_in_our_words(http: httpx.Client, path: str) -> None:
+    fields: list[dict[str, Any]] = [{"chat_template_kwargs": {"chat_template": "x"}}]
+    if "chat" in path:
+        fields.append({"chat_template": "x"})
+    for more in fields:
+        reply = http.post(path, json={**ENDPOINTS[path], **more})
+        message = assert_error(reply, 400, "chat_template")
+        assert "vllm_options" in message
+        assert "--" not in message
 
 
 def test_cached_tokens_are_counted_where_asked_for(other: Running) -> None:
