@@ -24,8 +24,10 @@ import torch
 
 from boomerang_core.cli.make import RECIPES, assignment, recipe_of
 from boomerang_core.distill.pipeline import make
-from boomerang_core.distill.recipe import Recipe, read_settings
-from boomerang_core.provenance import provenance, save_json
+from boomerang_core.distill.recipe import Recipe
+from boomerang_core.distill.settings import read_settings
+from boomerang_core.files import save_json
+from boomerang_core.provenance import provenance
 
 BLOCKWISE = "blockwise"
 BOTH = "blockwise, then end to end"

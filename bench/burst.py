@@ -30,7 +30,8 @@ from bench.servers import serving
 from boomerang_core.cli import family_folder
 from boomerang_core.errors import BoomerangError, SettingsError
 from boomerang_core.family import Family, load_family
-from boomerang_core.provenance import provenance, save_json, write_text
+from boomerang_core.files import save_json, write_text
+from boomerang_core.provenance import provenance
 from server.load.chooser import RISE_SECONDS
 from server.load.prediction import Objective
 

@@ -31,13 +31,14 @@ from boomerang_core.architectures import Architecture
 from boomerang_core.checkpoint import load_teacher, load_tokenizer
 from boomerang_core.cli import family_folder
 from boomerang_core.cli.common import limit_threads
-from boomerang_core.distill.lowrank import A, B, balanced_factors
-from boomerang_core.evaluate.ladder import design_lanes, ladder_routes
-from boomerang_core.evaluate.perplexity import evaluate_routes, evaluation_rows
+from boomerang_core.evaluate.quality import evaluate_routes
 from boomerang_core.family import Family, load_family
-from boomerang_core.route import StudentKind
+from boomerang_core.lowrank import A, B, balanced_factors
+from boomerang_core.route import StudentKind, ladder_routes
+from boomerang_core.route_runner import RouteRunner
 from boomerang_core.sizes import Quality
 from boomerang_core.student import Student, load_student
+from boomerang_core.text.evaluation import Sample
 from server.engine.deltas import LowRankDelta, PackedMap
 
 ROW_LENGTH, REPEATS = 512, 200
@@ -79,13 +80,13 @@ def qualities(
     family: Family, student: Student, text: Path, tokens: int, ranks: list[int]
 ) -> dict[str, Quality]:
     """The student's size in each variant, on the same tokens."""
-    ids_RL = evaluation_rows(text, load_tokenizer(family), ROW_LENGTH, tokens)
+    ids_RL = Sample(text, tokens, ROW_LENGTH).rows(load_tokenizer(family))
     teacher = load_teacher(family, torch.float32).requires_grad_(False)
     smallest, *_, whole = ladder_routes(family.design)
     found = {}
     for name, variant in variants(student, ranks):
-        lanes = design_lanes(teacher, variant, family.design, ROW_LENGTH)
-        (found[name],) = evaluate_routes(lanes, whole, [smallest], ids_RL, None)
+        runner = RouteRunner.of(teacher, variant, family.design, ROW_LENGTH)
+        (found[name],) = evaluate_routes(runner, whole, [smallest], ids_RL, None)
         print(name, found[name], flush=True)
     return found
 

@@ -25,11 +25,11 @@ from bench.run import finish
 from boomerang_core.assemble import assemble
 from boomerang_core.checkpoint import load_teacher, load_tokenizer
 from boomerang_core.cli import family_folder
-from boomerang_core.evaluate.perplexity import evaluation_rows
 from boomerang_core.family import Family, load_family
 from boomerang_core.route import build_route
 from boomerang_core.sizes import SizeRow
 from boomerang_core.student import load_student
+from boomerang_core.text.evaluation import Sample
 
 PROMPT_TOKENS = 32
 LONGEST_DRAFT = 8
@@ -127,7 +127,7 @@ def main(given: Sequence[str] | None = None) -> Mapping[str, Any]:
     torch.manual_seed(0)
     family = load_family(family_folder(options.family))
     scored = options.answers * (PROMPT_TOKENS - 1)
-    prompts_BL = evaluation_rows(options.text, load_tokenizer(family), PROMPT_TOKENS, scored)
+    prompts_BL = Sample(options.text, scored, PROMPT_TOKENS).rows(load_tokenizer(family))
     report = {
         "family": family.name,
         "n": options.answers * options.tokens,

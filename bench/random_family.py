@@ -19,8 +19,8 @@ from transformers import AutoModelForCausalLM, Qwen3Config
 from bench.gpu_layers.routes import SHAPES, Shape, family_design
 from bench.run import spread
 from boomerang_core.architectures import model_shape
-from boomerang_core.distill.lowrank import B
 from boomerang_core.family import Family, TeacherRef, build_rows, load_family, write_family
+from boomerang_core.lowrank import B
 from boomerang_core.route import StudentKind
 from boomerang_core.student import initial_student, save_student
 

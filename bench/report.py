@@ -9,8 +9,8 @@ from typing import Any
 
 from matplotlib.transforms import blended_transform_factory
 
-from boomerang_core.evaluate.charts.canvas import GREY, halo, sheet
-from boomerang_core.provenance import write_text
+from boomerang_core.files import write_text
+from boomerang_core.report.charts.canvas import GREY, halo, sheet
 
 _ROW = 0.21  # inches of a row of the picture
 _LABELS = 0.42  # of the width

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from boomerang_core.devices import multiplies_bfloat16
-from boomerang_core.provenance import provenance, save_json
+from boomerang_core.files import save_json
+from boomerang_core.provenance import provenance
 
 
 def add_pairs(parser: argparse.ArgumentParser) -> None:

@@ -41,8 +41,9 @@ from boomerang_core.distill.endtoend import Trainer
 from boomerang_core.distill.objective import Objective
 from boomerang_core.distill.schedule import PRECISIONS, EndToEnd, Schedule
 from boomerang_core.errors import BoomerangError, TrainingError
+from boomerang_core.files import save_json
 from boomerang_core.ladder import Ladder
-from boomerang_core.provenance import provenance, save_json
+from boomerang_core.provenance import provenance
 from boomerang_core.route import FamilyDesign, StudentKind
 from boomerang_core.student import Student, initial_student
 

@@ -1,7 +1,9 @@
 """Boomerang's offline lane: checkpoint → blocks → student → ladder → family folder.
 
-The modules `errors`, `blocks`, `ladder`, `route`, `footprint`, `sizes` and `family`
-are pure: they import no torch, transformers or vllm.
+Modules that the HTTP process needs are pure: they import no torch, transformers or vllm.  The
+modules of this folder import none of the folders in it; of these, each imports only those before
+it: `text`, `evaluate`, `distill`, `baselines`, `compare`, `report`, `search`, `cli`.  Both are
+tested in `tests/unit/test_arrows.py`.
 """
 
 __version__ = "0.1.0"

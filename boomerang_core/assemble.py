@@ -20,12 +20,13 @@ from torch import nn
 from boomerang_core.architectures import Architecture, architecture_of, shallower
 from boomerang_core.checkpoint import load_teacher, teacher_folder
 from boomerang_core.checkpoint_files import copy_companions
-from boomerang_core.distill.lowrank import A, B
 from boomerang_core.errors import CheckpointError
 from boomerang_core.family import Family
+from boomerang_core.files import save_json
 from boomerang_core.folders import require_unused, write_folder
+from boomerang_core.lowrank import A, B
 from boomerang_core.own_teacher import require_own_teacher
-from boomerang_core.provenance import provenance, save_json
+from boomerang_core.provenance import provenance
 from boomerang_core.route import LayerRef, Owner, Route, StudentKind, build_route
 from boomerang_core.student import Student, load_student, merge
 
@@ -130,9 +131,8 @@ def export(family: Family, size: int, out: Path, dtype: torch.dtype | None = Non
 
 def _origin(family: Family, size: int, route: Route) -> dict[str, Any]:
     row = family.rows[size]
-    seed = int(family.provenance.get("seed", 0))
     return provenance(
-        seed,
+        family.seed,
         family=family.name,
         size=row.id,
         layers=[f"{ref.owner.value} {ref.index}" for ref in route.layers],

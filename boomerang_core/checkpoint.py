@@ -23,8 +23,9 @@ from boomerang_core.checkpoint_files import (
     CONFIG,
     SHARDS,
 )
+from boomerang_core.contents import sha256_of
 from boomerang_core.errors import CheckpointError, WriteError, first_line
-from boomerang_core.family import Family, TeacherRef, sha256_of
+from boomerang_core.family import Family, TeacherRef
 from boomerang_core.folders import write_folder
 
 if TYPE_CHECKING:
@@ -127,6 +128,14 @@ def load_teacher(source: Source, dtype: torch.dtype | None = None, config: Any =
     if missing := sorted(found["missing_keys"]):
         raise CheckpointError(f"{folder} lacks the weight {missing[0]}")
     return model.eval()
+
+
+def frozen_teacher(source: Source, dtype: torch.dtype, device: torch.device | None) -> Any:
+    """The teacher in that dtype on that device (None: the CPU), none of whose weights learn.
+
+    Raises as `load_teacher`.
+    """
+    return load_teacher(source, dtype).to(device).requires_grad_(False)
 
 
 def check_weights(folder: Path) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from boomerang_core.contents import sha256_of
 from boomerang_core.errors import CheckpointError
+from boomerang_core.files import copy_file
 from boomerang_core.headers import tensor_shapes
-from boomerang_core.provenance import copy_file
 
 CONFIG = "config.json"
 TOKENIZER_FILES = (

@@ -15,6 +15,15 @@ from pathlib import Path, PurePath
 from boomerang_core.errors import FamilyError
 
 INDEX = "family.json"
+RECIPE = "recipe.json"
+STUDENT, REPORT = "student", "report"
+NAIVE, TASKS, SIMILARITY, TRAINING = (
+    "naive.json",
+    "tasks.json",
+    "similarity.json",
+    "training.jsonl",
+)
+"""Files of the report: naive pruning, scores on tasks, cosines of hidden states, training."""
 TEACHER = "teacher"
 """The folder of a packed family's teacher."""
 NEXT = ".next"

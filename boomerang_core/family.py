@@ -16,14 +16,22 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from boomerang_core.blocks import BlockMap
-from boomerang_core.contents import INDEX as INDEX
-from boomerang_core.contents import NEXT, finish_save, list_files, verify_files
-from boomerang_core.contents import sha256_of as sha256_of
+from boomerang_core.contents import (
+    INDEX,
+    NAIVE,
+    NEXT,
+    REPORT,
+    STUDENT,
+    finish_save,
+    list_files,
+    sha256_of,
+    verify_files,
+)
 from boomerang_core.errors import BoomerangError, FamilyError
+from boomerang_core.files import write_text
 from boomerang_core.footprint import ModelShape, kv_bytes_per_token, route_params
 from boomerang_core.ladder import Ladder
-from boomerang_core.provenance import write_text
-from boomerang_core.route import FamilyDesign, StudentKind, build_route
+from boomerang_core.route import FamilyDesign, StudentKind, ladder_routes
 from boomerang_core.sizes import (
     FAMILY_NAME,
     Quality,
@@ -105,12 +113,22 @@ class Family:
     @property
     def student_dir(self) -> Path:
         """Where the student's tensors lie."""
-        return self.root / "student"
+        return self.root / STUDENT
+
+    @property
+    def report_dir(self) -> Path:
+        """Where the reports of its measurements lie."""
+        return self.root / REPORT
 
     @property
     def teacher_name(self) -> str:
         """What the teacher is called; of a packed one, what it was called before."""
         return str(self.provenance.get(PACKED_TEACHER, self.teacher.name))
+
+    @property
+    def seed(self) -> int:
+        """The seed that it was made with."""
+        return int(self.provenance.get("seed", 0))
 
     def served_in(self, bytes_per_param: int) -> "Family":
         """The family with footprints as they are when every number takes `bytes_per_param`."""
@@ -133,7 +151,7 @@ def build_rows(
     offered: frozenset[int] | None = None,
 ) -> tuple[SizeRow, ...]:
     """The table of a ladder, computed from shapes; `offered` defaults to every size."""
-    routes = [build_route(design, size) for size in range(design.ladder.num_sizes)]
+    routes = ladder_routes(design)
     params = [route_params(shape, route) for route in routes]
     return tuple(
         SizeRow(
@@ -155,7 +173,7 @@ def build_rows(
 def write_family(family: Family, folder: Path) -> None:
     """Write `family.json` over the files that lie in a new `folder`, with their sha256."""
     files = list_files(folder, {})
-    if not any(name.startswith("student/") for name in files):
+    if not any(name.startswith(f"{STUDENT}/") for name in files):
         raise FamilyError(f"{folder} holds no student to write a family for")
     write_text(folder / INDEX, index_text(family, files))
 
@@ -261,12 +279,23 @@ def _parse_row(row: Mapping[str, Any]) -> SizeRow:
     return SizeRow(**{**row, "quality": None if quality is None else Quality(**quality)})
 
 
+def family_source(family: Family) -> dict[str, Any]:
+    """What decides the numbers of a family's ladder: its student's weights, blocks and ladder."""
+    design = family.design
+    return {
+        "family": family.name,
+        "student": sha256_of(family.student_dir / "model.safetensors"),
+        "blocks": design.block_map.to_json(),
+        "ladder": design.ladder.to_json(),
+    }
+
+
 def naive_quality(family: Family) -> tuple[Quality | None, ...]:
     """Naive pruning's quality by size: the same layers, not distilled; None where not measured.
 
     Raises `FamilyError` where the record is not one of this family's sizes.
     """
-    record = family.root / "report" / "naive.json"
+    record = family.report_dir / NAIVE
     if not record.exists():
         return (None,) * len(family.rows)
     try:

@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from boomerang_core.errors import CheckpointError, WriteError
+from boomerang_core.files import writing
 
 _ENDING = re.compile(r"[a-z0-9_]{8}")  # as `tempfile` makes names unique
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
@@ -38,13 +39,12 @@ def write_folder(out: Path, fill: Callable[[Path], None]) -> None:
 
     require_unused(out)
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with unfinished_folder(out.parent, f".{out.name}.unfinished.") as temporary:
-            fill(temporary)
-            temporary.chmod(0o755)
-            temporary.replace(out)
-    except OSError as error:
-        raise WriteError(f"cannot write {out}: {error.strerror or error}") from error
+        with writing(out):
+            out.parent.mkdir(parents=True, exist_ok=True)
+            with unfinished_folder(out.parent, f".{out.name}.unfinished.") as temporary:
+                fill(temporary)
+                temporary.chmod(0o755)
+                temporary.replace(out)
     except SafetensorError as error:  # its own form of the system's error
         raise WriteError(f"cannot write {out}: {error}") from error
 
@@ -72,11 +72,9 @@ def held_folder(folder: Path) -> Iterator[None]:
     locks lets both.
     """
     is_new = not folder.exists()
-    try:
+    with writing(f"into {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)  # a link to another volume will do
-    except OSError as error:
-        raise WriteError(f"cannot write into {folder}: {error.strerror or error}") from error
     try:
         _lock(folder, handle)
         try:

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 
 from boomerang_core.route import Route
 
+FOOTPRINT_TOKENS = 2048
+"""Tokens of KV cache that a family's footprints count, where it does not say otherwise."""
+
 
 @dataclass(frozen=True)
 class ModelShape:

@@ -25,17 +25,12 @@ from boomerang_core.checkpoint import (
     pinned,
     teacher_folder,
 )
-from boomerang_core.distill.recipe import Recipe, parse_ladder, parse_layout
+from boomerang_core.choices import parse_ladder, parse_layout
+from boomerang_core.contents import STUDENT, sha256_of
 from boomerang_core.errors import BlockMapError, CheckpointError, SettingsError
-from boomerang_core.family import (
-    Family,
-    TeacherRef,
-    build_rows,
-    load_family,
-    sha256_of,
-    write_family,
-)
+from boomerang_core.family import Family, TeacherRef, build_rows, load_family, write_family
 from boomerang_core.folders import require_unused, write_folder
+from boomerang_core.footprint import FOOTPRINT_TOKENS
 from boomerang_core.matching import (
     check_logits,
     check_origins,
@@ -111,12 +106,12 @@ def _write(pair: Pair, name: str, folder: Path) -> None:
         teacher=pinned(pair.teacher, teacher_dir),
         rows=build_rows(design, shape),
         student_params=loaded.student.num_params,
-        footprint_tokens=Recipe.footprint_tokens,
+        footprint_tokens=FOOTPRINT_TOKENS,
         default_size=ladder.teacher_size,
         provenance=provenance(0, imported=_source(pair.student, student_dir)),
     )
 
-    save_student(loaded.student, folder / "student")  # as stored: what is next converts it
+    save_student(loaded.student, folder / STUDENT)  # as stored: what is next converts it
     check_logits(loaded.teacher, loaded.student, build_route(design, 0), loaded.checkpoint)
     write_family(family, folder)
 

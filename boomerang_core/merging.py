@@ -19,19 +19,16 @@ import torch
 
 from boomerang_core.architectures import Architecture
 from boomerang_core.checkpoint import load_teacher
-from boomerang_core.distill.lowrank import A, B
+from boomerang_core.contents import INDEX, SIMILARITY, STUDENT, TASKS, sha256_of
 from boomerang_core.errors import SettingsError
-from boomerang_core.evaluate.comparison import family_source
-from boomerang_core.evaluate.extras import SIMILARITY, TASKS
-from boomerang_core.family import INDEX, Family, load_family, sha256_of, write_family
+from boomerang_core.family import Family, family_source, load_family, write_family
+from boomerang_core.files import save_json
 from boomerang_core.folders import require_unused, write_folder
+from boomerang_core.lowrank import A, B
 from boomerang_core.own_teacher import require_own_teacher
 from boomerang_core.packing import carry_teacher, require_outside
-from boomerang_core.provenance import save_json
 from boomerang_core.route import StudentKind
 from boomerang_core.student import Student, Tensors, load_student, merge, save_student
-
-_REPORT = "report"
 
 
 class Maps(StrEnum):
@@ -58,7 +55,7 @@ def merge_family(family: Family, out: Path, maps: Maps = Maps.ALL) -> Family:
     student = merged_student(family, maps)
 
     def fill(folder: Path) -> None:
-        save_student(student, folder / "student")
+        save_student(student, folder / STUDENT)
         described = _described(family, student)
         _carry_report(family, replace(described, root=folder))
         if family.teacher.inside:
@@ -71,11 +68,11 @@ def merge_family(family: Family, out: Path, maps: Maps = Maps.ALL) -> Family:
 
 def _carry_report(family: Family, merged: Family) -> None:
     """Copy the report; what names the student that it measured names the merged one."""
-    if not (family.root / _REPORT).is_dir():
+    if not family.report_dir.is_dir():
         return
-    shutil.copytree(family.root / _REPORT, merged.root / _REPORT)
+    shutil.copytree(family.report_dir, merged.report_dir)
     for name in (TASKS, SIMILARITY):
-        path = merged.root / _REPORT / name
+        path = merged.report_dir / name
         record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         if record.get("source") == family_source(family):
             save_json({**record, "source": family_source(merged)}, path)

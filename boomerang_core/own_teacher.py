@@ -15,8 +15,7 @@ from boomerang_core.architectures import architecture_of, shape_of
 from boomerang_core.checkpoint import load_config, teacher_folder
 from boomerang_core.checkpoint_files import checkpoint_sha256
 from boomerang_core.errors import FamilyError
-from boomerang_core.evaluate.comparison import family_source
-from boomerang_core.family import Family, TeacherRef, verify_family
+from boomerang_core.family import Family, TeacherRef, family_source, verify_family
 
 VERSION = "teacher_version"
 """In the provenance: the version that the family was made from; imported and older ones lack it.

@@ -19,9 +19,9 @@ from boomerang_core.family import (
     load_family,
     write_family,
 )
+from boomerang_core.files import copy_file
 from boomerang_core.folders import require_unused, write_folder
 from boomerang_core.own_teacher import require_own_teacher
-from boomerang_core.provenance import copy_file
 
 
 def pack_family(family: Family, out: Path) -> Family:

@@ -77,6 +77,11 @@ def build_route(design: FamilyDesign, size: int) -> Route:
     return route_of_set(design, design.ladder.patched(size))
 
 
+def ladder_routes(design: FamilyDesign) -> list[Route]:
+    """The route of every size, smallest first."""
+    return [build_route(design, size) for size in range(design.ladder.num_sizes)]
+
+
 def route_of_set(design: FamilyDesign, patched: frozenset[int]) -> Route:
     """The route with those blocks patched, whether or not the ladder comes by them.
 
@@ -96,3 +101,15 @@ def route_of_set(design: FamilyDesign, patched: frozenset[int]) -> Route:
         return Owner.STUDENT if own else Owner.TEACHER
 
     return Route(tuple(layers), embedding=owner(0), head=owner(last))
+
+
+def naive_route(route: Route, block_map: BlockMap) -> Route:
+    """Naive pruning: the route with each student layer as it was before distillation.
+
+    That is the teacher layer that its block keeps; both ends are the teacher's.
+    """
+    layers = (
+        block_map[ref.index].kept if ref.owner is Owner.STUDENT else ref.index
+        for ref in route.layers
+    )
+    return teacher_route(layers)

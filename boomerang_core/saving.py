@@ -14,10 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from boomerang_core.contents import INDEX, NEXT, finish_save, list_files, listed_in
-from boomerang_core.errors import WriteError
 from boomerang_core.family import Family, index_text
+from boomerang_core.files import write_text, writing
 from boomerang_core.folders import unfinished_folder
-from boomerang_core.provenance import write_text
 
 
 @contextmanager
@@ -29,7 +28,7 @@ def saved(family: Family, without: Collection[str] = ()) -> Iterator[Path]:
     file does not become right.  Raises `WriteError`; the family is then as it was.
     """
     root = family.root
-    with _staged(root) as staged:
+    with writing(f"into {root}"), unfinished_folder(root, ".new.") as staged:
         yield staged
         changed = list_files(staged, {})
         finish_save(root)  # of another process, so that its files are known
@@ -41,12 +40,3 @@ def saved(family: Family, without: Collection[str] = ()) -> Iterator[Path]:
         staged.chmod(0o755)
         staged.rename(root / NEXT)
     finish_save(root)
-
-
-@contextmanager
-def _staged(root: Path) -> Iterator[Path]:
-    try:
-        with unfinished_folder(root, ".new.") as staged:
-            yield staged
-    except OSError as error:
-        raise WriteError(f"cannot write into {root}: {error.strerror or error}") from error

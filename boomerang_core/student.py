@@ -23,9 +23,9 @@ from safetensors.torch import load_file
 
 from boomerang_core.architectures import ARCHITECTURES, Architecture, architecture_of, shallower
 from boomerang_core.blocks import BlockMap
-from boomerang_core.distill.lowrank import A, B, dense_weights
 from boomerang_core.errors import BlockMapError, CheckpointError, SettingsError
-from boomerang_core.provenance import save_json, save_tensors
+from boomerang_core.files import save_json, save_tensors
+from boomerang_core.lowrank import A, B, dense_weights
 from boomerang_core.route import StudentKind
 
 FORMAT = 1

@@ -19,7 +19,7 @@ from server.settings import read_settings
 if TYPE_CHECKING:
     import torch
 
-    from boomerang_core.distill.data import Drawn, Text
+    from boomerang_core.text.documents import Drawn, Text
 
 
 def sample(
@@ -71,8 +71,8 @@ def _write(
 ) -> Text:
     """Check everything that is cheap to check, then start the engine and write."""
     from boomerang_core.checkpoint import load_tokenizer, parse_teacher, teacher_folder
-    from boomerang_core.distill.data import Text
     from boomerang_core.distill.sampling import save_samples, tagged_prompts
+    from boomerang_core.text.documents import Text
 
     folder = teacher_folder(parse_teacher(teacher))
     tokenizer = load_tokenizer(folder)
@@ -107,7 +107,7 @@ def _sampler() -> Any:
 
 def _share(tokenizer: Any, chat_share: float | None) -> float:
     """The share of chat: what is asked for, or half where the teacher has a chat template."""
-    from boomerang_core.distill.data import CHAT_SHARE, has_chat_template
+    from boomerang_core.text.documents import CHAT_SHARE, has_chat_template
 
     if has_chat_template(tokenizer):
         return CHAT_SHARE if chat_share is None else chat_share
@@ -122,7 +122,7 @@ def _beginnings(
     sources: Sequence[str], tokenizer: Any, tokens: int, seed: int
 ) -> list[torch.Tensor]:
     """Documents whose beginnings are prompts; no more of them than are to be written."""
-    from boomerang_core.distill.data import read_text
+    from boomerang_core.text.documents import read_text
 
     found = read_text(sources, tokenizer, tokens, seed).raw
     if sources and not found:

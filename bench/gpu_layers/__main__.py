@@ -15,7 +15,8 @@ from bench.gpu_layers.routes import SHAPES, TINY, Shape
 from bench.gpu_layers.shape_run import TINY_SETTINGS, Bench, Settings
 from bench.gpu_layers.timing import Clock, measure_ceilings
 from bench.gpu_layers.weights import Maker
-from boomerang_core.provenance import provenance, save_json, write_atomically
+from boomerang_core.files import save_json, write_atomically
+from boomerang_core.provenance import provenance
 
 SEED = 0
 

@@ -33,8 +33,8 @@ import torch
 
 from boomerang_core.architectures import Architecture
 from boomerang_core.blocks import BlockMap
-from boomerang_core.distill.stream import LayerRunner
 from boomerang_core.errors import SettingsError
+from boomerang_core.layer_runner import LayerRunner
 from boomerang_core.route import StudentKind
 from boomerang_core.student import Student
 

@@ -14,11 +14,9 @@ from tqdm import tqdm
 
 from boomerang_core.baselines.laco import FinalSimilarity, Plan, laco_plan, laco_student
 from boomerang_core.baselines.shortgpt import block_influence, shortgpt_route
-from boomerang_core.distill.stream import LayerRunner
-from boomerang_core.evaluate.ladder import ladder_routes
-from boomerang_core.evaluate.perplexity import naive_route
 from boomerang_core.evaluate.planned import PlannedLadder, Section, teacher_ladder
-from boomerang_core.route import FamilyDesign, LayerRef, Owner, Route
+from boomerang_core.layer_runner import LayerRunner
+from boomerang_core.route import FamilyDesign, LayerRef, Owner, Route, ladder_routes, naive_route
 from boomerang_core.student import Student
 
 

@@ -18,8 +18,8 @@ from collections.abc import Sequence
 import torch
 from tqdm import tqdm
 
-from boomerang_core.distill.stream import LayerRunner, batches
 from boomerang_core.errors import SettingsError
+from boomerang_core.layer_runner import LayerRunner, batches
 from boomerang_core.route import Route, teacher_route
 
 

@@ -20,14 +20,22 @@ from boomerang_core.cli.common import (
     plain_errors,
     refuse_without,
 )
-from boomerang_core.cli.evaluation import check_harness, tell
-from boomerang_core.cli.task_options import OPTIONS, Chat, Dtype, FewShot, Limit, Tasks
+from boomerang_core.cli.tasks import (
+    OPTIONS,
+    Chat,
+    Dtype,
+    FewShot,
+    Limit,
+    Tasks,
+    check_harness,
+    tell,
+)
 from boomerang_core.errors import SettingsError
 from boomerang_core.evaluate.tasks import TaskSettings, named_tasks
 from boomerang_core.family import Family, load_family
 
 if TYPE_CHECKING:
-    from boomerang_core.evaluate.comparison import Comparison
+    from boomerang_core.compare.comparison import Comparison
 
 
 @app.command()
@@ -72,11 +80,13 @@ def compare(
             settings = TaskSettings(named_tasks(tasks), limit, few_shot, chat, batch_size, dtype)
             check_harness()
         limit_threads(threads)
+        from boomerang_core.compare.run import Texts
+        from boomerang_core.compare.run import compare as measure
         from boomerang_core.devices import usable_device
-        from boomerang_core.evaluate.compare import Texts
-        from boomerang_core.evaluate.compare import compare as measure
+        from boomerang_core.text.evaluation import Sample
 
-        texts = Texts(text, tokens, row_length, calibration, calibration_tokens, seed)
+        sample = Sample(text, tokens, row_length)
+        texts = Texts(sample, calibration, calibration_tokens, seed)
         where = usable_device(device)
         comparison = measure(loaded, baseline or ["naive"], texts, out, where, settings, tell)
         print_comparison(comparison)

@@ -69,21 +69,23 @@ def import_(
         from boomerang_core.checkpoint import load_config, load_tokenizer, parse_teacher
         from boomerang_core.devices import usable_device
         from boomerang_core.evaluate.ladder import evaluate_family
-        from boomerang_core.evaluate.perplexity import evaluate_routes, evaluation_rows
         from boomerang_core.evaluate.record import save_measured
         from boomerang_core.importing import Pair, import_pair
+        from boomerang_core.text.evaluation import Sample
 
         pair = Pair(parse_teacher(teacher), parse_teacher(student), ladder, layout, layers)
         where = usable_device(device)
 
-        def measure(family: Family) -> None:
-            if text is not None:
-                measured = evaluate_family(family, text, row_length, tokens, evaluate_routes, where)
-                save_measured(family, measured, text)
+        sample = None if text is None else Sample(text, tokens, row_length)
 
-        if text is not None:  # too short a text, too long a row show before the slow part
+        def measure(family: Family) -> None:
+            if sample is not None:
+                measured = evaluate_family(family, sample, device=where)
+                save_measured(family, measured, sample.text)
+
+        if sample is not None:  # too short a text, too long a row show before the slow part
             check_row_length(load_config(pair.teacher), row_length)
-            evaluation_rows(text, load_tokenizer(pair.teacher), row_length, tokens)
+            sample.rows(load_tokenizer(pair.teacher))
         print_sizes(import_pair(pair, out, name, measure))
         if text is None:
             typer.echo(f"not measured yet: boomerang evaluate {out} --text FILE --save")

@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
+from boomerang_core.cli import make_options as options
 from boomerang_core.cli.common import (
     FAMILIES,
     Device,
@@ -24,7 +25,7 @@ from boomerang_core.cli.common import (
     plain_errors,
     print_sizes,
 )
-from boomerang_core.cli.unused import STAGE, refuse_unused, typed
+from boomerang_core.cli.unused_options import STAGE, refuse_unused, typed_fields
 from boomerang_core.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -43,88 +44,35 @@ def presets() -> dict[str, Path]:
 @app.command()
 def make(
     context: typer.Context,
-    out: Annotated[Path, typer.Option(help="The family folder to write.")],
-    preset: Annotated[
-        str | None, typer.Option(help="A recipe by name: smollm2-135m, gpu, paper.")
-    ] = None,
-    recipe: Annotated[
-        Path | None, typer.Option(help="A recipe.json, like the one in a family folder.")
-    ] = None,
-    teacher: Annotated[
-        str | None, typer.Option(help="A folder, a GGUF file, a hub id, or package:NAME/FILE.gguf.")
-    ] = None,
-    name: Annotated[str | None, typer.Option(help="The family's name.")] = None,
-    layout: Annotated[
-        str | None,
-        typer.Option(
-            help="pairs, every-second-and-last, first-two-then-every-second, or JSON blocks."
-        ),
-    ] = None,
-    shared: Annotated[
-        str | None, typer.Option(help="One-layer blocks shared with the teacher, as 0,1,2,29.")
-    ] = None,
-    kept: Annotated[
-        str | None,
-        typer.Option(
-            help="The layer each block starts from: measured, sequential, first, or 0,2,4,…"
-        ),
-    ] = None,
-    kind: Annotated[str | None, typer.Option(help="full or lowrank.")] = None,
-    rank: Annotated[int | None, typer.Option(help="Rank of a lowrank student.")] = None,
-    own_embeddings: Annotated[
-        bool | None, typer.Option(help="A full student has its own embedding, final norm and head.")
-    ] = None,
-    start: Annotated[
-        str | None, typer.Option(help="Student to start from: blockwise, naive or random.")
-    ] = None,
-    ladder: Annotated[
-        str | None, typer.Option(help="last-to-first, first-to-last, or JSON steps.")
-    ] = None,
-    text: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Text, JSONL or parquet, hub:NAME?split=train, python-reference; may be repeated."
-        ),
-    ] = None,
-    text_tokens: Annotated[
-        int | None, typer.Option(help="Tokens of that text to use (default: enough for --tokens).")
-    ] = None,
-    chat_share: Annotated[
-        float | None,
-        typer.Option(help="Share of it that is chat (default: half, if there is any)."),
-    ] = None,
-    sample_tokens: Annotated[
-        int | None, typer.Option(help="Tokens of text that the teacher writes.")
-    ] = None,
-    sample_rows: Annotated[
-        int | None, typer.Option(help="Prompts that it continues at once (as memory allows).")
-    ] = None,
-    row_length: Annotated[int | None, typer.Option(help="Tokens per training row.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Gradient steps per block.")] = None,
-    block_tokens: Annotated[int | None, typer.Option(help="Tokens to train each block on.")] = None,
-    tokens: Annotated[
-        int | None, typer.Option(help="Tokens to distil the whole student on; 0 skips it.")
-    ] = None,
-    precision: Annotated[
-        str | None, typer.Option(help="Matrix products of that stage: fp32, bf16 or auto.")
-    ] = None,
-    eval_tokens: Annotated[int | None, typer.Option(help="Tokens to score each size on.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
-    eval_text: Annotated[
-        Path | None, typer.Option(help="Text to measure on (default: held-out documents).")
-    ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", help="Another field of recipe.json, as end_to_end.learning_rate=3e-4."
-        ),
-    ] = None,
-    work: Annotated[
-        Path | None, typer.Option(help="Where finished stages are kept (default: OUT.work).")
-    ] = None,
-    tensorboard: Annotated[
-        Path | None, typer.Option(help="Folder for the metrics of that stage, for TensorBoard.")
-    ] = None,
+    out: options.Out,
+    preset: options.Preset = None,
+    recipe: options.Recipe = None,
+    teacher: options.Teacher = None,
+    name: options.Name = None,
+    layout: options.Layout = None,
+    shared: options.Shared = None,
+    kept: options.Kept = None,
+    kind: options.Kind = None,
+    rank: options.Rank = None,
+    own_embeddings: options.OwnEmbeddings = None,
+    start: options.Start = None,
+    ladder: options.Ladder = None,
+    text: options.Text = None,
+    text_tokens: options.TextTokens = None,
+    chat_share: options.ChatShare = None,
+    sample_tokens: options.SampleTokens = None,
+    sample_rows: options.SampleRows = None,
+    row_length: options.RowLength = None,
+    steps: options.Steps = None,
+    block_tokens: options.BlockTokens = None,
+    tokens: options.Tokens = None,
+    precision: options.Precision = None,
+    eval_tokens: options.EvalTokens = None,
+    seed: options.Seed = None,
+    eval_text: options.EvalText = None,
+    set_: options.Set = None,
+    work: options.Work = None,
+    tensorboard: options.Tensorboard = None,
     device: Device = None,
     threads: Threads = None,
 ) -> None:
@@ -133,7 +81,7 @@ def make(
     with plain_errors():
         changes = [_settings(context), *map(assignment, set_ or [])]
         chosen = recipe_of(preset, recipe, out, changes)
-        refuse_unused(chosen, typed(given(context), set_ or []))
+        refuse_unused(chosen, typed_fields(given(context), set_ or []))
         limit_threads(threads)
         from accelerate import PartialState
 
@@ -151,13 +99,13 @@ def _settings(context: typer.Context) -> dict[str, Any]:
     """What the options set of a recipe: its fields go by the same names, but for two."""
     from boomerang_core.distill.recipe import Recipe
 
-    options = given(context)
-    settings = {name: options[name] for name in options if name in Recipe.__dataclass_fields__}
+    typed = given(context)
+    settings = {name: typed[name] for name in typed if name in Recipe.__dataclass_fields__}
     if "shared" in settings:
         settings["shared"] = layer_list(settings["shared"], "--shared")
     if settings.get("kept", "").strip()[:1].isdigit():
         settings["kept"] = layer_list(settings["kept"], "--kept")
-    stage = {name: options[name] for name in STAGE if name in options}
+    stage = {name: typed[name] for name in STAGE if name in typed}
     return {**settings, "end_to_end": stage}
 
 
@@ -184,7 +132,8 @@ def recipe_of(
     A family's recipe states how much text there was; where that followed from the rest, it goes on
     following.
     """
-    from boomerang_core.distill.recipe import Recipe, read_settings
+    from boomerang_core.distill.recipe import Recipe
+    from boomerang_core.distill.settings import read_settings
 
     if preset is not None and path is not None:
         raise SettingsError("give --preset or --recipe, not both")

@@ -24,13 +24,14 @@ from boomerang_core.cli.common import (
 )
 from boomerang_core.errors import SettingsError
 from boomerang_core.family import load_family
-from boomerang_core.provenance import provenance, save_json
+from boomerang_core.files import save_json
+from boomerang_core.provenance import provenance
 from boomerang_core.search import report
 from boomerang_core.search.ladders import ORDERS, PRESENT, SHORTEST, best_of, search_ladder
 
 if TYPE_CHECKING:
     from boomerang_core.search.measure import Oracle
-    from boomerang_core.search.session import Sample
+    from boomerang_core.text.evaluation import Sample
 
 search = typer.Typer(no_args_is_help=True)
 app.add_typer(search, name="search", help="Search for better ladders and layouts.")
@@ -78,7 +79,8 @@ def ladder(
         limit_threads(threads)
         from boomerang_core.own_teacher import require_own_teacher
         from boomerang_core.search.save import save_ladder
-        from boomerang_core.search.session import LadderSession, Sample
+        from boomerang_core.search.session import LadderSession
+        from boomerang_core.text.evaluation import Sample
 
         if save:
             require_own_teacher(loaded)
@@ -128,7 +130,8 @@ def layout(
         limit_threads(threads)
         from boomerang_core.checkpoint import parse_teacher
         from boomerang_core.search.layouts import LayoutChoice
-        from boomerang_core.search.session import LayoutSession, Sample
+        from boomerang_core.search.session import LayoutSession
+        from boomerang_core.text.evaluation import Sample
 
         choice = LayoutChoice(layers, max_block, by, threshold)
         sample = Sample(text, tokens, row_length)

@@ -20,14 +20,14 @@ from tqdm import tqdm, trange
 
 from boomerang_core.blocks import Block, BlockMap
 from boomerang_core.distill.closed_form import fit_down_map
-from boomerang_core.distill.lowrank import add_delta, dense_weights
 from boomerang_core.distill.objective import relative_error
 from boomerang_core.distill.recipe import Recipe
-from boomerang_core.distill.rows import Rows
 from boomerang_core.distill.sinks import attention_sinks, token_weights
-from boomerang_core.distill.stream import LayerRunner, batches
-from boomerang_core.provenance import save_tensors
+from boomerang_core.files import save_tensors
+from boomerang_core.layer_runner import LayerRunner, batches
+from boomerang_core.lowrank import add_delta, dense_weights
 from boomerang_core.route import StudentKind
+from boomerang_core.text.rows import Rows
 
 Parameters = dict[str, torch.Tensor]
 SINKS_EVERY = 4

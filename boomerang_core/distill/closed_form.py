@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from boomerang_core.distill.lowrank import reduce_rank
 from boomerang_core.errors import SettingsError
+from boomerang_core.lowrank import reduce_rank
 
 Layer = Callable[[torch.Tensor], torch.Tensor]
 

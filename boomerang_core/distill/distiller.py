@@ -13,9 +13,9 @@ from torch import nn
 from boomerang_core.assemble import assemble
 from boomerang_core.distill.objective import HeadInput, HeadTerms, Objective, distance
 from boomerang_core.distill.sharding import layer_units, parameter_owners
-from boomerang_core.distill.stream import LayerRunner
-from boomerang_core.evaluate.perplexity import lanes
+from boomerang_core.layer_runner import LayerRunner
 from boomerang_core.route import FamilyDesign, LayerRef, Owner, Route, build_route
+from boomerang_core.route_runner import RouteRunner
 from boomerang_core.student import Student
 
 HEAD_TERMS = ("cross_entropy", "kl")
@@ -51,7 +51,7 @@ class Distiller(nn.Module):
         self.objective = objective
         self._terms = HeadTerms(objective, compiled)
         self._runners = {Owner.TEACHER: runner, Owner.STUDENT: own}
-        self._lanes = lanes(runner, own, design.block_map)
+        self._routed = RouteRunner(runner, own, design.block_map)
         self._blocks = design.block_map
         self._routes = [build_route(design, size) for size in range(design.ladder.num_sizes)]
 
@@ -96,20 +96,20 @@ class Distiller(nn.Module):
     @torch.no_grad()
     def _teacher(self, ids_BL: torch.Tensor) -> tuple[States, torch.Tensor]:
         """The teacher's states, and the last one."""
-        hidden_BLD = self._lanes.embed(Owner.TEACHER, ids_BL)
+        hidden_BLD = self._routed.embed(Owner.TEACHER, ids_BL)
         states = {EMBEDDING: hidden_BLD}
         for index, block in enumerate(self._blocks):
             for layer in block.layers:
-                hidden_BLD = self._lanes.step(LayerRef(Owner.TEACHER, layer), hidden_BLD)
+                hidden_BLD = self._routed.step(LayerRef(Owner.TEACHER, layer), hidden_BLD)
             states[index] = hidden_BLD
         return states, hidden_BLD
 
     def _model(self, route: Route, ids_BL: torch.Tensor) -> tuple[States, torch.Tensor]:
         """The states that the student makes on a route, and the last one."""
-        hidden_BLD = self._lanes.embed(route.embedding, ids_BL)
+        hidden_BLD = self._routed.embed(route.embedding, ids_BL)
         states = {EMBEDDING: hidden_BLD} if route.embedding is Owner.STUDENT else {}
         for ref in route.layers:
-            hidden_BLD = self._lanes.step(ref, hidden_BLD)
+            hidden_BLD = self._routed.step(ref, hidden_BLD)
             if ref.owner is Owner.STUDENT:
                 states[ref.index] = hidden_BLD
         return states, hidden_BLD

@@ -29,15 +29,15 @@ from boomerang_core.distill.metrics import (
     Metrics,
     Progress,
     require_tensorboard,
-    skipped,
+    tell_skipped,
 )
 from boomerang_core.distill.processes import Trainers, agreed, digest
 from boomerang_core.distill.schedule import EndToEnd, Schedule
 from boomerang_core.distill.sharding import make_whole, whole
 from boomerang_core.distill.state import STATE, RunState
 from boomerang_core.distill.stopping import Stop, stop_signals
-from boomerang_core.distill.stream import batches
 from boomerang_core.errors import SettingsError, StoppedError, TrainingError, WriteError
+from boomerang_core.layer_runner import batches
 from boomerang_core.route import FamilyDesign
 from boomerang_core.student import Student
 
@@ -218,7 +218,7 @@ class Trainer:
         """Say that a step is skipped.  Raises TrainingError where there were too many on end."""
         if self._bad < BAD_STEPS:
             if self._processes.main:
-                skipped(step)
+                tell_skipped(step)
             return
         raise TrainingError(
             f"the loss or the gradient of steps {step + 1 - self._bad} to {step} is not a number: "

@@ -15,10 +15,11 @@ from pathlib import Path
 import torch
 
 from boomerang_core.blocks import BlockMap
-from boomerang_core.distill.stream import LayerRunner
-from boomerang_core.evaluate.perplexity import evaluate_routes, lanes
-from boomerang_core.provenance import save_json
+from boomerang_core.evaluate.quality import evaluate_routes
+from boomerang_core.files import save_json
+from boomerang_core.layer_runner import LayerRunner
 from boomerang_core.route import teacher_route
+from boomerang_core.route_runner import RouteRunner
 
 
 def kept_layers(
@@ -74,5 +75,5 @@ def _kl(
     """KL to the teacher of the models of those teacher layers."""
     routes = [teacher_route(layers) for layers in candidates]
     whole = teacher_route(range(len(runner.layers)))
-    found = evaluate_routes(lanes(runner, None, plain), whole, routes, ids_RL, "kept layers")
+    found = evaluate_routes(RouteRunner(runner, None, plain), whole, routes, ids_RL, "kept layers")
     return [quality.kl for quality in found]

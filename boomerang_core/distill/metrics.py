@@ -7,15 +7,14 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from boomerang_core.errors import SettingsError, WriteError
-from boomerang_core.provenance import write_text
+from boomerang_core.errors import SettingsError
+from boomerang_core.files import write_text, writing
 
 METRICS = "metrics.jsonl"
 _SHOWN = {"cross_entropy": "CE", "kl": "KL", "alignment": "alignment"}
@@ -27,7 +26,7 @@ def require_tensorboard() -> None:
         raise SettingsError("TensorBoard files need a package: pip install tensorboard")
 
 
-def skipped(step: int) -> None:
+def tell_skipped(step: int) -> None:
     """Say that a step was not taken, above the bar."""
     tqdm.write(f"step {step} skipped: its loss or gradient is not a number", file=sys.stderr)
 
@@ -75,7 +74,7 @@ class Metrics:
         Raises WriteError.
         """
         self._path, self._tensorboard = path, tensorboard
-        with _writing(path):
+        with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         self._keep_before(step)
         self._board = None if tensorboard is None else _board(tensorboard, step)
@@ -98,10 +97,10 @@ class Metrics:
         self._last = now, tokens
         speed = round((tokens - before) / max(now - then, 1e-9))
         numbers = {"tokens": tokens, **values, "tokens_per_second": speed}
-        with _writing(self._path), self._path.open("a", encoding="utf-8") as file:
+        with writing(self._path), self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **numbers}) + "\n")
         if self._board is not None:
-            with _writing(self._tensorboard):
+            with writing(self._tensorboard):
                 for name, value in numbers.items():
                     self._board.add_scalar(name, value, step)
                 self._board.flush()  # a kill must not lose what metrics.jsonl has
@@ -116,16 +115,8 @@ def _board(folder: Path, step: int) -> Any:
     require_tensorboard()
     from torch.utils.tensorboard import SummaryWriter
 
-    with _writing(folder):
+    with writing(folder):
         return SummaryWriter(str(folder), purge_step=step)
-
-
-@contextmanager
-def _writing(path: Path | None) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise WriteError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 class Progress:

@@ -17,7 +17,7 @@ import torch
 from boomerang_core.architectures import model_shape
 from boomerang_core.blocks import BlockMap
 from boomerang_core.checkpoint import (
-    load_teacher,
+    frozen_teacher,
     load_tokenizer,
     parse_teacher,
     pinned,
@@ -33,21 +33,21 @@ from boomerang_core.distill.prepared import prepared_rows
 from boomerang_core.distill.processes import Turns
 from boomerang_core.distill.recipe import Recipe
 from boomerang_core.distill.result import Result, write_result
-from boomerang_core.distill.rows import Rows
-from boomerang_core.distill.sources import pin_sources, shown, source_versions
 from boomerang_core.distill.start import starting_student
-from boomerang_core.distill.stream import LayerRunner
 from boomerang_core.distill.written import written_share
 from boomerang_core.errors import SettingsError
 from boomerang_core.evaluate.ladder import evaluate_design
-from boomerang_core.evaluate.perplexity import evaluation_rows, scoring_rows
 from boomerang_core.evaluate.record import evaluation_note
 from boomerang_core.family import Family, TeacherRef, build_rows, load_family
+from boomerang_core.files import make_folder
 from boomerang_core.folders import held_folder
+from boomerang_core.layer_runner import LayerRunner
 from boomerang_core.own_teacher import VERSION, version_of
-from boomerang_core.provenance import make_folder
 from boomerang_core.route import FamilyDesign, StudentKind
 from boomerang_core.student import Student
+from boomerang_core.text.evaluation import Sample, scoring_rows
+from boomerang_core.text.rows import Rows
+from boomerang_core.text.sources import pin_sources, shown, source_versions
 
 
 @dataclass(frozen=True)
@@ -232,7 +232,7 @@ def _load(recipe: Recipe, device: torch.device) -> _Teacher:
     folder = teacher_folder(ref)
     if device.type == "cuda":
         require_memory(device, 4 * stored_params(folder), "the teacher in float32")
-    model = load_teacher(folder, torch.float32).to(device).eval().requires_grad_(False)
+    model = frozen_teacher(folder, torch.float32, device)
     return _Teacher(
         pinned(ref, folder),
         version_of(ref, folder),
@@ -259,7 +259,7 @@ def _blocks(recipe: Recipe, runner: LayerRunner, rows: Rows, stage: Path) -> Blo
 
 
 def _evaluation_text(recipe: Recipe, teacher: _Teacher, text: Path) -> torch.Tensor:
-    return evaluation_rows(text, teacher.tokenizer, recipe.row_length, recipe.eval_tokens)
+    return Sample(text, recipe.eval_tokens, recipe.row_length).rows(teacher.tokenizer)
 
 
 def _heldout_text(recipe: Recipe, rows: Rows) -> torch.Tensor:

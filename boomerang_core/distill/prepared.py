@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from boomerang_core.distill.data import load_documents, read_text, save_documents
 from boomerang_core.distill.recipe import Recipe
-from boomerang_core.distill.rows import Rows, Sides, begin_token, split, with_samples
 from boomerang_core.distill.written import told_of_written, written_documents
+from boomerang_core.text.documents import load_documents, read_text, save_documents
+from boomerang_core.text.rows import Rows, Sides, begin_token, split, with_samples
 
 
 def prepared_rows(

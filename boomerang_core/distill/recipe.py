@@ -11,14 +11,21 @@ from pathlib import Path
 from typing import Any, Self
 
 from boomerang_core.blocks import BlockMap
-from boomerang_core.distill.choices import CHOICES, LISTS, check_choice, choose, integers, listed
-from boomerang_core.distill.choices import parse_ladder as parse_ladder
-from boomerang_core.distill.choices import parse_layout as parse_layout
+from boomerang_core.choices import (
+    CHOICES,
+    LISTS,
+    check_choice,
+    choose,
+    integers,
+    listed,
+    parse_ladder,
+    parse_layout,
+)
 from boomerang_core.distill.objective import Objective
 from boomerang_core.distill.schedule import EndToEnd
-from boomerang_core.distill.settings import as_object, build
-from boomerang_core.distill.settings import read_settings as read_settings
+from boomerang_core.distill.settings import as_object, build, read_settings
 from boomerang_core.errors import SettingsError
+from boomerang_core.footprint import FOOTPRINT_TOKENS
 from boomerang_core.ladder import Ladder
 from boomerang_core.route import StudentKind
 from boomerang_core.sizes import FAMILY_NAME, is_family_name
@@ -96,7 +103,7 @@ class Recipe:
     sinks: float = 0.2
     end_to_end: EndToEnd = field(default_factory=EndToEnd)
     seed: int = 0
-    footprint_tokens: int = 2048
+    footprint_tokens: int = FOOTPRINT_TOKENS
     eval_tokens: int = 8192
 
     def __post_init__(self) -> None:

@@ -8,19 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from boomerang_core.architectures import model_shape
-from boomerang_core.contents import INDEX, listed_in
+from boomerang_core.contents import INDEX, RECIPE, REPORT, STUDENT, TRAINING, listed_in
 from boomerang_core.distill.blockwise import Fit
 from boomerang_core.distill.recipe import Recipe
 from boomerang_core.evaluate.ladder import Measured
 from boomerang_core.evaluate.record import measured_rows, write_reports
 from boomerang_core.family import Family, TeacherRef
-from boomerang_core.provenance import copy_file, provenance, save_json
+from boomerang_core.files import copy_file, save_json
+from boomerang_core.provenance import provenance
 from boomerang_core.route import FamilyDesign
 from boomerang_core.saving import saved
 from boomerang_core.student import Student, save_student
-
-RECIPE = "recipe.json"
-CURVE = "report/training.jsonl"
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,12 +57,12 @@ def write_result(result: Result, out: Path) -> Family:
         root=out,
     )
     with saved(family, without=listed_in(out / INDEX)) as folder:
-        save_student(result.student, folder / "student")
+        save_student(result.student, folder / STUDENT)
         save_json(recipe.to_json(), folder / RECIPE)
-        write_reports(folder / "report", design, measured)
-        _write_errors(folder / "report", design, result.fits)
+        write_reports(folder / REPORT, design, measured)
+        _write_errors(folder / REPORT, design, result.fits)
         if result.curve.exists():
-            copy_file(result.curve, folder / CURVE)
+            copy_file(result.curve, folder / REPORT / TRAINING)
     return family
 
 

@@ -18,7 +18,8 @@ import torch
 from tqdm import tqdm
 from transformers import GenerationConfig
 
-from boomerang_core.distill.data import (
+from boomerang_core.files import write_atomically
+from boomerang_core.text.documents import (
     Drawn,
     decode,
     has_chat_template,
@@ -26,8 +27,7 @@ from boomerang_core.distill.data import (
     raw,
     save_documents,
 )
-from boomerang_core.distill.rows import Sides, begin_token
-from boomerang_core.provenance import write_atomically
+from boomerang_core.text.rows import Sides, begin_token
 
 # Beginnings of prose. An instruction-tuned teacher continues them as documents, which a bare
 # begin-of-sequence token alone seldom makes it do.

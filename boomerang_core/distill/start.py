@@ -11,10 +11,10 @@ import torch
 
 from boomerang_core.distill.blockwise import Fit, Parameters, distill_blocks
 from boomerang_core.distill.recipe import Recipe
-from boomerang_core.distill.rows import Rows
-from boomerang_core.distill.stream import LayerRunner
+from boomerang_core.layer_runner import LayerRunner
 from boomerang_core.route import FamilyDesign
 from boomerang_core.student import Student, initial_student, random_student
+from boomerang_core.text.rows import Rows
 
 
 def starting_student(

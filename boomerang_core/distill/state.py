@@ -20,7 +20,7 @@ from torch import nn
 
 from boomerang_core.distill.sharding import sharded_like, whole
 from boomerang_core.errors import CheckpointError
-from boomerang_core.provenance import save_tensors
+from boomerang_core.files import save_tensors
 
 STATE = "state.safetensors"
 Moments = dict[str, torch.Tensor]

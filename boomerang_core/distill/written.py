@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from boomerang_core.distill.data import Text, has_chat_template
 from boomerang_core.distill.recipe import Recipe
-from boomerang_core.distill.rows import Sides
 from boomerang_core.distill.sampling import sample_documents, sided_prompts
+from boomerang_core.text.documents import Text, has_chat_template
+from boomerang_core.text.rows import Sides
 
 
 def written_documents(

@@ -7,8 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from boomerang_core.evaluate.finished import read_finished, write_finished
 from boomerang_core.evaluate.items import Item
+from boomerang_core.finished import read_finished, write_finished
 
 
 def read_answers(path: Path, settings: Mapping[str, Any]) -> list[Item] | None:

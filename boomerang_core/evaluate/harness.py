@@ -28,18 +28,19 @@ from lm_eval.models.openai_completions import LocalCompletionsAPI
 from lm_eval.tasks import TaskManager
 
 from boomerang_core.assemble import assemble
-from boomerang_core.checkpoint import load_teacher, load_tokenizer, teacher_folder
+from boomerang_core.checkpoint import frozen_teacher, load_tokenizer, teacher_folder
 from boomerang_core.errors import DataError, SettingsError, first_line
 from boomerang_core.evaluate import local_tasks
 from boomerang_core.evaluate.items import Item
 from boomerang_core.evaluate.served import longest_text
+from boomerang_core.evaluate.tasks import GROUPS
 from boomerang_core.family import Family
 from boomerang_core.route import build_route
 from boomerang_core.sizes import SizeRow
 from boomerang_core.student import load_student
+from boomerang_core.text.rows import begin_token
 
 VERSION = str(lm_eval.__version__)
-LOCAL = ("local_gsm8k", "local_hellaswag", "local_truthfulqa_mc1")
 SEED = 1234  # lm-eval's own, for the choice of examples
 
 logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of what is meant here
@@ -69,7 +70,7 @@ def load_tasks(names: Sequence[str], few_shot: int | None) -> dict[str, list[Lea
     Raises `SettingsError` for an unknown name and for a task that needs another package or runs
     generated code, `DataError` where its data cannot be had.
     """
-    offline = all(name in LOCAL or _is_file(name) for name in names)
+    offline = all(name in GROUPS["local"] or _is_file(name) for name in names)
     folder = str(Path(local_tasks.__file__).parent)
     manager = TaskManager(include_path=folder, include_defaults=not offline)  # all take seconds
     for name in names:
@@ -213,7 +214,7 @@ class Assembled(Models):
     ) -> None:
         super().__init__(family)
         self._batch_size = batch_size
-        self._teacher = load_teacher(family, dtype).to(device).requires_grad_(False)
+        self._teacher = frozen_teacher(family, dtype, device)
         self._student = load_student(family.student_dir).to(next(self._teacher.parameters()))
 
     def of(self, row: SizeRow) -> Any:
@@ -244,7 +245,7 @@ class Served(Models):
             base_url=f"{self._url}/v1/completions",
             tokenizer=str(teacher_folder(self.family)),
             tokenizer_backend="huggingface",
-            add_bos_token=self._begins_texts(),
+            add_bos_token=begin_token(self.tokenizer) is not None,
             num_concurrent=self._concurrent,
             max_length=self._max_length,
         )
@@ -256,8 +257,3 @@ class Served(Models):
             yield
         except (requests.RequestException, aiohttp.ClientError, TimeoutError) as error:
             raise SettingsError(f"the server at {self._url} failed: {error}") from error
-
-    def _begins_texts(self) -> bool:
-        """Whether the tokenizer puts a token before every text, as it does in transformers."""
-        bos = self.tokenizer.bos_token_id
-        return bos is not None and self.tokenizer("a")["input_ids"][:1] == [bos]

@@ -4,27 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from boomerang_core.assemble import assemble
-from boomerang_core.checkpoint import load_teacher, load_tokenizer
-from boomerang_core.distill.stream import LayerRunner
-from boomerang_core.evaluate.perplexity import (
-    Lanes,
-    evaluate_routes,
-    evaluation_rows,
-    lanes,
-    naive_route,
-)
+from boomerang_core.checkpoint import frozen_teacher, load_tokenizer
+from boomerang_core.evaluate.quality import evaluate_routes
 from boomerang_core.family import Family
-from boomerang_core.route import FamilyDesign, Route, build_route
+from boomerang_core.route import FamilyDesign, Route, ladder_routes, naive_route
+from boomerang_core.route_runner import RouteRunner
 from boomerang_core.sizes import Quality
 from boomerang_core.student import Student, load_student
+from boomerang_core.text.evaluation import Sample
 
-Measure = Callable[[Lanes, Route, Sequence[Route], torch.Tensor, str], list[Quality]]
+Measure = Callable[[RouteRunner, Route, Sequence[Route], torch.Tensor, str], list[Quality]]
 """What `evaluate_routes` does; `parts.Parts` does the same and can be stopped."""
 
 
@@ -47,40 +40,25 @@ def evaluate_design(
 
     Naive pruning runs the same routes with the layers as they were before distillation.
     """
-    both = design_lanes(model, student, design, ids_RL.shape[1])
+    runner = RouteRunner.of(model, student, design, ids_RL.shape[1])
     routes = ladder_routes(design)
     naive = [naive_route(route, design.block_map) for route in routes]
     whole = naive[-1]
     return Measured(
-        measure(both, whole, routes, ids_RL, "sizes"),
-        measure(both, whole, naive, ids_RL, "naive pruning"),
+        measure(runner, whole, routes, ids_RL, "sizes"),
+        measure(runner, whole, naive, ids_RL, "naive pruning"),
     )
-
-
-def design_lanes(model: Any, student: Student, design: FamilyDesign, row_length: int) -> Lanes:
-    """Lanes that run every route of a design."""
-    smallest = assemble(model, student, build_route(design, 0))
-    return lanes(
-        LayerRunner(model, row_length), LayerRunner(smallest, row_length), design.block_map
-    )
-
-
-def ladder_routes(design: FamilyDesign) -> list[Route]:
-    """The route of every size, smallest first."""
-    return [build_route(design, size) for size in range(design.ladder.num_sizes)]
 
 
 def evaluate_family(
     family: Family,
-    text: Path,
-    row_length: int,
-    tokens: int,
+    sample: Sample,
     measure: Measure = evaluate_routes,
     device: torch.device | None = None,
 ) -> Measured:
-    """Measure a family on a file of text, in float32.  Raises CheckpointError, DataError."""
-    ids_RL = evaluation_rows(text, load_tokenizer(family), row_length, tokens)
-    model = load_teacher(family, torch.float32).to(device).requires_grad_(False)
+    """Measure a family on a text, in float32.  Raises CheckpointError, DataError."""
+    ids_RL = sample.rows(load_tokenizer(family))
+    model = frozen_teacher(family, torch.float32, device)
     student = load_student(family.student_dir)
     return evaluate_design(model, student, family.design, ids_RL, measure)
 

@@ -15,13 +15,16 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from boomerang_core.contents import sha256_of
 from boomerang_core.errors import DataError
-from boomerang_core.evaluate.finished import read_finished, write_finished
-from boomerang_core.evaluate.perplexity import Lanes, evaluate_routes
-from boomerang_core.family import Family, sha256_of
+from boomerang_core.evaluate.quality import evaluate_routes
+from boomerang_core.family import Family
+from boomerang_core.finished import read_finished, write_finished
 from boomerang_core.own_teacher import measured_source
 from boomerang_core.route import Route
+from boomerang_core.route_runner import RouteRunner
 from boomerang_core.sizes import Quality
+from boomerang_core.text.evaluation import Sample
 
 _SECONDS = 10.0  # between saves
 
@@ -37,7 +40,7 @@ class Parts:
 
     def __call__(
         self,
-        lanes: Lanes,
+        runner: RouteRunner,
         teacher_route: Route,
         routes: Sequence[Route],
         ids_RL: torch.Tensor,
@@ -52,7 +55,7 @@ class Parts:
                 if row < len(done):
                     continue
                 ids_1L = ids_RL[row : row + 1]
-                measured = evaluate_routes(lanes, teacher_route, routes, ids_1L, None)
+                measured = evaluate_routes(runner, teacher_route, routes, ids_1L, None)
                 done.append([list(astuple(quality)) for quality in measured])
                 if time.monotonic() - saved > _SECONDS:
                     write_finished(path, self._settings, done)
@@ -73,14 +76,13 @@ def joined(parts: Sequence[Quality]) -> Quality:
     )
 
 
-def text_parts(family: Family, text: Path, row_length: int, tokens: int, folder: Path) -> Parts:
+def text_parts(family: Family, sample: Sample, folder: Path) -> Parts:
     """Parts of a family's evaluation on a text, kept in the folder.
 
     Raises `DataError`, and `CheckpointError` where there is no teacher.
     """
     try:
-        digest = sha256_of(text)
+        digest = sha256_of(sample.text)
     except OSError as error:
-        raise DataError(f"cannot read evaluation text from {text}: {error}") from error
-    measured = {"text": digest, "row_length": row_length, "tokens": tokens}
-    return Parts(folder, {**measured_source(family), **measured})
+        raise DataError(f"cannot read evaluation text from {sample.text}: {error}") from error
+    return Parts(folder, {**measured_source(family), "text": digest, **sample.settings})

@@ -14,11 +14,11 @@ import torch
 from boomerang_core.architectures import architecture_of
 from boomerang_core.assemble import assemble
 from boomerang_core.blocks import BlockMap
-from boomerang_core.distill.stream import LayerRunner
-from boomerang_core.evaluate.ladder import ladder_routes
-from boomerang_core.evaluate.perplexity import evaluate_routes, lanes
+from boomerang_core.evaluate.quality import evaluate_routes
 from boomerang_core.family import Family
-from boomerang_core.route import Route, StudentKind, teacher_route
+from boomerang_core.layer_runner import LayerRunner
+from boomerang_core.route import Route, StudentKind, ladder_routes, teacher_route
+from boomerang_core.route_runner import RouteRunner
 from boomerang_core.sizes import Quality
 from boomerang_core.student import Student, load_student
 
@@ -93,7 +93,7 @@ def _measure_section(
     own = LayerRunner(assemble(model, student, smallest), length)
     told = label if others else f"{label}, {len(smallest.layers)} layers"
     return evaluate_routes(
-        lanes(teacher, own, student.block_map),
+        RouteRunner(teacher, own, student.block_map),
         teacher_route(range(len(teacher.layers))),
         section.routes,
         ids_RL,

@@ -7,14 +7,16 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from boomerang_core.distill.sources import is_markup, is_plain
+from boomerang_core.contents import NAIVE, REPORT, sha256_of
 from boomerang_core.evaluate.ladder import Measured, pareto
-from boomerang_core.family import Family, build_rows, sha256_of
+from boomerang_core.family import Family, build_rows
+from boomerang_core.files import save_json
 from boomerang_core.footprint import ModelShape
-from boomerang_core.provenance import provenance, save_json
-from boomerang_core.route import FamilyDesign, build_route
+from boomerang_core.provenance import provenance
+from boomerang_core.route import FamilyDesign, ladder_routes
 from boomerang_core.saving import saved
 from boomerang_core.sizes import Quality, SizeRow
+from boomerang_core.text.sources import is_markup, is_plain
 
 
 def save_measured(
@@ -26,9 +28,9 @@ def save_measured(
     """
     renewed = remeasured(family, measured, text)
     with saved(renewed) as folder:
-        write_reports(folder / "report", family.design, measured)
+        write_reports(folder / REPORT, family.design, measured)
         for name, record in (more or {}).items():
-            save_json(record, folder / "report" / name)
+            save_json(record, folder / REPORT / name)
     return renewed
 
 
@@ -37,8 +39,7 @@ def remeasured(family: Family, measured: Measured, text: Path) -> Family:
 
     How the student was made stays in the provenance; how it was measured is replaced.
     """
-    seed = int(family.provenance.get("seed", 0))
-    note = provenance(seed, **evaluation_note(measured, text))
+    note = provenance(family.seed, **evaluation_note(measured, text))
     return replace(
         family,
         rows=measured_rows(family.design, family.shape, measured),
@@ -52,7 +53,7 @@ def save_report(family: Family, name: str, record: Any) -> None:
     Raises `WriteError`; the family is then as it was.
     """
     with saved(family) as folder:
-        save_json(record, folder / "report" / name)
+        save_json(record, folder / REPORT / name)
 
 
 def measured_rows(
@@ -89,13 +90,13 @@ def _reading(text: Path) -> str:
 
 def write_reports(folder: Path, design: FamilyDesign, measured: Measured) -> None:
     """`sizes.json` and `naive.json`: one row a size, on the same rows of text."""
-    layers = [len(build_route(design, size).layers) for size in range(design.ladder.num_sizes)]
-    for name, qualities in (("sizes", measured.family), ("naive", measured.naive)):
+    layers = [len(route.layers) for route in ladder_routes(design)]
+    for name, qualities in (("sizes.json", measured.family), (NAIVE, measured.naive)):
         rows = [
             {"layers": count, **asdict(rounded(quality))}
             for count, quality in zip(layers, qualities, strict=True)
         ]
-        save_json(rows, folder / f"{name}.json")
+        save_json(rows, folder / name)
 
 
 def rounded(quality: Quality) -> Quality:

@@ -19,21 +19,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from boomerang_core.checkpoint import load_teacher, load_tokenizer
-from boomerang_core.distill.stream import batches
-from boomerang_core.evaluate.comparison import family_source
-from boomerang_core.evaluate.ladder import design_lanes, ladder_routes
-from boomerang_core.evaluate.perplexity import Lanes, Prefix, evaluation_rows
-from boomerang_core.family import Family
+from boomerang_core.checkpoint import frozen_teacher, load_tokenizer
+from boomerang_core.family import Family, family_source
+from boomerang_core.layer_runner import batches
 from boomerang_core.provenance import provenance
-from boomerang_core.route import FamilyDesign
+from boomerang_core.route import FamilyDesign, ladder_routes
+from boomerang_core.route_runner import Prefix, RouteRunner
 from boomerang_core.student import load_student
+from boomerang_core.text.evaluation import Sample
 
 _DIGITS = 4
 
@@ -49,7 +47,7 @@ class Cosines:
 
 @torch.inference_mode()
 def measure_similarity(
-    lanes: Lanes, design: FamilyDesign, ids_RL: torch.Tensor, label: str | None
+    runner: RouteRunner, design: FamilyDesign, ids_RL: torch.Tensor, label: str | None
 ) -> Cosines:
     """Compare every size of a ladder with the teacher on rows of tokens.
 
@@ -62,7 +60,7 @@ def measure_similarity(
     student = [[0.0] * design.block_map.num_teacher_layers for _ in teacher_ends]
     rows = tqdm(list(batches(len(ids_RL), 1)), desc=label, unit="row", disable=label is None)
     for part in rows:
-        prefix = Prefix(lanes, ids_RL[part])
+        prefix = Prefix(runner, ids_RL[part])
         teacher = prefix.states(routes[-1])
         for size, route in enumerate(routes):
             states = prefix.states(route)
@@ -76,15 +74,14 @@ def measure_similarity(
 
 
 def similarity_record(
-    family: Family, text: Path, row_length: int, tokens: int, device: torch.device | None = None
+    family: Family, sample: Sample, device: torch.device | None = None
 ) -> dict[str, Any]:
     """What `similarity.json` holds, measured on a text.  Raises `CheckpointError`, `DataError`."""
-    ids_RL = evaluation_rows(text, load_tokenizer(family), row_length, tokens)
-    model = load_teacher(family, torch.float32).to(device).requires_grad_(False)
+    ids_RL = sample.rows(load_tokenizer(family))
+    model = frozen_teacher(family, torch.float32, device)
     student = load_student(family.student_dir)
-    lanes = design_lanes(model, student, family.design, row_length)
-    cosines = measure_similarity(lanes, family.design, ids_RL, "cosine")
-    seed = int(family.provenance.get("seed", 0))
+    runner = RouteRunner.of(model, student, family.design, sample.row_length)
+    cosines = measure_similarity(runner, family.design, ids_RL, "cosine")
     return {
         "source": family_source(family),
         "sizes": [row.id for row in family.rows],
@@ -92,7 +89,7 @@ def similarity_record(
         "cosine": cosines.sizes,
         "student": cosines.student,
         "n": cosines.n,
-        "provenance": provenance(seed, text=text.name),
+        "provenance": provenance(family.seed, text=sample.text.name),
     }
 
 

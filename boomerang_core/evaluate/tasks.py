@@ -29,14 +29,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from boomerang_core.contents import TASKS
 from boomerang_core.errors import SettingsError
 from boomerang_core.evaluate.answers import read_answers, write_answers
-from boomerang_core.evaluate.comparison import family_source
-from boomerang_core.evaluate.extras import TASKS
 from boomerang_core.evaluate.items import Item, TaskRow, task_row
-from boomerang_core.family import Family
+from boomerang_core.family import Family, family_source
+from boomerang_core.files import save_json
 from boomerang_core.own_teacher import measured_source
-from boomerang_core.provenance import provenance, save_json
+from boomerang_core.provenance import provenance
 from boomerang_core.sizes import SizeRow
 
 if TYPE_CHECKING:
@@ -212,12 +212,11 @@ def _record(
     family: Family, settings: TaskSettings, version: str, rows: Sequence[TaskRow]
 ) -> dict[str, Any]:
     """What `tasks.json` holds; how the machine is called does not belong there."""
-    seed = int(family.provenance.get("seed", 0))
     return {
         "format": FORMAT,
         "family": family.name,
         "source": family_source(family),
         "settings": settings.told(version),
-        "provenance": provenance(seed),
+        "provenance": provenance(family.seed),
         "rows": [asdict(row) for row in rows],
     }

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 
 from boomerang_core.blocks import Block, BlockMap
-from boomerang_core.distill.stream import LayerRunner
 from boomerang_core.errors import SettingsError
+from boomerang_core.layer_runner import LayerRunner
 from boomerang_core.route import Route, teacher_route
 from boomerang_core.search.measure import Oracle, similarities
 from boomerang_core.search.partition import candidates, cheapest_layout

@@ -18,11 +18,12 @@ from torch import nn
 from tqdm import tqdm
 
 from boomerang_core.blocks import Block
-from boomerang_core.distill.stream import LayerRunner, batches
 from boomerang_core.errors import CheckpointError, DataError
-from boomerang_core.evaluate.perplexity import Lanes, evaluate_routes
-from boomerang_core.provenance import save_json
+from boomerang_core.evaluate.quality import evaluate_routes
+from boomerang_core.files import save_json
+from boomerang_core.layer_runner import LayerRunner, batches
 from boomerang_core.route import Owner, Route
+from boomerang_core.route_runner import RouteRunner
 
 _TOGETHER = 32  # routes in one pass over the text: shared beginnings within, a save after
 _SECONDS = 10.0  # between saves of what was measured
@@ -35,8 +36,10 @@ class Oracle:
     be of the same models and rows: name it by `content_key`.
     """
 
-    def __init__(self, lanes: Lanes, teacher: Route, ids_RL: torch.Tensor, path: Path) -> None:
-        self._lanes, self._teacher, self._ids_RL, self.path = lanes, teacher, ids_RL, path
+    def __init__(
+        self, runner: RouteRunner, teacher: Route, ids_RL: torch.Tensor, path: Path
+    ) -> None:
+        self._runner, self._teacher, self._ids_RL, self.path = runner, teacher, ids_RL, path
         self._known = _read(path)
         self._before = frozenset(self._known)
         self._asked: set[str] = set()
@@ -74,7 +77,7 @@ class Oracle:
                     saved = time.monotonic()
 
     def _measure_together(self, routes: Sequence[Route]) -> None:
-        qualities = evaluate_routes(self._lanes, self._teacher, routes, self._ids_RL, None)
+        qualities = evaluate_routes(self._runner, self._teacher, routes, self._ids_RL, None)
         for route, quality in zip(routes, qualities, strict=True):
             if not math.isfinite(quality.kl):
                 raise CheckpointError(f"the model {spell(route)} has a KL of {quality.kl}")

@@ -7,19 +7,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from boomerang_core.distill.recipe import read_settings
-from boomerang_core.distill.result import RECIPE
-from boomerang_core.evaluate.extras import SIMILARITY, TASKS
+from boomerang_core.contents import RECIPE, REPORT, SIMILARITY, TASKS
+from boomerang_core.distill.settings import read_settings
 from boomerang_core.evaluate.ladder import Measured
 from boomerang_core.evaluate.record import measured_rows, remeasured, write_reports
 from boomerang_core.family import Family
+from boomerang_core.files import save_json
 from boomerang_core.ladder import Ladder
-from boomerang_core.provenance import provenance, save_json
+from boomerang_core.provenance import provenance
 from boomerang_core.saving import saved
-from boomerang_core.search.session import Sample
 from boomerang_core.sizes import SizeRow
+from boomerang_core.text.evaluation import Sample
 
-_OF_THE_SIZES = [f"report/{name}" for name in (TASKS, SIMILARITY)]
+_OF_THE_SIZES = [f"{REPORT}/{name}" for name in (TASKS, SIMILARITY)]
 
 
 def save_ladder(
@@ -35,7 +35,6 @@ def save_ladder(
     rows = measured_rows(design, family.shape, measured)
     before = family.provenance.get("ladder", {}).get("distilled_with")
     distilled_with = before or family.design.ladder.to_json()
-    seed = int(family.provenance.get("seed", 0))
     renewed = replace(
         family,
         design=design,
@@ -43,12 +42,12 @@ def save_ladder(
         default_size=_default(family.rows[family.default_size], rows),
         provenance={
             **family.provenance,
-            "ladder": provenance(seed, **note, distilled_with=distilled_with),
+            "ladder": provenance(family.seed, **note, distilled_with=distilled_with),
         },
     )
     renewed = remeasured(renewed, measured, sample.text)
     with saved(renewed, without=_OF_THE_SIZES) as folder:
-        write_reports(folder / "report", design, measured)
+        write_reports(folder / REPORT, design, measured)
         if (family.root / RECIPE).exists():
             steps = json.dumps(ladder.to_json(), separators=(",", ":"))
             save_json({**read_settings(family.root / RECIPE), "ladder": steps}, folder / RECIPE)

@@ -5,43 +5,24 @@ Shapes: R rows, L tokens a row.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from boomerang_core.blocks import BlockMap
-from boomerang_core.checkpoint import load_teacher, load_tokenizer
-from boomerang_core.distill.stream import LayerRunner
-from boomerang_core.evaluate.ladder import Measured, design_lanes, evaluate_design
-from boomerang_core.evaluate.perplexity import evaluation_rows, lanes
-from boomerang_core.family import Family, TeacherRef, sha256_of
+from boomerang_core.checkpoint import frozen_teacher, load_tokenizer
+from boomerang_core.evaluate.ladder import Measured, evaluate_design
+from boomerang_core.family import Family, TeacherRef
 from boomerang_core.ladder import Ladder
+from boomerang_core.layer_runner import LayerRunner
 from boomerang_core.route import route_of_set
+from boomerang_core.route_runner import RouteRunner
 from boomerang_core.search.ladders import Tools
 from boomerang_core.search.layouts import Layout, LayoutChoice, replaced, search_layout
 from boomerang_core.search.measure import Oracle, content_key, similarities
 from boomerang_core.student import load_student
-
-
-@dataclass(frozen=True)
-class Sample:
-    """The rows from a text's beginning that score at least `tokens` tokens."""
-
-    text: Path
-    tokens: int
-    row_length: int
-
-    def rows(self, tokenizer: Any) -> torch.Tensor:
-        """Token ids (R, L).  Raises `DataError`."""
-        return evaluation_rows(self.text, tokenizer, self.row_length, self.tokens)
-
-    def note(self) -> dict[str, Any]:
-        """What it is, for provenance."""
-        digest = sha256_of(self.text)
-        measured = {"tokens": self.tokens, "row_length": self.row_length}
-        return {"text": self.text.name, "sha256": digest, **measured}
+from boomerang_core.text.evaluation import Sample
 
 
 class LadderSession:
@@ -53,14 +34,14 @@ class LadderSession:
     def __init__(self, family: Family, sample: Sample, work: Path, device: torch.device) -> None:
         self._tokenizer = load_tokenizer(family)
         self._ids_RL = ids_RL = self.rows(sample)
-        self._model = load_teacher(family, torch.float32).to(device).requires_grad_(False)
+        self._model = frozen_teacher(family, torch.float32, device)
         self._student = load_student(family.student_dir)
         self._design = design = family.design
-        self._lanes = design_lanes(self._model, self._student, design, ids_RL.shape[1])
+        self._runner = RouteRunner.of(self._model, self._student, design, ids_RL.shape[1])
         models = dict(self._model.named_parameters()), self._student.tensors
         key = content_key(ids_RL, *models, blocks=design.block_map.to_json())
         whole = route_of_set(design, frozenset(range(len(design.block_map))))
-        self.oracle = Oracle(self._lanes, whole, ids_RL, work / f"ladders-{key}.json")
+        self.oracle = Oracle(self._runner, whole, ids_RL, work / f"ladders-{key}.json")
 
     def tools(self, limit: int) -> Tools:
         """What a search measures with; `limit` is for the shortest path."""
@@ -68,9 +49,9 @@ class LadderSession:
 
     def similarity(self) -> list[float]:
         """How well each block's student layer stands for it."""
-        assert self._lanes.student is not None
-        stands = list(zip(self._design.block_map, self._lanes.student.layers, strict=True))
-        return similarities(self._lanes.teacher, stands, self._ids_RL)
+        assert self._runner.student is not None
+        stands = list(zip(self._design.block_map, self._runner.student.layers, strict=True))
+        return similarities(self._runner.teacher, stands, self._ids_RL)
 
     def rows(self, sample: Sample) -> torch.Tensor:
         """Another sample's token ids (R, L).  Raises `DataError`."""
@@ -87,13 +68,13 @@ class LayoutSession:
 
     def __init__(self, ref: TeacherRef, sample: Sample, work: Path, device: torch.device) -> None:
         self._ids_RL = sample.rows(load_tokenizer(ref))
-        model = load_teacher(ref, torch.float32).to(device).requires_grad_(False)
+        model = frozen_teacher(ref, torch.float32, device)
         self._teacher = LayerRunner(model, self._ids_RL.shape[1])
         num_layers = len(self._teacher.layers)
         alone = BlockMap.from_kept_layers(range(num_layers), num_layers)
         key = content_key(self._ids_RL, dict(model.named_parameters()))
         self.oracle = Oracle(
-            lanes(self._teacher, None, alone),
+            RouteRunner(self._teacher, None, alone),
             replaced([], num_layers),
             self._ids_RL,
             work / f"layouts-{key}.json",

@@ -14,10 +14,10 @@ import torch
 
 from boomerang_core.checkpoint import load_config
 from boomerang_core.checkpoint_files import checkpoint_sha256
-from boomerang_core.distill.data import Drawn
 from boomerang_core.distill.sampling import Prompt
 from boomerang_core.errors import DataError
-from boomerang_core.evaluate.finished import read_finished, write_finished
+from boomerang_core.finished import read_finished, write_finished
+from boomerang_core.text.documents import Drawn
 from server.engine import compat
 from server.engine.compat import LLM, SamplingParams
 

@@ -11,7 +11,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from boomerang_core.distill.data import Text, read_text
+from boomerang_core.text.documents import Text, read_text
 from tests.core.conftest import VOCABULARY, tiny_tokenizer
 
 ALL = 10**9

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from boomerang_core.evaluate.compare import Texts, compare
-from boomerang_core.evaluate.comparison import Comparison
+from boomerang_core.compare.comparison import Comparison
+from boomerang_core.compare.run import Texts, compare
 from boomerang_core.evaluate.items import TaskRow
 from boomerang_core.evaluate.tasks import TaskSettings
 from boomerang_core.family import Family
 from boomerang_core.route import StudentKind
+from boomerang_core.text.evaluation import Sample
 from tests.core.conftest import ROW_LENGTH, tiny_design, tiny_student, write_tiny_family
 from tests.core.rows import words
 from tests.core.task_bench import CHOICES, Bench
@@ -64,7 +65,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     full = write_tiny_family(folder / "full", bench.teacher, student, design)
     held_out = text_of_words(folder / "held-out.txt", 1)
     other = text_of_words(folder / "other.txt", 2)
-    texts = Texts(held_out, 60, ROW_LENGTH, str(other), 300, seed=5)
+    texts = Texts(Sample(held_out, 60, ROW_LENGTH), str(other), 300, seed=5)
     settings = TaskSettings((bench.task("pick", CHOICES),), batch_size=4)
     return Run(bench, {"ours": bench.family, "full": full}, texts, settings)
 

@@ -21,10 +21,10 @@ from boomerang_core.baselines.laco import (
 )
 from boomerang_core.baselines.ladders import laco_ladder, shortgpt_ladder
 from boomerang_core.baselines.shortgpt import block_influence, shortgpt_route
-from boomerang_core.distill.stream import LayerRunner
 from boomerang_core.errors import SettingsError
 from boomerang_core.evaluate.planned import measure_ladder
 from boomerang_core.ladder import Ladder
+from boomerang_core.layer_runner import LayerRunner
 from boomerang_core.route import FamilyDesign, Owner, StudentKind, build_route
 from tests.core.conftest import (
     CONFIGS,

@@ -3,8 +3,8 @@
 import torch
 
 from bench.deltas import cut_down, shares, without
-from boomerang_core.distill.lowrank import A, B
 from boomerang_core.family import load_family
+from boomerang_core.lowrank import A, B
 from boomerang_core.student import load_student
 from tests.docs.test_readme import FAMILY
 

@@ -8,9 +8,9 @@ import torch
 from boomerang_core.blocks import BlockMap
 from boomerang_core.distill.blockwise import BlockTrainer, Task
 from boomerang_core.distill.closed_form import Moments, fit_down_map
-from boomerang_core.distill.lowrank import add_delta, balanced_factors, dense_weights, reduce_rank
-from boomerang_core.distill.stream import LayerRunner
 from boomerang_core.errors import SettingsError
+from boomerang_core.layer_runner import LayerRunner
+from boomerang_core.lowrank import add_delta, balanced_factors, dense_weights, reduce_rank
 from boomerang_core.route import StudentKind
 from boomerang_core.student import initial_student
 from tests.core.conftest import ROW_LENGTH, VOCABULARY, tiny_recipe, tiny_teacher

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bench import budgets
-from boomerang_core.evaluate.extras import read_curves
+from boomerang_core.report.files import read_curves
 from tests.core.conftest import tiny_recipe, tiny_teacher, tiny_tokenizer
 
 

@@ -10,13 +10,14 @@ import torch
 from typer.testing import CliRunner
 
 from boomerang_core import cli
+from boomerang_core.compare import run as comparing
+from boomerang_core.compare.comparison import Comparison, read_comparison
+from boomerang_core.compare.run import Texts, compare
 from boomerang_core.errors import DataError, FamilyError, SettingsError
-from boomerang_core.evaluate import compare as comparing
-from boomerang_core.evaluate.compare import Texts, compare
-from boomerang_core.evaluate.comparison import Comparison, read_comparison
 from boomerang_core.evaluate.ladder import evaluate_family
 from boomerang_core.family import Family
 from boomerang_core.route import StudentKind
+from boomerang_core.text.evaluation import Sample
 from tests.core.conftest import (
     ROW_LENGTH,
     VOCABULARY,
@@ -56,7 +57,7 @@ def families(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Family]:
 def texts(tmp_path_factory: pytest.TempPathFactory) -> Texts:
     folder = tmp_path_factory.mktemp("texts")
     held_out, other = words(folder / "held-out.txt", 1), words(folder / "other.txt", 2)
-    return Texts(held_out, 120, ROW_LENGTH, str(other), 300, seed=5)
+    return Texts(Sample(held_out, 120, ROW_LENGTH), str(other), 300, seed=5)
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +88,7 @@ class TestCompare:
     ) -> None:
         comparison, _ = compared
         for name, family in families.items():
-            measured = evaluate_family(family, texts.text, texts.row_length, texts.tokens)
+            measured = evaluate_family(family, texts.sample)
             [ours] = [series for series in comparison.series if series.name == name]
             assert [p.quality.kl for p in ours.points] == pytest.approx(
                 [quality.kl for quality in measured.family], abs=1e-4
@@ -134,7 +135,13 @@ class TestCompare:
         _, out = compared
         before = out.read_bytes()
         with pytest.raises(DataError, match=r"measured on other rows .*: give a new --out"):
-            compare(families, ["naive"], replace(texts, tokens=60), out, CPU)
+            compare(
+                families,
+                ["naive"],
+                replace(texts, sample=replace(texts.sample, tokens=60)),
+                out,
+                CPU,
+            )
         assert out.read_bytes() == before
 
     def test_another_teacher_is_refused(
@@ -156,8 +163,8 @@ class TestCompare:
             (["wanda"], {}, SettingsError, "no baseline 'wanda'; there are naive, shortgpt, laco"),
             (["laco"], {"calibration": None}, SettingsError, "give --calibration"),
             (["laco"], {"calibration": "missing.txt"}, DataError, "missing.txt"),
-            (["naive"], {"text": Path("missing.txt")}, DataError, "missing.txt"),
-            (["naive"], {"tokens": 10**6}, DataError, "give more text"),
+            (["naive"], {"sample": Sample(Path("missing.txt"), 120, 32)}, DataError, "missing.txt"),
+            (["naive"], {"sample": Sample(Path(__file__), 10**6, 32)}, DataError, "give more text"),
         ],
     )
     def test_refuses(
@@ -177,7 +184,7 @@ class TestCompare:
         self, families: dict[str, Family], texts: Texts, tmp_path: Path
     ) -> None:
         copied = tmp_path / "copy.txt"
-        copied.write_bytes(texts.text.read_bytes())
+        copied.write_bytes(texts.sample.text.read_bytes())
         with pytest.raises(DataError, match="calibrate on another text"):
             compare(
                 families, ["laco"], replace(texts, calibration=str(copied)), tmp_path / "o", CPU
@@ -192,7 +199,7 @@ class TestCompare:
     ) -> None:
         names = [f"{name}={family.root}" for name, family in families.items()]
         out = tmp_path / "comparison.json"
-        arguments = ["compare", *names, "--text", str(texts.text), "--tokens", "120"]
+        arguments = ["compare", *names, "--text", str(texts.sample.text), "--tokens", "120"]
         arguments += ["--row-length", str(ROW_LENGTH), "--out", str(out), "--device", "cpu"]
         result = CliRunner().invoke(cli.app, arguments)
         assert result.exit_code == 0, result.output
@@ -206,7 +213,14 @@ class TestCompare:
         self, families: dict[str, Family], texts: Texts, tmp_path: Path
     ) -> None:
         folders = [str(family.root) for family in families.values()]
-        arguments = ["compare", *folders, "--text", str(texts.text), "--out", str(tmp_path / "o")]
+        arguments = [
+            "compare",
+            *folders,
+            "--text",
+            str(texts.sample.text),
+            "--out",
+            str(tmp_path / "o"),
+        ]
         result = CliRunner().invoke(cli.app, arguments)
         assert result.exit_code == 2
         assert "two families are called 'tiny': rename one, as NAME=FOLDER" in result.output

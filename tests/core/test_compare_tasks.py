@@ -14,10 +14,10 @@ import torch
 
 from boomerang_core.assemble import assemble
 from boomerang_core.baselines.laco import laco_student
-from boomerang_core.evaluate import compare as comparing
-from boomerang_core.evaluate import compare_tasks
-from boomerang_core.evaluate.compare import compare
-from boomerang_core.evaluate.comparison import Comparison, read_comparison
+from boomerang_core.compare import run as comparing
+from boomerang_core.compare import tasks as answering
+from boomerang_core.compare.comparison import Comparison, read_comparison
+from boomerang_core.compare.run import compare
 from boomerang_core.evaluate.items import TaskRow
 from boomerang_core.evaluate.planned import PlannedLadder
 from boomerang_core.evaluate.tasks import evaluate_tasks
@@ -125,8 +125,8 @@ class TestScores:
         self, run: Run, begun: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """ShortGPT and LaCo are planned in float32 before."""
-        run_leaf, seen = compare_tasks.run_leaf, set()
-        load, loaded = comparing.load_teacher, list[weakref.ref[Any]]()
+        run_leaf, seen = answering.run_leaf, set()
+        load, loaded = comparing.frozen_teacher, list[weakref.ref[Any]]()
 
         def watched(*args: Any) -> Any:
             assert not any(ref() is not None for ref in loaded)
@@ -134,13 +134,13 @@ class TestScores:
             loaded.append(weakref.ref(model))
             return model
 
-        monkeypatch.setattr(comparing, "load_teacher", watched)
+        monkeypatch.setattr(comparing, "frozen_teacher", watched)
 
         def noted(leaf: Any, lm: Any, *rest: Any) -> Any:
             seen.update(parameter.dtype for parameter in lm.model.parameters())
             return run_leaf(leaf, lm, *rest)
 
-        monkeypatch.setattr(compare_tasks, "run_leaf", noted)
+        monkeypatch.setattr(answering, "run_leaf", noted)
         run(begun, dtype="bfloat16", limit=2)
         assert seen == {torch.bfloat16}
         assert len(loaded) == 2
@@ -179,7 +179,7 @@ class TestKept:
     def test_nothing_is_run_again_or_loaded(
         self, compared: tuple[Comparison, Path], run: Run, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.delattr(comparing, "load_teacher")
+        monkeypatch.delattr(comparing, "frozen_teacher")
         again = run(compared[1], batch_size=2)
         assert rows(again) == rows(compared[0])
         assert run.told == []
@@ -192,7 +192,7 @@ class TestKept:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         with monkeypatch.context() as patch:
-            patch.setattr(compare_tasks, "run_leaf", stopping(compare_tasks.run_leaf, 6))
+            patch.setattr(answering, "run_leaf", stopping(answering.run_leaf, 6))
             with pytest.raises(KeyboardInterrupt):
                 run(begun)
         assert len(run.told) == 6

@@ -7,9 +7,9 @@ import pytest
 from typer.testing import CliRunner
 
 from boomerang_core import cli
+from boomerang_core.compare import run as comparing
+from boomerang_core.compare.comparison import Comparison, read_comparison
 from boomerang_core.errors import DataError, SettingsError
-from boomerang_core.evaluate import compare as comparing
-from boomerang_core.evaluate.comparison import Comparison, read_comparison
 from tests.core.conftest import ROW_LENGTH
 from tests.core.task_bench import CHOICES
 from tests.core.task_comparison import DOCS, Run, begun, compared, rows, run
@@ -20,7 +20,14 @@ __all__ = ["begun", "compared", "run"]  # fixtures
 class TestCommand:
     def command(self, run: Run, out: Path, *options: str) -> Any:
         names = [f"{name}={family.root}" for name, family in run.families.items()]
-        text = ["--text", str(run.texts.text), "--tokens", "60", "--row-length", str(ROW_LENGTH)]
+        text = [
+            "--text",
+            str(run.texts.sample.text),
+            "--tokens",
+            "60",
+            "--row-length",
+            str(ROW_LENGTH),
+        ]
         rest = ["--out", str(out), "--device", "cpu", *options]
         return CliRunner().invoke(cli.app, ["compare", *names, *text, *rest])
 
@@ -69,7 +76,7 @@ def test_questions_that_cannot_be_had_show_before_anything_is_measured(
 ) -> None:
     lost = run.bench.task("lost", CHOICES)
     (run.bench.folder / "lost.jsonl").unlink()
-    monkeypatch.delattr(comparing, "load_teacher")
+    monkeypatch.delattr(comparing, "frozen_teacher")
     with pytest.raises(DataError, match=r"data of the task .*lost\.yaml cannot be had"):
         run(tmp_path / "o.json", tasks=(lost,))
     with pytest.raises(SettingsError, match=r"no such YAML file"):

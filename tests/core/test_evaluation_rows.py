@@ -9,7 +9,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from boomerang_core.errors import DataError
-from boomerang_core.evaluate.perplexity import detokenise, evaluation_rows
+from boomerang_core.text.evaluation import Sample, detokenise
 from tests.core.conftest import tiny_tokenizer
 from tests.core.rows import isolate_library, talk, write_rows, write_table
 
@@ -51,7 +51,7 @@ def test_the_rows_are_those_of_the_whole_text(
     plain = detokenise(text) if text is WORDWISE else text
     whole = tokenizer(plain, False)["input_ids"]
     tokenizer.characters = 0
-    rows = evaluation_rows(path, tokenizer, 100, tokens)
+    rows = Sample(path, tokens, 100).rows(tokenizer)
     assert len(rows) == -(-tokens // 99)
     assert rows.flatten().tolist() == whole[: rows.numel()]
     if tokens == 100:
@@ -62,14 +62,14 @@ def test_text_of_one_line(tokenizer: ByteLevel, tmp_path: Path) -> None:
     line = " ".join(PROSE.split())
     (path := tmp_path / "text").write_text(line)
     whole = torch.tensor(tokenizer(line, False)["input_ids"])
-    assert torch.equal(evaluation_rows(path, tokenizer, 100, 99), whole[None, :100])
+    assert torch.equal(Sample(path, 99, 100).rows(tokenizer), whole[None, :100])
 
 
 def test_too_short_a_text_says_what_it_has(tokenizer: ByteLevel, tmp_path: Path) -> None:
     (path := tmp_path / "text").write_text(PROSE)
     tokens = len(tokenizer(PROSE, False)["input_ids"])
     with pytest.raises(DataError, match=f"has {tokens} tokens; scoring {tokens} takes"):
-        evaluation_rows(path, tokenizer, 100, tokens)
+        Sample(path, tokens, 100).rows(tokenizer)
 
 
 class TestForms:
@@ -82,7 +82,7 @@ class TestForms:
         isolate_library(monkeypatch, tmp_path / "cache")
 
     def rows(self, path: str | Path) -> list[list[int]]:
-        found: list[list[int]] = evaluation_rows(Path(path), tiny_tokenizer(), 8, 49).tolist()
+        found: list[list[int]] = Sample(Path(path), 49, 8).rows(tiny_tokenizer()).tolist()
         return found
 
     def test_one_sentence(self, tmp_path: Path) -> None:

@@ -12,11 +12,11 @@ import datasets
 import pytest
 from huggingface_hub.errors import HTTPError
 
-from boomerang_core.distill import hub
-from boomerang_core.distill.hub import HubDataset
-from boomerang_core.distill.sources import pin_sources, shown, source_versions
+from boomerang_core.contents import sha256_of
 from boomerang_core.errors import DataError, SettingsError
-from boomerang_core.family import sha256_of
+from boomerang_core.text import hub
+from boomerang_core.text.hub import HubDataset
+from boomerang_core.text.sources import pin_sources, shown, source_versions
 from tests.core.rows import encoded, ids, isolate_library, read, text_rows, write_rows, write_table
 from tests.imports import ROOT
 
@@ -67,7 +67,7 @@ class TestHub:
     def test_a_dataset_that_cannot_be_reached(self) -> None:
         """In a process of its own: the hub's client reads its environment once."""
         code = (
-            "from boomerang_core.distill.sources import open_sources, pin_sources\n"
+            "from boomerang_core.text.sources import open_sources, pin_sources\n"
             "from boomerang_core.errors import DataError\n"
             "for look_up in (lambda s: open_sources(s, 0), pin_sources):\n"
             "    try:\n"

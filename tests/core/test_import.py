@@ -256,7 +256,7 @@ class TestCommand:
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
-            patch.setattr("boomerang_core.evaluate.ladder.load_teacher", stop)
+            patch.setattr("boomerang_core.evaluate.ladder.frozen_teacher", stop)
             assert self.measure(llama).exit_code != 0
         assert {path.name for path in llama.iterdir()} == {"teacher", "student", "text"}
         assert self.measure(llama).exit_code == 0

@@ -21,11 +21,10 @@ from boomerang_core.distill.result import CURVE
 from boomerang_core.distill.schedule import EndToEnd
 from boomerang_core.distill.state import STATE
 from boomerang_core.errors import SettingsError
-from boomerang_core.evaluate.perplexity import naive_route
 from boomerang_core.evaluate.record import save_report
 from boomerang_core.family import Family, load_family
 from boomerang_core.packing import pack_family
-from boomerang_core.route import Owner, build_route
+from boomerang_core.route import Owner, build_route, naive_route
 from tests.core.conftest import ROW_LENGTH, student_bytes
 
 

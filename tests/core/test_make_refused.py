@@ -106,7 +106,7 @@ def test_a_teacher_too_large_for_a_gpu_is_told_before_it_is_loaded(
 ) -> None:
     gpu = SimpleNamespace(total_memory=100_000)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: gpu)
-    monkeypatch.setattr(pipeline, "load_teacher", lambda *_: pytest.fail("it was loaded"))
+    monkeypatch.setattr(pipeline, "frozen_teacher", lambda *_: pytest.fail("it was loaded"))
     params = sum(parameter.numel() for parameter in tiny_teacher("llama", True).parameters())
     message = f"the teacher in float32 takes {format_bytes(4 * params)}, and cuda has 0.1MiB"
     with pytest.raises(SettingsError, match=message):

@@ -9,9 +9,11 @@ import torch
 from boomerang_core.distill.kept import kept_layers
 from boomerang_core.distill.recipe import Recipe
 from boomerang_core.distill.sampling import prompts
-from boomerang_core.distill.stream import LayerRunner
-from boomerang_core.evaluate.perplexity import detokenise, evaluate_routes, lanes
+from boomerang_core.evaluate.quality import evaluate_routes
+from boomerang_core.layer_runner import LayerRunner
 from boomerang_core.route import LayerRef, Owner, Route
+from boomerang_core.route_runner import RouteRunner
+from boomerang_core.text.evaluation import detokenise
 from tests.core.conftest import ROW_LENGTH, VOCABULARY, tiny_teacher, tiny_tokenizer
 
 
@@ -85,7 +87,7 @@ class TestEvaluate:
         runner = LayerRunner(model, ROW_LENGTH)
         block_map = Recipe("x", "x", layout="[[0],[1],[2],[3],[4],[5]]").block_map(6)
         same, less = evaluate_routes(
-            lanes(runner, None, block_map), whole, [whole, shorter], ids, "test"
+            RouteRunner(runner, None, block_map), whole, [whole, shorter], ids, "test"
         )
         assert same.kl == pytest.approx(0, abs=1e-5)
         assert same.top1 == 1

@@ -8,9 +8,8 @@ import torch
 
 from boomerang_core.assemble import assemble
 from boomerang_core.errors import SettingsError
-from boomerang_core.evaluate.comparison import family_source
 from boomerang_core.evaluate.record import save_report
-from boomerang_core.family import Family, load_family
+from boomerang_core.family import Family, family_source, load_family
 from boomerang_core.merging import Maps, merge_family
 from boomerang_core.route import StudentKind, build_route
 from boomerang_core.student import load_student

@@ -14,14 +14,16 @@ from typer.testing import CliRunner
 from boomerang_core import cli
 from boomerang_core.assemble import assemble, export
 from boomerang_core.checkpoint import load_teacher, load_tokenizer, parse_teacher, teacher_folder
+from boomerang_core.compare.run import Texts, compare
+from boomerang_core.contents import INDEX
 from boomerang_core.errors import BoomerangError, CheckpointError, FamilyError, SettingsError
-from boomerang_core.evaluate.compare import Texts, compare
 from boomerang_core.evaluate.record import save_report
-from boomerang_core.family import INDEX, Family, load_family, verify_family
+from boomerang_core.family import Family, load_family, verify_family
 from boomerang_core.merging import merge_family
 from boomerang_core.packing import pack_family
 from boomerang_core.route import StudentKind, build_route
 from boomerang_core.student import load_student
+from boomerang_core.text.evaluation import Sample
 from tests.core.conftest import CONFIGS, tiny_design, tiny_student, tiny_teacher, write_tiny_family
 
 KIND = StudentKind.LOWRANK
@@ -158,7 +160,7 @@ def test_a_family_is_compared_with_its_packed_self(family: Family, tmp_path: Pat
     text.write_text(" ".join(f"w{4 + i % 50}" for i in range(100)))
     families = {"here": family, "packed": pack_family(family, tmp_path / "packed")}
     out = tmp_path / "comparison.json"
-    found = compare(families, [], Texts(text, 60, 32), out, torch.device("cpu"))
+    found = compare(families, [], Texts(Sample(text, 60, 32)), out, torch.device("cpu"))
     assert [series.name for series in found.series] == ["here", "packed"]
     assert found.series[0].points == found.series[1].points
 
@@ -247,7 +249,7 @@ class TestRefused:
         def fail(*_: Any) -> None:
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr("boomerang_core.provenance.shutil.copyfile", fail)
+        monkeypatch.setattr("boomerang_core.files.shutil.copyfile", fail)
         with pytest.raises(BoomerangError, match="No space left on device"):
             pack_family(family, tmp_path / "out")
         assert not (tmp_path / "out").exists()

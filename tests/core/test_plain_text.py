@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from boomerang_core.distill.data import read_text
-from boomerang_core.distill.sources import open_sources
+from boomerang_core.text.documents import read_text
+from boomerang_core.text.sources import open_sources
 from tests.core.conftest import tiny_tokenizer
 from tests.core.rows import ALL, chat_rows, encoded, ids, read, text_rows, words, write_rows
 

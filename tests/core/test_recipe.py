@@ -10,9 +10,9 @@ import pytest
 from typer.testing import CliRunner
 
 from boomerang_core import cli
+from boomerang_core.choices import pairs
 from boomerang_core.cli.make import recipe_of
 from boomerang_core.distill import pipeline
-from boomerang_core.distill.choices import pairs
 from boomerang_core.distill.recipe import Recipe
 from boomerang_core.errors import LadderError, SettingsError
 from boomerang_core.family import load_family

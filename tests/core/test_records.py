@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from boomerang_core.distill.data import Text, read_text
 from boomerang_core.errors import DataError
+from boomerang_core.text.documents import Text, read_text
 from tests.core.conftest import tiny_tokenizer
 from tests.core.rows import (
     ALL,

@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 
 from boomerang_core import cli
 from boomerang_core.distill.pipeline import make
-from boomerang_core.distill.stream import LayerRunner
 from boomerang_core.errors import SettingsError
+from boomerang_core.layer_runner import LayerRunner
 from boomerang_core.route import StudentKind
 from tests.core.conftest import (
     tiny_design,

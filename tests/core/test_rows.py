@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from boomerang_core.distill import written
-from boomerang_core.distill.data import Drawn
 from boomerang_core.distill.prepared import prepared_rows
 from boomerang_core.distill.recipe import Recipe
-from boomerang_core.distill.rows import Rows, begin_token, pack, split
 from boomerang_core.distill.sampling import tagged_prompts
 from boomerang_core.errors import DataError
-from boomerang_core.evaluate.perplexity import evaluation_rows
+from boomerang_core.text.documents import Drawn
+from boomerang_core.text.evaluation import Sample
+from boomerang_core.text.rows import Rows, begin_token, pack, split
 from tests.core.conftest import VOCABULARY, beginning_tokenizer, tiny_tokenizer
 from tests.core.rows import write_rows
 
@@ -114,11 +114,11 @@ class TestBegin:
 
     def test_rows_to_score(self, tmp_path: Path) -> None:
         (path := tmp_path / "a.txt").write_text(" ".join(f"w{word}" for word in range(4, 24)))
-        found = evaluation_rows(path, beginning_tokenizer(), 6, 20)
+        found = Sample(path, 20, 6).rows(beginning_tokenizer())
         assert found[:, 0].tolist() == [1, 1, 1, 1]
         assert found[:, 1:].flatten().tolist() == [*range(4, 24)]
         with pytest.raises(DataError, match="has 20 tokens; scoring 21 takes 25"):
-            evaluation_rows(path, beginning_tokenizer(), 6, 21)
+            Sample(path, 21, 6).rows(beginning_tokenizer())
 
     @pytest.mark.parametrize("document", [[4, 5, 6], [1, 4, 5, 6], [1, 4, 5, 6, 2], [4, 5, 6, 2]])
     def test_prompts(self, document: list[int]) -> None:

@@ -11,10 +11,10 @@ import torch
 from tqdm import tqdm
 
 from boomerang_core.distill import sampling
-from boomerang_core.distill.data import Drawn, Text, read_text
 from boomerang_core.distill.sampling import sample_documents, save_samples, tagged_prompts
 from boomerang_core.distill.written import told_of_written
 from boomerang_core.errors import DataError
+from boomerang_core.text.documents import Drawn, Text, read_text
 from tests.core.conftest import tiny_teacher, tiny_tokenizer
 from tests.core.rows import ALL, counted, ids, read
 

@@ -10,12 +10,11 @@ import torch
 
 from boomerang_core.assemble import assemble
 from boomerang_core.blocks import Block, BlockMap
-from boomerang_core.distill.stream import LayerRunner
 from boomerang_core.errors import BlockMapError, CheckpointError, DataError, SettingsError
-from boomerang_core.evaluate.ladder import design_lanes
-from boomerang_core.evaluate.perplexity import lanes
 from boomerang_core.ladder import Ladder
+from boomerang_core.layer_runner import LayerRunner
 from boomerang_core.route import FamilyDesign, Route, StudentKind, route_of_set
+from boomerang_core.route_runner import RouteRunner
 from boomerang_core.search import measure
 from boomerang_core.search.ladders import lattice_of
 from boomerang_core.search.layouts import LayoutChoice, replaced, search_layout
@@ -63,7 +62,7 @@ class Bench:
         self.path = path
 
     def oracle(self) -> Oracle:
-        both = design_lanes(self.teacher, self.student, self.design, ROW_LENGTH)
+        both = RouteRunner.of(self.teacher, self.student, self.design, ROW_LENGTH)
         return Oracle(both, self.route(WHOLE), ids(), self.path)
 
     def route(self, patched: frozenset[int]) -> Route:
@@ -133,9 +132,9 @@ class TestOracle:
     ) -> None:
         """Fewer layers run than the routes have, because beginnings are shared."""
         ran = []
-        step = measure.Lanes.step
+        step = RouteRunner.step
         monkeypatch.setattr(
-            measure.Lanes, "step", lambda self, *args: ran.append(args) or step(self, *args)
+            RouteRunner, "step", lambda self, *args: ran.append(args) or step(self, *args)
         )
         routes = bench.routes()
         bench.oracle().kl(routes)
@@ -151,7 +150,7 @@ class TestOracle:
         broken = bench.student.with_tensors(
             {n: t * float("nan") for n, t in bench.student.tensors.items()}
         )
-        both = design_lanes(bench.teacher, broken, bench.design, ROW_LENGTH)
+        both = RouteRunner.of(bench.teacher, broken, bench.design, ROW_LENGTH)
         with pytest.raises(CheckpointError, match=r"the model teacher s0 .* has a KL of nan"):
             Oracle(both, bench.route(WHOLE), ids(), bench.path).kl([bench.route(frozenset())])
         assert json.loads(bench.path.read_text()) == {}
@@ -221,7 +220,7 @@ class TestLayout:
     def oracle(self, teacher: LayerRunner, tmp_path: Path) -> Oracle:
         alone = BlockMap.from_kept_layers(range(LAYERS), LAYERS)
         return Oracle(
-            lanes(teacher, None, alone), replaced([], LAYERS), ids(), tmp_path / "kl.json"
+            RouteRunner(teacher, None, alone), replaced([], LAYERS), ids(), tmp_path / "kl.json"
         )
 
     def naive(self, blocks: BlockMap) -> Any:

@@ -18,13 +18,13 @@ from boomerang_core.errors import WriteError
 from boomerang_core.evaluate.ladder import Measured, evaluate_family
 from boomerang_core.evaluate.record import rounded, save_report
 from boomerang_core.family import Family, load_family
+from boomerang_core.files import save_json
 from boomerang_core.ladder import Ladder
-from boomerang_core.provenance import save_json
 from boomerang_core.route import FamilyDesign, StudentKind
 from boomerang_core.search.save import save_ladder
-from boomerang_core.search.session import Sample
 from boomerang_core.sizes import Quality
 from boomerang_core.student import Student, initial_student
+from boomerang_core.text.evaluation import Sample
 from tests.core.conftest import (
     LAYERS,
     RANK,
@@ -123,7 +123,7 @@ class TestCommands:
         params = [row.params for row in saved.rows]
         assert params == sorted(params)
         assert Recipe.read(saved.root / "recipe.json").patch_order(BLOCKS) == saved.design.ladder
-        expected = evaluate_family(saved, text, ROW_LENGTH, 90)
+        expected = evaluate_family(saved, Sample(text, 90, ROW_LENGTH))
         assert [row.quality for row in saved.rows] == [rounded(q) for q in expected.family]
         note = saved.provenance["ladder"]
         assert note["order"] == kept

@@ -12,16 +12,17 @@ from boomerang_core import cli
 from boomerang_core.assemble import assemble
 from boomerang_core.errors import DataError
 from boomerang_core.evaluate import parts
-from boomerang_core.evaluate.comparison import family_source
-from boomerang_core.evaluate.extras import read_similarity
-from boomerang_core.evaluate.ladder import Measured, design_lanes, evaluate_design
+from boomerang_core.evaluate.ladder import Measured, evaluate_design
 from boomerang_core.evaluate.parts import Parts, joined
-from boomerang_core.evaluate.perplexity import evaluate_routes
+from boomerang_core.evaluate.quality import evaluate_routes
 from boomerang_core.evaluate.similarity import measure_similarity
-from boomerang_core.family import Family, load_family
+from boomerang_core.family import Family, family_source, load_family
+from boomerang_core.report.files import read_similarity
 from boomerang_core.route import FamilyDesign, StudentKind, build_route
+from boomerang_core.route_runner import RouteRunner
 from boomerang_core.sizes import Quality
 from boomerang_core.student import Student
+from boomerang_core.text.evaluation import Sample
 from tests.core.conftest import (
     BLOCKS,
     LAYERS,
@@ -68,8 +69,8 @@ def plain_cosine(ours: torch.Tensor, theirs: torch.Tensor) -> float:
 def test_cosines_are_those_of_whole_models(name: str, kind: StudentKind, own: bool) -> None:
     teacher = tiny_teacher(name, tied=True)
     student, design = tiny_student(teacher, kind, own), tiny_design(kind, own)
-    lanes = design_lanes(teacher, student, design, ROW_LENGTH)
-    found = measure_similarity(lanes, design, ids(), None)
+    runner = RouteRunner.of(teacher, student, design, ROW_LENGTH)
+    found = measure_similarity(runner, design, ids(), None)
     models = [assemble(teacher, student, build_route(design, size)) for size in range(SIZES)]
     states = [plain_states(model, ids()) for model in models]
     theirs = plain_states(teacher, ids())
@@ -91,8 +92,8 @@ def test_a_ladder_that_begins_at_the_front_is_exact_where_it_is_patched() -> Non
     student = tiny_student(teacher, LOWRANK)
     ladder = type(tiny_design(LOWRANK).ladder).first_to_last(BLOCKS)
     design = FamilyDesign(BLOCKS, ladder, LOWRANK)
-    lanes = design_lanes(teacher, student, design, ROW_LENGTH)
-    found = measure_similarity(lanes, design, ids(), None)
+    runner = RouteRunner.of(teacher, student, design, ROW_LENGTH)
+    found = measure_similarity(runner, design, ids(), None)
     assert [[value == 1.0 for value in row] for row in found.sizes] == [
         [False] * 4,
         [True, True, False, False],  # the shared layer too: it reads what the teacher's reads
@@ -190,12 +191,12 @@ def test_the_command_saves_what_the_report_reads(bench: Bench) -> None:
     similarity = read_similarity(path, family_source(saved))
     assert list(similarity.sizes) == [row.id for row in saved.rows]
     assert [list(block) for block in similarity.blocks] == [list(b.layers) for b in BLOCKS]
-    lanes = design_lanes(bench.teacher, bench.student, bench.design, ROW_LENGTH)
-    found = measure_similarity(lanes, bench.design, ids(5), None)
+    runner = RouteRunner.of(bench.teacher, bench.student, bench.design, ROW_LENGTH)
+    found = measure_similarity(runner, bench.design, ids(5), None)
     assert similarity.cosine == found.sizes
     assert json.loads(path.read_text())["student"] == found.student
 
 
 def test_a_text_that_is_not_there_is_named(bench: Bench) -> None:
     with pytest.raises(DataError, match=r"cannot read evaluation text from .*lost"):
-        parts.text_parts(bench.family, bench.folder / "lost", 32, 100, bench.folder)
+        parts.text_parts(bench.family, Sample(bench.folder / "lost", 100, 32), bench.folder)

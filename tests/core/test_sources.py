@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from tokenizers import Regex, normalizers
 
-from boomerang_core.distill.data import read_text
-from boomerang_core.distill.sources import shown
 from boomerang_core.errors import DataError, SettingsError
+from boomerang_core.text.documents import read_text
+from boomerang_core.text.sources import shown
 from tests.core.conftest import tiny_tokenizer
 from tests.core.rows import (
     ALL,

@@ -13,9 +13,9 @@ import torch
 from transformers import LlamaForCausalLM
 from typer.testing import CliRunner
 
-from boomerang_core.distill.data import Drawn, read_text
 from boomerang_core.distill.sampling import Prompt
 from boomerang_core.errors import DataError
+from boomerang_core.text.documents import Drawn, read_text
 from server import sample as command
 from server.cli import app
 from server.engine import sampling

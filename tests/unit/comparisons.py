@@ -7,15 +7,9 @@ from typing import Any
 
 import pytest
 
-from boomerang_core.evaluate.comparison import (
-    Comparison,
-    Point,
-    Series,
-    family_source,
-    write_comparison,
-)
-from boomerang_core.evaluate.findings import Sources
-from boomerang_core.family import Family
+from boomerang_core.compare.comparison import Comparison, Point, Series, write_comparison
+from boomerang_core.family import Family, family_source
+from boomerang_core.report.findings import Sources
 from boomerang_core.sizes import Quality
 from tests.unit.test_report import DESIGN, family
 

@@ -19,6 +19,9 @@ PURE = (
     "precision",
 )
 
+FOLDERS = ("text", "evaluate", "distill", "baselines", "compare", "report", "search", "cli")
+"""Those of the core; each imports only those before it, and the core's own modules import none."""
+
 
 def imports(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text())):
@@ -39,6 +42,17 @@ def importers(folder: str, package: str) -> set[str]:
 def test_the_core_does_not_import_the_server() -> None:
     assert importers("boomerang_core", "server") == set()
     assert importers("server", "boomerang_core")
+
+
+def test_the_folders_of_the_core_import_only_those_before_them() -> None:
+    core = ROOT / "boomerang_core"
+    assert {path.parent.name for path in core.glob("*/__init__.py")} == set(FOLDERS)
+    for path in core.rglob("*.py"):
+        at = path.relative_to(core).parts[0]
+        allowed = FOLDERS[: FOLDERS.index(at) + 1] if at in FOLDERS else ()
+        named = (name.split(".") for name in imports(path) if name.startswith("boomerang_core."))
+        used = {parts[1] for parts in named if parts[1] in FOLDERS}
+        assert path.name == "__main__.py" or used <= set(allowed), path
 
 
 def test_only_the_engine_imports_vllm() -> None:

@@ -15,7 +15,7 @@ from boomerang_core.errors import (
     first_line,
 )
 from boomerang_core.family import Family
-from boomerang_core.provenance import write_text
+from boomerang_core.files import write_text
 from tests.imports import heavy_after
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from boomerang_core.compare.comparison import Comparison, read_comparison
 from boomerang_core.errors import FamilyError
-from boomerang_core.evaluate.comparison import Comparison, read_comparison
-from boomerang_core.evaluate.findings import Sources
+from boomerang_core.report.findings import Sources
 from tests.imports import heavy_after
 from tests.unit.comparisons import comparison, series, sources, tiny
 
@@ -70,4 +70,4 @@ class TestFile:
 
 
 def test_reading_a_comparison_loads_nothing_heavy() -> None:
-    assert heavy_after("import boomerang_core.evaluate.comparison") == []
+    assert heavy_after("import boomerang_core.compare.comparison") == []

@@ -9,12 +9,12 @@ import pytest
 from typer.testing import CliRunner
 
 from boomerang_core import cli
+from boomerang_core.compare.comparison import Comparison, write_comparison
 from boomerang_core.errors import FamilyError, SettingsError
-from boomerang_core.evaluate.charts.canvas import spread
-from boomerang_core.evaluate.comparison import Comparison, write_comparison
-from boomerang_core.evaluate.findings import Sources, read_findings
-from boomerang_core.evaluate.report import write_report
 from boomerang_core.family import Family
+from boomerang_core.report.charts.canvas import spread
+from boomerang_core.report.findings import Sources, read_findings
+from boomerang_core.report.page import write_report
 from tests.unit.comparisons import (
     SIMILARITY,
     SOURCE,

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from boomerang_core.contents import INDEX
 from boomerang_core.errors import FamilyError
-from boomerang_core.family import INDEX, load_family, write_family
+from boomerang_core.family import load_family, write_family
 from boomerang_core.sizes import Quality
 from tests.folders import write_tiny
 from tests.unit.test_sizes import SHAPE, design

@@ -11,11 +11,11 @@ import pytest
 
 from boomerang_core.blocks import BlockMap
 from boomerang_core.errors import DataError, SettingsError, UnknownSizeError
-from boomerang_core.evaluate.finished import read_finished, write_finished
 from boomerang_core.evaluate.items import Item, TaskRow, task_row
 from boomerang_core.evaluate.pairs import difference, estimate
 from boomerang_core.evaluate.tasks import GROUPS, TaskSettings, named_sizes, named_tasks
 from boomerang_core.family import Family, TeacherRef, build_rows
+from boomerang_core.finished import read_finished, write_finished
 from boomerang_core.footprint import ModelShape
 from boomerang_core.ladder import Ladder
 from boomerang_core.route import FamilyDesign, StudentKind

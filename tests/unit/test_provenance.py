@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from boomerang_core.errors import WriteError
-from boomerang_core.provenance import command_line, git_commit, write_text
+from boomerang_core.files import write_text
+from boomerang_core.provenance import command_line, git_commit
 
 
 @pytest.mark.parametrize(

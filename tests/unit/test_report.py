@@ -11,11 +11,11 @@ from typer.testing import CliRunner
 from boomerang_core import cli
 from boomerang_core.blocks import BlockMap
 from boomerang_core.errors import FamilyError, SettingsError, WriteError
-from boomerang_core.evaluate.charts.clouds import running_mean
-from boomerang_core.evaluate.report import write_report
 from boomerang_core.family import Family, load_family
 from boomerang_core.footprint import ModelShape
 from boomerang_core.ladder import Ladder
+from boomerang_core.report.charts.clouds import running_mean
+from boomerang_core.report.page import write_report
 from boomerang_core.route import FamilyDesign, StudentKind
 from boomerang_core.sizes import Quality
 from tests.folders import write_tiny
@@ -198,7 +198,7 @@ def test_a_missing_package_is_named(
     tiny: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in list(sys.modules):
-        if name.startswith(("boomerang_core.evaluate.", "matplotlib")):
+        if name.startswith(("boomerang_core.report.", "matplotlib")):
             monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     result = CliRunner().invoke(cli.app, ["report", str(tiny.root), "--out", str(tmp_path / "out")])
@@ -210,4 +210,4 @@ def test_a_missing_package_is_named(
 
 
 def test_a_report_loads_no_torch() -> None:
-    assert heavy_after("import boomerang_core.evaluate.report") == ["matplotlib"]
+    assert heavy_after("import boomerang_core.report.page") == ["matplotlib"]

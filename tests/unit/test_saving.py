@@ -12,7 +12,7 @@ from boomerang_core import contents, family
 from boomerang_core.contents import INDEX, NEXT
 from boomerang_core.errors import FamilyError, WriteError
 from boomerang_core.family import Family, load_family, verify_family
-from boomerang_core.provenance import save_json
+from boomerang_core.files import save_json
 from boomerang_core.saving import saved
 from tests.folders import write_tiny
 from tests.unit.test_sizes import SHAPE, design

@@ -8,20 +8,14 @@ from typing import Any
 
 import pytest
 
+from boomerang_core.compare.comparison import Comparison, Series, read_comparison, write_comparison
+from boomerang_core.compare.task_scores import ComparedRow, ComparedTasks
 from boomerang_core.errors import FamilyError
-from boomerang_core.evaluate.comparison import (
-    Comparison,
-    Series,
-    family_source,
-    read_comparison,
-    write_comparison,
-)
-from boomerang_core.evaluate.findings import Sources
 from boomerang_core.evaluate.items import TaskRow
 from boomerang_core.evaluate.pairs import Estimate
-from boomerang_core.evaluate.report import write_report
-from boomerang_core.evaluate.task_scores import ComparedRow, ComparedTasks
-from boomerang_core.family import Family
+from boomerang_core.family import Family, family_source
+from boomerang_core.report.findings import Sources
+from boomerang_core.report.page import write_report
 from tests.unit.comparisons import series
 from tests.unit.test_report import Page, family
 
