@@ -40,6 +40,12 @@ class Route:
     head: Owner
 
 
+def spell(route: Route) -> str:
+    """A route as a line: who owns the embedding, the layers, who owns the head."""
+    layers = [f"{ref.owner.value[0]}{ref.index}" for ref in route.layers]
+    return " ".join([route.embedding.value, *layers, route.head.value])
+
+
 def teacher_route(layers: Iterable[int]) -> Route:
     """Those layers of the teacher, in that order: its pruned models are routes too."""
     refs = tuple(LayerRef(Owner.TEACHER, layer) for layer in layers)

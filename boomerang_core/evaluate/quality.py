@@ -14,10 +14,13 @@ from collections.abc import Sequence
 import torch
 from tqdm import tqdm
 
+from boomerang_core.errors import CheckpointError
 from boomerang_core.layer_runner import batches
-from boomerang_core.route import Route
+from boomerang_core.route import Route, spell
 from boomerang_core.route_runner import Prefix, RouteRunner
 from boomerang_core.sizes import Quality
+
+_MOST_NATS = 709  # a token: a float holds no perplexity above
 
 
 class _Score:
@@ -36,10 +39,15 @@ class _Score:
         self.loss += (log_sum_T - logits_TV.gather(-1, next_T[:, None])[:, 0]).sum().item()
         self.tokens += len(next_T)
 
-    def quality(self) -> Quality:
-        """Means over all tokens counted."""
-        n = self.tokens
-        return Quality(self.kl / n, self.agree / n, math.exp(self.loss / n), n)
+    def quality(self, route: Route) -> Quality:
+        """Means over all tokens counted.  Raises `CheckpointError` where one is no number."""
+        kl, loss = self.kl / self.tokens, self.loss / self.tokens
+        perplexity = math.exp(loss) if loss < _MOST_NATS else math.inf
+        if not (math.isfinite(kl) and math.isfinite(perplexity)):
+            raise CheckpointError(
+                f"the model {spell(route)} has a KL of {kl} and a perplexity of {perplexity}"
+            )
+        return Quality(kl, self.agree / self.tokens, perplexity, self.tokens)
 
 
 class _TeacherLogits:
@@ -63,7 +71,8 @@ def evaluate_routes(
     """The quality of every route, in order, on rows of tokens.
 
     Neighbouring routes that begin alike share that work, so give a ladder in its order.  `label`
-    names the progress bar; None shows none.
+    names the progress bar; None shows none.  Raises `CheckpointError`, naming the route, where a
+    figure is no number: nothing that reads one could go on with it.
     """
     scores = [_Score() for _ in routes]
     total = len(ids_RL) * len(routes)
@@ -76,4 +85,4 @@ def evaluate_routes(
             for score, route in zip(scores, routes, strict=True):
                 score.add(teacher, prefix.logits(route)[:, :-1].flatten(0, 1), next_T)
                 bar.update()
-    return [score.quality() for score in scores]
+    return [score.quality(route) for score, route in zip(scores, routes, strict=True)]

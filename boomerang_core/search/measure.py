@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,11 +17,11 @@ from torch import nn
 from tqdm import tqdm
 
 from boomerang_core.blocks import Block
-from boomerang_core.errors import CheckpointError, DataError
+from boomerang_core.errors import DataError
 from boomerang_core.evaluate.quality import evaluate_routes
 from boomerang_core.files import save_json
 from boomerang_core.layer_runner import LayerRunner, batches
-from boomerang_core.route import Owner, Route
+from boomerang_core.route import Owner, Route, spell
 from boomerang_core.route_runner import RouteRunner
 
 _TOGETHER = 32  # routes in one pass over the text: shared beginnings within, a save after
@@ -55,7 +54,7 @@ class Oracle:
         return len(self._asked & self._before)
 
     def kl(self, routes: Sequence[Route]) -> list[float]:
-        """The KL of each route.  Raises `CheckpointError` where one is not a number."""
+        """The KL of each route.  Raises `CheckpointError` where one is no number."""
         named = {spell(route): route for route in routes}
         missing = [route for name, route in named.items() if name not in self._known]
         self._asked |= named.keys()
@@ -78,16 +77,8 @@ class Oracle:
 
     def _measure_together(self, routes: Sequence[Route]) -> None:
         qualities = evaluate_routes(self._runner, self._teacher, routes, self._ids_RL, None)
-        for route, quality in zip(routes, qualities, strict=True):
-            if not math.isfinite(quality.kl):
-                raise CheckpointError(f"the model {spell(route)} has a KL of {quality.kl}")
-            self._known[spell(route)] = quality.kl
-
-
-def spell(route: Route) -> str:
-    """A route as a line: who owns the embedding, the layers, who owns the head."""
-    layers = [f"{ref.owner.value[0]}{ref.index}" for ref in route.layers]
-    return " ".join([route.embedding.value, *layers, route.head.value])
+        kls = (quality.kl for quality in qualities)
+        self._known |= zip(map(spell, routes), kls, strict=True)
 
 
 def _by_beginning(route: Route) -> tuple[object, ...]:
