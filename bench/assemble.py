@@ -30,7 +30,7 @@ from boomerang_core.family import load_family
 from boomerang_core.provenance import provenance
 from boomerang_core.route import LayerRef, Owner, Route, StudentKind, build_route
 from boomerang_core.sizes import SizeRow
-from boomerang_core.student import Student, load_student, merge
+from boomerang_core.student import Student, load_student, merged_layer
 
 REPEATS = 3
 
@@ -45,7 +45,7 @@ def student_model(teacher: Any, student: Student) -> Any:
         tensors = teacher.get_submodule(row.layers)[layer].state_dict()
         own = student.layer(index)
         lowrank = student.kind is StudentKind.LOWRANK
-        tensors = merge(tensors, own, row) if lowrank else {**tensors, **own}
+        tensors = merged_layer(tensors, own, row) if lowrank else {**tensors, **own}
         state |= {row.layer_name(index, name): tensor for name, tensor in tensors.items()}
     if student.own_embeddings:
         state |= {n: t for n, t in student.tensors.items() if not n.startswith(row.layers)}

@@ -152,8 +152,9 @@ def architecture_of(config: Any) -> Architecture:
 
 
 def check_row_length(config: Any, tokens: int) -> None:
-    """Raise `SettingsError` for a row longer than the learned positions of a model, where it has
-    such: there is nothing behind the last one.  Other models take any length.
+    """Raise `SettingsError` for a row that is longer than a model's learned positions.
+
+    Models without such positions take any length.
     """
     if architecture_of(config).positions is None:
         return

@@ -28,7 +28,7 @@ from boomerang_core.lowrank import A, B
 from boomerang_core.own_teacher import require_own_teacher
 from boomerang_core.provenance import provenance
 from boomerang_core.route import LayerRef, Owner, Route, StudentKind, build_route
-from boomerang_core.student import Student, load_student, merge
+from boomerang_core.student import Student, load_student, merged_layer
 
 PROVENANCE = "boomerang.json"
 
@@ -176,7 +176,9 @@ def _layer(layers: Any, student: Student, ref: LayerRef, merged: bool) -> Any:
     layer = _shell(base, None, None)
     if student.kind is StudentKind.LOWRANK and merged:
         weights = dict(base.named_parameters())
-        effective = merge({name: p.detach() for name, p in weights.items()}, own, student.row)
+        effective = merged_layer(
+            {name: p.detach() for name, p in weights.items()}, own, student.row
+        )
         own = {
             name: tensor
             for name, tensor in effective.items()

@@ -25,8 +25,9 @@ from boomerang_core.checkpoint_files import (
 )
 from boomerang_core.contents import sha256_of
 from boomerang_core.errors import CheckpointError, WriteError, first_line
-from boomerang_core.family import Family, TeacherRef
+from boomerang_core.family import Family
 from boomerang_core.folders import write_folder
+from boomerang_core.teacher_ref import TeacherRef
 
 if TYPE_CHECKING:
     import torch

@@ -44,6 +44,11 @@ def listed(name: str, text: str) -> list[Any] | None:
     return found
 
 
+def compact(value: Any) -> str:
+    """JSON without spaces: a list as a setting and as an option's value."""
+    return json.dumps(value, separators=(",", ":"))
+
+
 def integers(name: str, value: Any) -> list[int]:
     """A list of whole numbers.  Raises SettingsError for anything else."""
     if not isinstance(value, list) or not all(type(item) is int for item in value):
@@ -52,7 +57,7 @@ def integers(name: str, value: Any) -> list[int]:
 
 
 def parse_ladder(text: str, block_map: BlockMap) -> Ladder:
-    """A ladder by name, or from a JSON list of steps: ``last-to-first``, ``[[3,2],[1,0]]``.
+    """A ladder by name, or from a JSON list of steps: `last-to-first`, `[[3,2],[1,0]]`.
 
     Raises SettingsError, and LadderError where the steps do not patch every block once.
     """
@@ -69,9 +74,9 @@ def parse_ladder(text: str, block_map: BlockMap) -> Ladder:
 
 
 def parse_layout(text: str, num_layers: int, shared: tuple[int, ...] = ()) -> BlockMap:
-    """Blocks by name, or from a JSON list such as ``[[0],[1,2]]``; each keeps its first layer.
+    """Blocks by name, or from a JSON list such as `[[0],[1,2]]`; each keeps its first layer.
 
-    ``shared`` are left alone by ``pairs``.  Raises SettingsError and BlockMapError.
+    `shared` are left alone by `pairs`.  Raises SettingsError and BlockMapError.
     """
     groups = listed("layout", text)
     if groups is not None:

@@ -1,7 +1,7 @@
 """Which files a family folder holds, and that each has the sha256 in its index.
 
-Neither listed nor checked is what no program reads: names that begin with a dot (a hub's client
-keeps its notes there), and a model card or a licence beside the index.
+Names that begin with a dot (a hub's client keeps its notes there), a model card and a licence are
+neither listed nor checked: no program reads them.
 """
 
 import contextlib
@@ -43,7 +43,7 @@ def sha256_of(path: Path) -> str:
 
 
 def files_in(folder: Path) -> list[str]:
-    """The names of a family folder's files, but for the index and what begins with a dot."""
+    """The names of a family folder's files, without the index and what begins with a dot."""
     names = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     shown = (name for name in names if not any(part.startswith(".") for part in name.parts))
     return sorted(name.as_posix() for name in shown if name.name != INDEX)
@@ -72,7 +72,7 @@ def listed_in(index: Path) -> dict[str, str]:
 
 
 def require_nothing_else(out: Path) -> None:
-    """Raise `FamilyError` unless `out` is a family's folder or empty, but for what is not listed.
+    """Raise `FamilyError` where `out` holds files that are no family's.
 
     Whatever lies there when a family is written becomes part of it, and is published with it.
     """

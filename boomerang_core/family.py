@@ -12,7 +12,7 @@ changes at once (`saving.py`).  Reading verifies.
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from boomerang_core.blocks import BlockMap
@@ -40,43 +40,11 @@ from boomerang_core.sizes import (
     is_family_name,
     unique_ids,
 )
+from boomerang_core.teacher_ref import TeacherRef
 
 FORMAT = 1
 PACKED_TEACHER = "packed_teacher"
 """In the provenance: which teacher the folder carries."""
-
-
-@dataclass(frozen=True)
-class TeacherRef:
-    """Where the teacher is: a local folder, a hub id, or an installed package.
-
-    `file` is the checkpoint's file inside (a GGUF), where it is one; `revision` pins a hub id.
-    A relative folder lies in the family folder; one that would lead out of it is a `FamilyError`.
-    """
-
-    kind: str
-    location: str
-    file: str | None = None
-    revision: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.kind not in ("folder", "hub", "package"):
-            raise FamilyError(f"a teacher is a folder, hub or package reference, got {self.kind!r}")
-        if self.inside:
-            path = PurePath(self.location, self.file or "")
-            if not PurePath(self.location).parts or path.is_absolute() or ".." in path.parts:
-                raise FamilyError(f"a relative teacher must lie in the family folder, got {path}")
-
-    @property
-    def inside(self) -> bool:
-        """Whether it lies in the family folder."""
-        return self.kind == "folder" and not PurePath(self.location).is_absolute()
-
-    @property
-    def name(self) -> str:
-        """What it is called, without the folders of this machine."""
-        location = PurePath(self.location).name if self.kind == "folder" else self.location
-        return "/".join(filter(None, (location, self.file)))
 
 
 @dataclass(frozen=True)

@@ -27,10 +27,10 @@ def writing(what: object) -> Iterator[None]:
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Let ``write`` fill a neighbouring temporary file, then rename it onto ``path``.
+    """Let `write` fill a neighbouring temporary file, then rename it onto `path`.
 
     It is on the disk when this returns: after a power cut a rename alone may leave an empty file
-    in the place of a whole one.  Raises WriteError where that is not possible; ``path`` is then as
+    in the place of a whole one.  Raises WriteError where that is not possible; `path` is then as
     it was.
     """
     with writing(path):

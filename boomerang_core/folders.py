@@ -1,8 +1,8 @@
 """Folders that are whole or absent, and what killed processes leave of them.
 
-A folder is filled under a name of its own and then renamed.  Whoever fills one holds an advisory
-lock on it, which goes with the process: what nobody holds was left by a kill, and the next write to
-the same place removes it.  A volume without such locks keeps what was left.
+A folder is filled under a name of its own and then renamed.  The process that fills it holds an
+advisory lock on it, which ends with the process: a folder that nobody holds was left by a killed
+one, and the next write to the same place removes it.  On a volume without such locks it stays.
 """
 
 from __future__ import annotations
@@ -66,10 +66,10 @@ def unfinished_folder(parent: Path, prefix: str) -> Iterator[Path]:
 
 @contextmanager
 def held_folder(folder: Path) -> Iterator[None]:
-    """Keep a folder for this process, made where there is none.
+    """Keep a folder for this process alone; it is made where there is none.
 
-    Raises `WriteError`, which may pass, where another process holds it.  A volume without such
-    locks lets both.
+    Raises `WriteError`, which may pass, where another process holds it.  On a volume without such
+    locks both go on.
     """
     is_new = not folder.exists()
     with writing(f"into {folder}"):

@@ -28,7 +28,7 @@ from boomerang_core.checkpoint import (
 from boomerang_core.choices import parse_ladder, parse_layout
 from boomerang_core.contents import STUDENT, sha256_of
 from boomerang_core.errors import BlockMapError, CheckpointError, SettingsError
-from boomerang_core.family import Family, TeacherRef, build_rows, load_family, write_family
+from boomerang_core.family import Family, build_rows, load_family, write_family
 from boomerang_core.folders import require_unused, write_folder
 from boomerang_core.footprint import FOOTPRINT_TOKENS
 from boomerang_core.matching import (
@@ -44,6 +44,7 @@ from boomerang_core.provenance import provenance
 from boomerang_core.route import FamilyDesign, StudentKind, build_route
 from boomerang_core.sizes import FAMILY_NAME, is_family_name
 from boomerang_core.student import Student, save_student, student_from_model
+from boomerang_core.teacher_ref import TeacherRef
 
 
 @dataclass(frozen=True)

@@ -28,10 +28,10 @@ class _Call:
 
 
 class LayerRunner:
-    """A model taken apart: ``embed``, ``run`` any one layer, ``head``.
+    """A model taken apart: `embed`, `run` any one layer, `head`.
 
-    ``row_length`` fixes L; the model is only referenced and must be in eval mode.  ``compiled``
-    makes ``layers`` compiled ones around the same parameters: for many steps of one shape.
+    `row_length` fixes L; the model is only referenced and must be in eval mode.  `compiled`
+    makes `layers` compiled ones around the same parameters: for many steps of one shape.
     Raises SettingsError for rows longer than the model can take.
     """
 
@@ -92,9 +92,9 @@ class LayerRunner:
         hidden_BLD: torch.Tensor,
         weights: dict[str, torch.Tensor] | None = None,
     ) -> torch.Tensor:
-        """One layer's output (B, L, D), called as the model calls its layer ``place``.
+        """One layer's output (B, L, D), called as the model calls its layer `place`.
 
-        ``weights`` replace the layer's own by name for this call.
+        `weights` replace the layer's own by name for this call.
         """
         call = self._calls[place]
         args = (hidden_BLD, *call.args)
@@ -117,7 +117,7 @@ class LayerRunner:
         return logits
 
     def head_parameters(self) -> Iterator[nn.Parameter]:
-        """What ``head`` computes with."""
+        """What `head` computes with."""
         for module in (self.norm, self._model.get_output_embeddings()):
             yield from module.parameters()
 
@@ -130,6 +130,6 @@ def compile_layers(layers: nn.ModuleList) -> nn.ModuleList:
 
 
 def batches(count: int, size: int) -> Iterator[slice]:
-    """Slices that cover ``count`` rows, ``size`` at a time."""
+    """Slices that cover `count` rows, `size` at a time."""
     for start in range(0, count, size):
         yield slice(start, min(start + size, count))

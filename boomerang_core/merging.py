@@ -28,7 +28,7 @@ from boomerang_core.lowrank import A, B
 from boomerang_core.own_teacher import require_own_teacher
 from boomerang_core.packing import carry_teacher, require_outside
 from boomerang_core.route import StudentKind
-from boomerang_core.student import Student, Tensors, load_student, merge, save_student
+from boomerang_core.student import Student, Tensors, load_student, merged_layer, save_student
 
 
 class Maps(StrEnum):
@@ -90,7 +90,7 @@ def merged_student(family: Family, maps: Maps = Maps.ALL) -> Student:
     for index, block in enumerate(lowrank.block_map):
         if not block.shared:
             kept, own = layers[block.kept].state_dict(), lowrank.layer(index)
-            layer = _merged_layer(kept, own, wanted, lowrank.row)
+            layer = _with_weights(kept, own, wanted, lowrank.row)
             whole = {**kept, **layer} if maps is Maps.ALL else layer
             tensors |= {lowrank.row.layer_name(index, name): t for name, t in whole.items()}
     if tensors.keys() == lowrank.tensors.keys():
@@ -99,14 +99,14 @@ def merged_student(family: Family, maps: Maps = Maps.ALL) -> Student:
     return Student(lowrank.architecture, kind, lowrank.block_map, False, tensors)
 
 
-def _merged_layer(
+def _with_weights(
     kept: Mapping[str, torch.Tensor], own: Tensors, maps: Sequence[str], row: Architecture
 ) -> Tensors:
     """A layer's own tensors, with weights instead of deltas for some of its linear maps."""
     deltas = {name: own[name] for path in maps for name in (path + A, path + B) if name in own}
     weights = {f"{path}.weight": kept[f"{path}.weight"] for path in maps if path + A in own}
     others = {name: tensor for name, tensor in own.items() if name not in deltas}
-    return {**others, **merge(weights, deltas, row)}
+    return {**others, **merged_layer(weights, deltas, row)}
 
 
 def _described(family: Family, student: Student) -> Family:

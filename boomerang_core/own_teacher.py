@@ -1,8 +1,8 @@
 """Whether the teacher that lies where a family says is the one that it was made from.
 
-A folder can be written over, and then every size computes something else.  Of a hub id and of a
-GGUF file the version is in the name, and costs nothing; a folder's files are read, about a second a
-gigabyte, so a server does not ask at its start.
+A folder can be written over, and then every size computes something else.  The version of a hub id
+or a GGUF file is in its name, and costs nothing to read; the files of a folder are hashed, about a
+second a gigabyte, so a server does not ask at its start.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from boomerang_core.architectures import architecture_of, shape_of
 from boomerang_core.checkpoint import load_config, teacher_folder
 from boomerang_core.checkpoint_files import checkpoint_sha256
 from boomerang_core.errors import FamilyError
-from boomerang_core.family import Family, TeacherRef, family_source, verify_family
+from boomerang_core.family import Family, family_source, verify_family
+from boomerang_core.teacher_ref import TeacherRef
 
 VERSION = "teacher_version"
 """In the provenance: the version that the family was made from; imported and older ones lack it.
@@ -25,7 +26,7 @@ Of a GGUF file it is the same in every cache: the file's name and the beginning 
 
 
 def version_of(ref: TeacherRef, folder: Path) -> str:
-    """What a teacher's contents go by: a commit, the sha256 of a GGUF, that of a folder's files."""
+    """What a teacher's contents are known by: a commit, or the sha256 of a GGUF or a folder."""
     return checkpoint_sha256(folder) if ref.kind == "folder" and ref.file is None else folder.name
 
 

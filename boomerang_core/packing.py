@@ -7,30 +7,26 @@ from pathlib import Path
 
 from boomerang_core.checkpoint import (
     check_weights,
+    pinned,
     teacher_folder,
 )
 from boomerang_core.checkpoint_files import CONFIG, copy_companions, shard_index, weight_files
 from boomerang_core.contents import TEACHER, files_in
 from boomerang_core.errors import SettingsError
-from boomerang_core.family import (
-    PACKED_TEACHER,
-    Family,
-    TeacherRef,
-    load_family,
-    write_family,
-)
+from boomerang_core.family import PACKED_TEACHER, Family, load_family, write_family
 from boomerang_core.files import copy_file
 from boomerang_core.folders import require_unused, write_folder
 from boomerang_core.own_teacher import require_own_teacher
+from boomerang_core.teacher_ref import TeacherRef
 
 
 def pack_family(family: Family, out: Path) -> Family:
     """Copy the family and its teacher into `out`, whole or not at all, and read it back.
 
-    Of the teacher, what is read is copied: config, safetensors, tokenizer, generation config.  Its
-    old name stays in the provenance.  Raises `CheckpointError` where `out` is in use or the teacher
-    cannot be read, `FamilyError` where it is not this family's, `SettingsError` where `out` lies in
-    the family folder, `WriteError` where the disk is full.
+    Of the teacher only the files that are read are copied: config, safetensors, tokenizer and
+    generation config.  Its old name stays in the provenance.  Raises `CheckpointError` where `out`
+    is in use or the teacher cannot be read, `FamilyError` where it is not this family's,
+    `SettingsError` where `out` lies in the family folder, `WriteError` where the disk is full.
     """
     require_unused(out)
     require_outside(out, family)
@@ -57,7 +53,10 @@ def carry_teacher(family: Family, folder: Path) -> Family:
         family,
         teacher=TeacherRef("folder", TEACHER),
         # the teacher of a packed family keeps its first name
-        provenance={PACKED_TEACHER: _full_name(family.teacher, source), **family.provenance},
+        provenance={
+            PACKED_TEACHER: pinned(family.teacher, source).pinned_name,
+            **family.provenance,
+        },
     )
 
 
@@ -79,9 +78,3 @@ def _copy_checkpoint(source: Path, out: Path) -> None:
         copy_file(path, out / path.name)
     check_weights(out)
     copy_companions(source, out)
-
-
-def _full_name(teacher: TeacherRef, folder: Path) -> str:
-    """The teacher's name; of a hub id with the commit, by which the hub's client names folders."""
-    revision = folder.name if teacher.kind == "hub" and not teacher.file else teacher.revision
-    return f"{teacher.name}@{revision}" if revision else teacher.name

@@ -17,7 +17,7 @@ _SOURCE = Path(__file__).parents[1]
 
 
 def provenance(seed: int, **more: Any) -> dict[str, Any]:
-    """Command, versions, git commit, hardware and seed, ready for JSON; ``more`` is added."""
+    """Command, versions, git commit, hardware and seed, ready for JSON; `more` is added."""
     return {
         "command": command_line(),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
@@ -54,9 +54,9 @@ def _without_folders(word: str) -> str:
 
 
 def git_commit(root: Path = _SOURCE) -> str | None:
-    """Our own commit, ``-dirty`` when changed; None where this is no checkout of ours.
+    """Our own commit, `-dirty` when changed; None where this is no checkout of ours.
 
-    Installed, the package may lie in somebody else's repository, as in a project's ``.venv``.
+    Installed, the package may lie in somebody else's repository, as in a project's `.venv`.
     """
     top = _git(root, "rev-parse", "--show-toplevel")
     if top is None or Path(top).resolve() != root.resolve():

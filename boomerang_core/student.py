@@ -98,7 +98,7 @@ class Student:
             _check_shape(name, tensor, expected, self.tensors)
 
 
-def merge(
+def merged_layer(
     base: Mapping[str, torch.Tensor], deltas: Mapping[str, torch.Tensor], row: Architecture
 ) -> Tensors:
     """A low-rank student's effective layer: W + B A for each linear map, its own norms, rest base.

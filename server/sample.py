@@ -71,7 +71,8 @@ def _write(
 ) -> Text:
     """Check everything that is cheap to check, then start the engine and write."""
     from boomerang_core.checkpoint import load_tokenizer, parse_teacher, teacher_folder
-    from boomerang_core.distill.sampling import save_samples, tagged_prompts
+    from boomerang_core.distill.prompts import teacher_prompts
+    from boomerang_core.distill.sampling import save_samples
     from boomerang_core.text.documents import Text
 
     folder = teacher_folder(parse_teacher(teacher))
@@ -85,7 +86,7 @@ def _write(
     def documents() -> Iterator[Drawn]:
         chat = round(tokens * share)
         for kind, quota in (("chat", chat), ("text", tokens - chat)):
-            prompts = tagged_prompts(tokenizer, beginnings, seed)
+            prompts = teacher_prompts(tokenizer, beginnings, seed)
             chosen = (prompt for prompt in prompts if prompt.chat is (kind == "chat"))
             yield from sampler.documents(chosen, quota, seed, teacher, parts / kind)
 

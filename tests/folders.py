@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from boomerang_core.family import Family, TeacherRef, build_rows, load_family, write_family
+from boomerang_core.family import Family, build_rows, load_family, write_family
 from boomerang_core.footprint import ModelShape
 from boomerang_core.route import FamilyDesign
 from boomerang_core.sizes import Quality
+from boomerang_core.teacher_ref import TeacherRef
 
 
 def write_tiny(

@@ -8,7 +8,7 @@ at the pointer, keeps that where the final hidden states on a few sentences stay
 teacher's (mean cosine above T) and moves I layers down, otherwise drops it and moves one down.
 
 Every merged layer is then a sum of teacher layers with whole factors, so a collapsed teacher is
-plain data (`Plan`) until it runs, and a plan that two settings reach is tried once.
+plain data (`LayerPlan`) until it runs, and a plan that two settings reach is tried once.
 
 What the paper leaves open, or we do otherwise:
 
@@ -63,18 +63,18 @@ class Collapsed:
         return self.stop - self.start > 1
 
 
-Plan = tuple[Collapsed, ...]
+LayerPlan = tuple[Collapsed, ...]
 """The layers of a collapsed teacher, first to last."""
 
-Similarity = Callable[[Plan], float]
+Similarity = Callable[[LayerPlan], float]
 
 
-def whole_plan(num_layers: int) -> Plan:
+def whole_plan(num_layers: int) -> LayerPlan:
     """The teacher as it is."""
     return tuple(Collapsed(layer, layer + 1, ((layer, 1),)) for layer in range(num_layers))
 
 
-def merge(plan: Plan, place: int, following: int) -> Plan:
+def merge(plan: LayerPlan, place: int, following: int) -> LayerPlan:
     """Collapse the `following` layers after `place` into it: θ_l + Σ_k (θ_{l+k} - θ_l)."""
     first, *rest = run = plan[place : place + following + 1]
     total: Counter[int] = Counter()
@@ -88,8 +88,13 @@ def merge(plan: Plan, place: int, following: int) -> Plan:
 
 
 def collapse(
-    plan: Plan, depth: int, combined: int, interval: int, threshold: float, similarity: Similarity
-) -> Plan | None:
+    plan: LayerPlan,
+    depth: int,
+    combined: int,
+    interval: int,
+    threshold: float,
+    similarity: Similarity,
+) -> LayerPlan | None:
     """Algorithm 1, stopped at `depth` layers; None where it does not get there.
 
     `combined` is C, `interval` I, `threshold` T.
@@ -106,7 +111,7 @@ def collapse(
     return plan if len(plan) == depth else None
 
 
-def laco_plan(num_layers: int, depth: int, similarity: Similarity) -> Plan:
+def laco_plan(num_layers: int, depth: int, similarity: Similarity) -> LayerPlan:
     """The collapse to `depth` layers that is most similar to the teacher, over all `SETTINGS`.
 
     Raises `SettingsError` for a depth that no setting reaches.
@@ -125,8 +130,8 @@ def laco_plan(num_layers: int, depth: int, similarity: Similarity) -> Plan:
 
 
 def _strictest(
-    whole: Plan, depth: int, combined: int, interval: int, similarity: Similarity
-) -> Plan | None:
+    whole: LayerPlan, depth: int, combined: int, interval: int, similarity: Similarity
+) -> LayerPlan | None:
     """The collapse at the highest threshold that reaches the depth; at last, none is set."""
     for threshold in (*THRESHOLDS, -1.0):
         plan = collapse(whole, depth, combined, interval, threshold, similarity)
@@ -144,7 +149,7 @@ class FinalSimilarity:
 
     def __init__(self, runner: LayerRunner, ids_SL: torch.Tensor) -> None:
         self._runner = runner
-        self._known: dict[Plan, float] = {}
+        self._known: dict[LayerPlan, float] = {}
         self._weights: dict[Collapsed, dict[str, torch.Tensor]] = {}
         with torch.inference_mode():
             self._entering = [runner.embed(ids_SL)]
@@ -152,14 +157,14 @@ class FinalSimilarity:
                 self._entering.append(runner.run(layer, place, self._entering[-1]))
             self._final_SX = runner.norm(self._entering[-1]).flatten(1)
 
-    def __call__(self, plan: Plan) -> float:
+    def __call__(self, plan: LayerPlan) -> float:
         """From -1 to 1; of two plans the one of higher similarity is the better."""
         if plan not in self._known:
             self._known[plan] = self._measure(plan)
         return self._known[plan]
 
     @torch.inference_mode()
-    def _measure(self, plan: Plan) -> float:
+    def _measure(self, plan: LayerPlan) -> float:
         runner = self._runner
         # no more merged layers in memory than one plan has
         self._weights = {
@@ -202,7 +207,7 @@ def _sum(terms: Sequence[tuple[torch.Tensor, int]]) -> torch.Tensor:
     return total.to(first.dtype)
 
 
-def laco_student(runner: LayerRunner, plan: Plan) -> Student:
+def laco_student(runner: LayerRunner, plan: LayerPlan) -> Student:
     """The collapsed teacher as a `full` student: a block for each layer, one-layer blocks shared.
 
     So it runs, is measured and is exported like any student; only merged layers take memory.

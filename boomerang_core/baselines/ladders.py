@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from boomerang_core.baselines.laco import FinalSimilarity, Plan, laco_plan, laco_student
+from boomerang_core.baselines.laco import FinalSimilarity, LayerPlan, laco_plan, laco_student
 from boomerang_core.baselines.shortgpt import block_influence, shortgpt_route
 from boomerang_core.evaluate.planned import PlannedLadder, Section, teacher_ladder
 from boomerang_core.layer_runner import LayerRunner
@@ -55,7 +55,7 @@ def laco_ladder(model: Any, depths: Sequence[int], sentences_SL: torch.Tensor) -
     return PlannedLadder(sections, {"sizes": notes})
 
 
-def _laco_route(plan: Plan) -> Route:
+def _laco_route(plan: LayerPlan) -> Route:
     """The student's layers, which are the plan's; those that it shares are the teacher's."""
     refs = (
         LayerRef(Owner.STUDENT, index) if layer.merged else LayerRef(Owner.TEACHER, layer.start)
@@ -64,5 +64,5 @@ def _laco_route(plan: Plan) -> Route:
     return Route(tuple(refs), Owner.TEACHER, Owner.TEACHER)
 
 
-def _laco_student(plan: Plan, model: Any) -> Student:
+def _laco_student(plan: LayerPlan, model: Any) -> Student:
     return laco_student(LayerRunner(model, row_length=1), plan)

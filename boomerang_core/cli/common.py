@@ -39,7 +39,7 @@ class Commands(typer.core.TyperGroup):
     """Commands in the order in which they are needed, not in that of their files."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """Those of ``JOURNEY`` first; ``serve`` and ``sample`` come with the server."""
+        """Those of `JOURNEY` first; `serve` and `sample` come with the server."""
         return sorted(super().list_commands(ctx), key=JOURNEY.index)
 
 

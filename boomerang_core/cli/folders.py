@@ -63,30 +63,33 @@ def sizes(
         refuse_without(context, "memory_budget", "kv_cache_bytes")
         precision = served_precision(dtype)
         loaded = load_family(family_folder(family)).served_in(precision.bytes_per_param)
-        budget = None if memory_budget is None else parse_bytes(memory_budget)
-        server = _server(loaded, budget, kv_cache_bytes, tokens, concurrency)
+        server = None
+        if memory_budget is not None:
+            budget = parse_bytes(memory_budget)
+            server = _server(loaded, budget, kv_cache_bytes, tokens, concurrency)
         counted = (tokens or loaded.footprint_tokens) * (concurrency or 1)
         loaded = replace(loaded, footprint_tokens=counted)
         print_sizes(loaded)
-        if budget is not None:
-            print_holding(loaded, budget, server.kv_bytes)
+        if server is not None:
+            print_holding(loaded, server.budget, server.kv_bytes)
             typer.echo(
-                f"so with: boomerang serve {family} --memory-budget {budget} "
+                f"so with: boomerang serve {family} --memory-budget {server.budget} "
                 f"{server.options}--dtype {precision.dtype}"
             )
 
 
 @dataclass(frozen=True)
 class _Server:
-    """The KV cache of a server, and the options of `serve` that it takes."""
+    """A server's memory budget, its KV cache, and the options of `serve` that this takes."""
 
+    budget: int
     kv_bytes: int
     options: str = ""
 
 
 def _server(
     family: Family,
-    budget: int | None,
+    budget: int,
     stated: str | None,
     context: int | None,
     concurrency: int | None,
@@ -99,20 +102,22 @@ def _server(
     per_token = kv_bytes(family)[-1]
     if context is None and concurrency is None:
         if stated is None:
-            return _Server(default_kv_bytes(family, budget, per_token))
+            return _Server(budget, default_kv_bytes(family, budget, per_token))
         given, needed = parse_bytes(stated), kv_bytes_for(DEFAULT_CONTEXT, 1, per_token)
         if given < needed:
             raise SettingsError(
                 f"--kv-cache-bytes: {format_bytes(given)} cannot hold one request of "
                 f"{DEFAULT_CONTEXT} tokens, which takes {format_bytes(needed)}"
             )
-        return _Server(given, f"--kv-cache-bytes {given} ")
+        return _Server(budget, given, f"--kv-cache-bytes {given} ")
     if stated is not None:
         raise SettingsError("give either --kv-cache-bytes or --context and --concurrency")
     length = max(context or family.footprint_tokens, LEAST_CONTEXT)
     held = kv_bytes_for(length, concurrency or 1, per_token)
     options = f"--kv-cache-bytes {held} --max-model-len {length} "
-    return _Server(held, options + (f"--max-num-seqs {concurrency} " if concurrency else ""))
+    if concurrency is not None:
+        options += f"--max-num-seqs {concurrency} "
+    return _Server(budget, held, options)
 
 
 @app.command()

@@ -36,12 +36,12 @@ def report(
     with plain_errors():
         loaded = load_family(family_folder(family))
         try:
-            from boomerang_core.report.findings import Sources
+            from boomerang_core.report.findings import GivenFiles
             from boomerang_core.report.page import write_report
         except ModuleNotFoundError as error:
             package = str(error.name).partition(".")[0]
             if package not in ("matplotlib", "jinja2"):
                 raise
             raise SettingsError(f"a report needs {package}: {install_hint('eval')}") from error
-        sources = Sources(comparison, curves, tasks, similarity, speed)
-        typer.echo(write_report(loaded, out, sources))
+        given = GivenFiles(comparison, curves, tasks, similarity, speed)
+        typer.echo(write_report(loaded, out, given))

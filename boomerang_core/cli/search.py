@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from boomerang_core.choices import compact
 from boomerang_core.cli.common import (
     Device,
     FamilyFolder,
@@ -92,16 +93,18 @@ def ladder(
         ladders = [search_ladder(loaded.design, name, tools) for name in (PRESENT, *orders)]
         best = best_of(ladders)
         _print(report.ladder_lines(ladders), session.oracle)
-        typer.echo(f"best: {best.order}, --ladder '{report.compact(best.ladder.to_json())}'")
+        typer.echo(f"best: {best.order}, --ladder '{compact(best.ladder.to_json())}'")
         _write(out, sample, {"family": loaded.name, **report.ladder_record(ladders)})
-        if rows is not None and best.order == PRESENT:
+        if rows is None:
+            return
+        if best.order == PRESENT:
             typer.echo("nothing to save: the family's own ladder is the best of these")
-        elif rows is not None:
-            note = {"order": best.order, "area": round(best.area, 4), "searched": sample.note()}
-            measured = session.evaluate(best.ladder, rows)
-            print_sizes(save_ladder(loaded, best.ladder, measured, scored, note))
-            if scored.text == text:
-                typer.echo("scored on the text that chose the ladder: --eval-text takes another")
+            return
+        note = {"order": best.order, "area": round(best.area, 4), "searched": sample.note()}
+        measured = session.evaluate(best.ladder, rows)
+        print_sizes(save_ladder(loaded, best.ladder, measured, scored, note))
+        if scored.text == text:
+            typer.echo("scored on the text that chose the ladder: --eval-text takes another")
 
 
 @search.command()

@@ -27,7 +27,7 @@ _NEEDS: Sequence[tuple[tuple[str, ...], str, Callable[[Recipe], bool]]] = (
     (
         ("kept_tokens",),
         "--kept measured or sequential",
-        lambda recipe: recipe.kept in ("measured", "sequential"),
+        lambda recipe: recipe.kept_is_measured,
     ),
     (
         ("steps", "block_tokens", "sinks", "ridge", "batch_rows", "step_rows", "learning_rate"),

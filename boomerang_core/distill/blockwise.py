@@ -31,13 +31,13 @@ from boomerang_core.text.rows import Rows
 
 Parameters = dict[str, torch.Tensor]
 SINKS_EVERY = 4
-"""Of how many rows one is searched for attention sinks: one row's are like another's.  In the
-others every token counts alike."""
+"""One row in so many is searched for attention sinks, as they are alike in all rows.  In the others
+every token counts alike."""
 
 
 @dataclass(frozen=True)
-class Task:
-    """A side of a block's regression: inputs → targets (R, L, D), what tokens count (R, L)."""
+class Regression:
+    """What a block learns: inputs → targets (R, L, D), and what each token counts (R, L)."""
 
     inputs: torch.Tensor
     targets: torch.Tensor
@@ -56,7 +56,7 @@ class Fit:
 
 
 class BlockTrainer:
-    """Fits one student layer; ``place`` is the teacher layer that it starts from."""
+    """Fits one student layer; `place` is the teacher layer that it starts from."""
 
     def __init__(self, runner: LayerRunner, place: int, recipe: Recipe) -> None:
         self._runner = runner
@@ -73,7 +73,7 @@ class BlockTrainer:
         """The student layer's output (B, L, D)."""
         return self._runner.run(self._layer, self._place, hidden_BLD, weights)
 
-    def fit(self, parameters: Parameters, task: Task, heldout: Task, seed: int) -> Fit:
+    def fit(self, parameters: Parameters, task: Regression, heldout: Regression, seed: int) -> Fit:
         """Closed form, then gradient steps; each is kept only where the held-out error falls."""
         start = self.error(parameters, heldout)
         closed = self._keep_better(parameters, start, self._closed_form(parameters, task), heldout)
@@ -82,13 +82,13 @@ class BlockTrainer:
         return Fit(final[0], (start, closed[1], final[1]))
 
     def _keep_better(
-        self, old: Parameters, old_error: float, new: Parameters, heldout: Task
+        self, old: Parameters, old_error: float, new: Parameters, heldout: Regression
     ) -> tuple[Parameters, float]:
         new_error = self.error(new, heldout)
         return (new, new_error) if new_error < old_error else (old, old_error)
 
     @torch.no_grad()
-    def error(self, parameters: Parameters, task: Task) -> float:
+    def error(self, parameters: Parameters, task: Regression) -> float:
         """The block's error on a task."""
         weights = self.weights(parameters)
         total = 0.0
@@ -96,13 +96,15 @@ class BlockTrainer:
             total += self._errors(weights, task, part).sum().item()
         return total / len(task.inputs)
 
-    def _errors(self, weights: Parameters, task: Task, rows: slice | torch.Tensor) -> torch.Tensor:
+    def _errors(
+        self, weights: Parameters, task: Regression, rows: slice | torch.Tensor
+    ) -> torch.Tensor:
         """The errors of some rows (B,)."""
         output_BLD = self.run(weights, task.inputs[rows])
         return (relative_error(output_BLD, task.targets[rows]) * task.weights[rows]).sum(-1)
 
     @torch.no_grad()
-    def _closed_form(self, parameters: Parameters, task: Task) -> Parameters:
+    def _closed_form(self, parameters: Parameters, task: Regression) -> Parameters:
         down = self._runner.architecture.down_map
         weights = self.weights(parameters)
         lowrank = self._recipe.kind == StudentKind.LOWRANK
@@ -120,7 +122,7 @@ class BlockTrainer:
         )
         return add_delta(parameters, down, delta, self._runner.architecture.conv1d)
 
-    def _gradient_steps(self, parameters: Parameters, task: Task, seed: int) -> Parameters:
+    def _gradient_steps(self, parameters: Parameters, task: Regression, seed: int) -> Parameters:
         """Adam with a cosine that ends at a tenth of the rate, on rows in random order."""
         trained = {name: value.clone().requires_grad_() for name, value in parameters.items()}
         optimiser = torch.optim.Adam(trained.values(), lr=self._recipe.learning_rate)
@@ -142,7 +144,7 @@ class BlockTrainer:
 class Streams:
     """The teacher's and the student's hidden states, at the same block boundary.
 
-    ``weights_RL`` is what each token counts in every block's error.
+    `weights_RL` is what each token counts in every block's error.
     """
 
     @torch.no_grad()
@@ -170,10 +172,10 @@ class Streams:
         return found_RL
 
     @torch.no_grad()
-    def task(self, block: Block, student_stream: bool) -> Task:
+    def task(self, block: Block, student_stream: bool) -> Regression:
         """From a stream at the block's start to the teacher's states at its end."""
         inputs_RLD = self.student_RLD if student_stream else self.teacher_RLD
-        return Task(inputs_RLD, self._through(self.teacher_RLD, block), self.weights_RL)
+        return Regression(inputs_RLD, self._through(self.teacher_RLD, block), self.weights_RL)
 
     def _through(self, hidden_RLD: torch.Tensor, block: Block) -> torch.Tensor:
         out_RLD = torch.empty_like(hidden_RLD)
@@ -194,7 +196,7 @@ class Streams:
     def advance(
         self, trainer: BlockTrainer, parameters: Parameters, teacher_RLD: torch.Tensor
     ) -> None:
-        """The student's stream passes through its layer, the teacher's takes ``teacher_RLD``."""
+        """The student's stream passes through its layer, the teacher's takes `teacher_RLD`."""
         weights = trainer.weights(parameters)
         for part in self._parts(self.student_RLD):
             self.student_RLD[part] = trainer.run(weights, self.student_RLD[part])
@@ -211,7 +213,7 @@ def distill_blocks(
 ) -> dict[int, Fit]:
     """Fit every block that is not shared, in order.
 
-    A finished block is left in ``work``; a later call with the same folder reads it instead.
+    A finished block is left in `work`; a later call with the same folder reads it instead.
     """
     own = [index for index, block in enumerate(block_map) if not block.shared]
     stored = {index: _stored(work, index, runner.device) for index in own}

@@ -1,8 +1,8 @@
 """Closed form: ridge least squares on a block's down map, no gradient.
 
 The down map is the last linear map of a layer before the residual sum, so the layer's output is
-linear in it: ``y = rest + W a``.  Given the layer's output now, the residual ``t - y`` to the
-teacher's state at the block's end is a linear regression on ``a``.
+linear in it: `y = rest + W a`.  Given the layer's output now, the residual `t - y` to the
+teacher's state at the block's end is a linear regression on `a`.
 
 Shapes: N tokens, I inner (the down map's input), D hidden.
 """
@@ -19,8 +19,6 @@ from torch import nn
 from boomerang_core.errors import SettingsError
 from boomerang_core.lowrank import reduce_rank
 
-Layer = Callable[[torch.Tensor], torch.Tensor]
-
 
 @dataclass
 class Moments:
@@ -34,7 +32,7 @@ class Moments:
 
     @classmethod
     def zeros(cls, inner_NI: torch.Tensor, hidden: int) -> Moments:
-        """Of no token yet, on the device of ``inner_NI``."""
+        """Of no token yet, on the device of `inner_NI`."""
         inner = inner_NI.shape[1]
         return cls(
             inner_NI.new_zeros(inner, inner, dtype=torch.float64),
@@ -48,7 +46,7 @@ class Moments:
         target_ND: torch.Tensor,
         weights_N: torch.Tensor,
     ) -> None:
-        """Count tokens in: squared errors relative to ‖target‖², times ``weights_N``.
+        """Count tokens in: squared errors relative to ‖target‖², times `weights_N`.
 
         Relative, because states grow to 29,000 on a few tokens.
         """
@@ -59,7 +57,7 @@ class Moments:
         self.cross += inner_NI.T @ ((target_ND - output_ND) * scale_N1)
 
     def solve(self, ridge: float, rank: int | None) -> torch.Tensor:
-        """The change of the down map (D, I); ``ridge`` is relative to G's mean diagonal.
+        """The change of the down map (D, I); `ridge` is relative to G's mean diagonal.
 
         Raises SettingsError for one so small that G stays singular, as of fewer tokens than I.
         """
@@ -79,16 +77,16 @@ class Moments:
 
 @torch.no_grad()
 def fit_down_map(
-    layer: Layer,
+    layer: Callable[[torch.Tensor], torch.Tensor],
     down_map: nn.Module,
     parts: Iterable[tuple[torch.Tensor, torch.Tensor, torch.Tensor]],
     ridge: float,
     rank: int | None,
 ) -> torch.Tensor:
-    """The change of ``down_map`` (D, I) that brings ``layer`` closest to its targets.
+    """The change of `down_map` (D, I) that brings `layer` closest to its targets.
 
-    ``parts`` yields input and target hidden states (B, L, D), and what each token counts (B, L);
-    ``down_map`` is inside ``layer``.
+    `parts` yields input and target hidden states (B, L, D), and what each token counts (B, L);
+    `down_map` is inside `layer`.
     """
     seen: list[torch.Tensor] = []
 

@@ -27,7 +27,7 @@ States = dict[int, torch.Tensor]
 class Distiller(nn.Module):
     """Runs the teacher, then a size, and compares them.
 
-    Its submodules are ``units`` of layers and ``ends``: every module with parameters, each once.
+    Its submodules are `units` of layers and `ends`: every module with parameters, each once.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Distiller(nn.Module):
         row_length: int,
         compiled: bool = False,
     ) -> None:
-        """``student``'s trainable tensors are parameters in float32 on the teacher's device."""
+        """`student`'s trainable tensors are parameters in float32 on the teacher's device."""
         super().__init__()
         model = assemble(teacher, student, build_route(design, 0))
         runner, own = (LayerRunner(each, row_length, compiled) for each in (teacher, model))
@@ -56,7 +56,7 @@ class Distiller(nn.Module):
         self._routes = [build_route(design, size) for size in range(design.ladder.num_sizes)]
 
     def forward(self, ids_BL: torch.Tensor, size: int) -> dict[str, torch.Tensor]:
-        """``terms``: the weighted loss, and what it is made of, without gradient; token means.
+        """`terms`: the weighted loss, and what it is made of, without gradient; token means.
 
         The last token of a row has no next one and is not scored.
         """

@@ -64,14 +64,14 @@ def distill(
 ) -> Student:
     """Train the student end to end and return it, in float32 on the CPU.
 
-    ``work`` receives the metrics and the state from which a stopped run goes on; ``tensorboard``
-    the metrics once more as event files.  Under ``accelerate launch`` or ``torchrun`` each process
-    takes its share of every step's rows; its ``teacher`` is on its own device, and the first
+    `work` receives the metrics and the state from which a stopped run goes on; `tensorboard`
+    the metrics once more as event files.  Under `accelerate launch` or `torchrun` each process
+    takes its share of every step's rows; its `teacher` is on its own device, and the first
     process alone writes, where all can read.  Configured for FSDP 2, they also share out the
     parameters of teacher and student; the teacher is whole again at the end.
     A step whose loss or gradient is no number is skipped.  SIGTERM and Ctrl-C end the run after
     the step in which they come, with its state kept.
-    Raises TrainingError for ``BAD_STEPS`` such steps on end and for processes that would train
+    Raises TrainingError for `BAD_STEPS` such steps on end and for processes that would train
     different things, StoppedError for a run that was told to stop, WriteError for a full disk,
     CheckpointError for a stored state that is damaged or of another run, SettingsError for a
     teacher that is not in float32 and for rows that the processes cannot share evenly.
@@ -97,8 +97,16 @@ def _origin(
     }
 
 
+def _parameters(student: Student, device: torch.device) -> dict[str, nn.Parameter]:
+    """Copies of the student's tensors to train, in float32."""
+    return {
+        name: nn.Parameter(tensor.detach().to(device, torch.float32, copy=True))
+        for name, tensor in student.tensors.items()
+    }
+
+
 class Trainer:
-    """A run of ``distill``: its model and optimiser over all processes, and the loop over steps."""
+    """A run of `distill`: its model and optimiser over all processes, and the loop over steps."""
 
     def __init__(
         self,
@@ -121,14 +129,16 @@ class Trainer:
         if self._processes.count > 1:  # before they give each other tensors
             texts = {"text": digest({"": rows_RL}), "start": digest(student.tensors)}
             agreed(lambda: {**origin, **texts})
-        own = {
-            name: nn.Parameter(t.detach().to(teacher.device, torch.float32, copy=True))
-            for name, t in student.tensors.items()
-        }
-        trained, objective = student.with_tensors(own), settings.objective
+        own = _parameters(student, teacher.device)
         length, sizes = rows_RL.shape[1], design.ladder.num_sizes
-        distiller = Distiller(teacher, trained, design, objective, length, settings.compiled)
-        del trained
+        distiller = Distiller(
+            teacher,
+            student.with_tensors(own),
+            design,
+            settings.objective,
+            length,
+            settings.compiled,
+        )
         self._terms = distiller.terms
         self._learns = [distiller.learns(size) for size in range(sizes)]
         self._model, self._parameters = self._processes.spread(distiller, own)
@@ -196,7 +206,7 @@ class Trainer:
     def step(self, step: int, stop: Stop | None = None) -> dict[str, float]:
         """One optimiser step; the terms of all its rows, and what the step was made with.
 
-        Whether it counts, and ``stopped``, are the same on every process: they are found in what
+        Whether it counts, and `stopped`, are the same on every process: they are found in what
         all have summed up.  Raises TrainingError.
         """
         rate = self._settings.rate((step + 1) / self._steps)
@@ -226,7 +236,7 @@ class Trainer:
         )
 
     def _gradients(self, step: int, stop: Stop | None) -> dict[str, float]:
-        """Gradients of the step's mean loss, ``micro_rows`` at a time; the terms' means."""
+        """Gradients of the step's mean loss, `micro_rows` at a time; the terms' means."""
         mine = self._processes.rows(self._schedule.rows(step))
         size, device = self._schedule.size(step), self._processes.device
         sums = torch.zeros(len(self._terms), device=device)

@@ -1,6 +1,6 @@
 """Which layer of a block its student starts from.
 
-``measured``: the layer whose removal from the whole teacher hurts most.  ``sequential``: block
+`measured`: the layer whose removal from the whole teacher hurts most.  `sequential`: block
 after block, the layer that leaves the better model, the blocks before being pruned already.
 SmolLM2-135M's layers 9 and 10 cost the same to remove alone; of the 17-layer models, the one that
 keeps 9 is much the better (docs/log.md): layer 11 makes an attention sink out of what 9 prepares.
@@ -25,9 +25,9 @@ from boomerang_core.route_runner import RouteRunner
 def kept_layers(
     how: str, runner: LayerRunner, plain: BlockMap, ids_RL: torch.Tensor, stage: Path
 ) -> BlockMap:
-    """The blocks with the layers that ``how`` keeps; what was measured stays in ``stage``.
+    """The blocks with the layers that `how` keeps; what was measured stays in `stage`.
 
-    ``how`` is ``measured`` or ``sequential``.  KL is to the whole teacher, on rows of tokens.
+    `how` is `measured` or `sequential`.  KL is to the whole teacher, on rows of tokens.
     """
     path = stage / f"kept-{how}.json"
     if not path.exists():

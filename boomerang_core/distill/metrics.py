@@ -69,7 +69,7 @@ class Metrics:
     """A line of JSON for a record, and the same numbers for TensorBoard, each step once."""
 
     def __init__(self, path: Path, tensorboard: Path | None, step: int, tokens: int) -> None:
-        """The run goes on with ``step``, ``tokens`` seen; what was recorded from there on goes.
+        """The run goes on with `step`, `tokens` seen; what was recorded from there on goes.
 
         Raises WriteError.
         """
@@ -89,7 +89,7 @@ class Metrics:
         write_text(self._path, "".join(line for line in whole if json.loads(line)["step"] < step))
 
     def record(self, step: int, tokens: int, values: Mapping[str, float]) -> None:
-        """``tokens`` are all that the run has seen; the speed is that since the last record.
+        """`tokens` are all that the run has seen; the speed is that since the last record.
 
         Raises WriteError.
         """
@@ -133,7 +133,7 @@ class Progress:
         )
 
     def advance(self, tokens: int, terms: Mapping[str, float]) -> None:
-        """``tokens`` more, and the terms of their step."""
+        """`tokens` more, and the terms of their step."""
         text = ", ".join(
             f"{short} {terms[name]:.3f}" for name, short in _SHOWN.items() if name in terms
         )

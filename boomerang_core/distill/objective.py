@@ -4,7 +4,7 @@
 
 A is the set of hidden states behind a student layer, each beside the teacher's at the end of the
 block that the layer stands for, and the embedding where it is the student's (arXiv 2510.05064,
-section 3; τ, weights and d as published: ``CE + 0.1 KL + 2.0 cosine``).
+section 3; τ, weights and d as published: `CE + 0.1 KL + 2.0 cosine`).
 
 Shapes: B rows at a time, L tokens a row, T scored tokens, D hidden, V vocabulary.
 """
@@ -22,7 +22,6 @@ from torch.nn import functional
 
 from boomerang_core.errors import SettingsError
 
-Head = Callable[[torch.Tensor], torch.Tensor]
 DISTANCES = ("cosine", "mse")
 HEAD_TOKENS = 4096
 """Tokens whose logits exist at once: they are by far the largest tensors of a step."""
@@ -30,12 +29,11 @@ HEAD_TOKENS = 4096
 
 @dataclass(frozen=True)
 class Objective:
-    """The weight of each term in the loss; one of weight 0 is still reported.
+    """The weight of each term in the loss.
 
-    But for cross entropy and KL where both are 0: then no logits are made.
-
-    ``aligned_by`` is ``cosine`` (1 - cos, the paper's) or ``mse`` (squared error relative to the
-    teacher's squared norm, which also sees the length of a state).
+    A term of weight 0 is still reported, except cross entropy and KL where both are 0: then no
+    logits are made.  `aligned_by` is `cosine` (1 - cos, the paper's) or `mse` (squared error
+    relative to the teacher's squared norm, which also sees the length of a state).
     """
 
     cross_entropy: float = 0.0
@@ -51,7 +49,9 @@ class Objective:
         if self.temperature <= 0:
             raise SettingsError(f"the temperature must be above 0, got {self.temperature}")
         if self.aligned_by not in DISTANCES:
-            raise SettingsError(f"aligned_by must be one of {DISTANCES}, got {self.aligned_by!r}")
+            raise SettingsError(
+                f"aligned_by must be {' or '.join(DISTANCES)}, got {self.aligned_by!r}"
+            )
 
     @property
     def needs_head(self) -> bool:
@@ -64,7 +64,7 @@ class Objective:
 
     @property
     def kl_weight(self) -> float:
-        """Of the KL divergence as it is reported, at the temperature: w_kl · τ²."""
+        """The weight of the KL as it is reported, at the temperature: w_kl · τ²."""
         return self.kl * self.temperature**2
 
 
@@ -91,10 +91,10 @@ def distance(output_BLD: torch.Tensor, target_BLD: torch.Tensor, by: str) -> tor
 class HeadInput:
     """What a model's head is given, and the head: hidden states (T, D) → logits (T, V).
 
-    ``weights`` are the parameters of the head that learn.
+    `weights` are the parameters of the head that learn.
     """
 
-    head: Head
+    head: Callable[[torch.Tensor], torch.Tensor]
     hidden: torch.Tensor
     weights: tuple[nn.Parameter, ...] = ()
 
@@ -102,7 +102,7 @@ class HeadInput:
 class HeadTerms:
     """Cross entropy with the next tokens and KL(teacher‖model), from hidden states.
 
-    Logits are made, and their gradient sent back through the head, ``HEAD_TOKENS`` tokens at a
+    Logits are made, and their gradient sent back through the head, `HEAD_TOKENS` tokens at a
     time on the way forward.  So no batch's logits are ever held, and none are made twice.
     """
 
@@ -151,7 +151,7 @@ class HeadTerms:
 
 
 class _HeadLoss(torch.autograd.Function):
-    """What ``HeadTerms.measure`` finds, with the gradient that it found."""
+    """What `HeadTerms.measure` finds, with the gradient that it found."""
 
     @staticmethod
     def forward(
@@ -162,7 +162,7 @@ class _HeadLoss(torch.autograd.Function):
         next_T: torch.Tensor,
         *_learning: torch.Tensor,
     ) -> tuple[torch.Tensor, ...]:
-        """``_learning`` are the hidden states and the weights once more, for autograd to see."""
+        """`_learning` are the hidden states and the weights once more, for autograd to see."""
         found, gradients = terms.measure(model, teacher, next_T)
         ctx.save_for_backward(*gradients)
         ctx.mark_non_differentiable(*found[1:])

@@ -29,22 +29,22 @@ from boomerang_core.devices import require_memory, usable_device
 from boomerang_core.distill.endtoend import distill
 from boomerang_core.distill.kept import kept_layers
 from boomerang_core.distill.metrics import METRICS, require_tensorboard
-from boomerang_core.distill.prepared import prepared_rows
+from boomerang_core.distill.prepared import prepared_rows, written_share
 from boomerang_core.distill.processes import Turns
 from boomerang_core.distill.recipe import Recipe
 from boomerang_core.distill.result import Result, write_result
 from boomerang_core.distill.start import starting_student
-from boomerang_core.distill.written import written_share
 from boomerang_core.errors import SettingsError
 from boomerang_core.evaluate.ladder import evaluate_design
 from boomerang_core.evaluate.record import evaluation_note
-from boomerang_core.family import Family, TeacherRef, build_rows, load_family
+from boomerang_core.family import Family, build_rows, load_family
 from boomerang_core.files import make_folder
 from boomerang_core.folders import held_folder
 from boomerang_core.layer_runner import LayerRunner
 from boomerang_core.own_teacher import VERSION, version_of
 from boomerang_core.route import FamilyDesign, StudentKind
 from boomerang_core.student import Student
+from boomerang_core.teacher_ref import TeacherRef
 from boomerang_core.text.evaluation import Sample, scoring_rows
 from boomerang_core.text.rows import Rows
 from boomerang_core.text.sources import pin_sources, shown, source_versions
@@ -71,7 +71,7 @@ class _Work:
 
     @classmethod
     def of(cls, recipe: Recipe, teacher: str, folder: Path) -> Self:
-        """``teacher`` is the version of its contents.  Raises WriteError."""
+        """`teacher` is the version of its contents.  Raises WriteError."""
         files = [teacher, *source_versions(recipe.text).values()]
         stages = {
             "text": recipe.text_key(*files),
@@ -94,13 +94,13 @@ def make(
 ) -> Family:
     """Make a family folder; the same recipe and machine give the same bytes.
 
-    ``work`` keeps finished stages under a hash of the recipe, so that a run that was stopped goes
+    `work` keeps finished stages under a hash of the recipe, so that a run that was stopped goes
     on where it was; teacher and text are pinned, and known by their contents.  Without
-    ``eval_text`` the sizes are measured on the held-out documents.  ``device`` None is a GPU where
-    there is one, each process its own.  ``tensorboard`` is a folder for the end-to-end stage's
-    metrics as event files.  Of the processes of ``accelerate launch`` or ``torchrun``, the first
+    `eval_text` the sizes are measured on the held-out documents.  `device` None is a GPU where
+    there is one, each process its own.  `tensorboard` is a folder for the end-to-end stage's
+    metrics as event files.  Of the processes of `accelerate launch` or `torchrun`, the first
     prepares the text and the blocks, all train end to end, and the first measures and writes;
-    ``work`` must be a folder that all of them see.
+    `work` must be a folder that all of them see.
     Raises, before the first stage where that can be known: CheckpointError, ArchitectureError,
     BlockMapError, LadderError, SizeError, DataError, FamilyError, SettingsError, TrainingError,
     StoppedError, WriteError.
@@ -126,12 +126,11 @@ def _make(
 ) -> Family:
     """Make it, on one device of this process, in a work folder that is this run's alone."""
     teacher = _load(recipe, place)
-    ref = teacher.ref
-    name = f"{ref.location}@{ref.revision}" if ref.kind == "hub" else recipe.teacher
+    name = teacher.ref.pinned_name if teacher.ref.kind == "hub" else recipe.teacher
     recipe = replace(recipe, teacher=name, end_to_end=recipe.end_to_end.on(place))
     stages = _Work.of(recipe, teacher.version, work)
     _check_sizes(recipe, teacher.model)
-    evaluated = None if eval_text is None else _evaluation_text(recipe, teacher, eval_text)
+    eval_RL = None if eval_text is None else _evaluation_rows(recipe, teacher, eval_text)
     clock = _Clock()
     with turns.first_alone():  # the others then find its work on disk
         with clock.stage("text"):
@@ -141,19 +140,15 @@ def _make(
             if turns.is_first:
                 print(*lines, sep="\n", file=sys.stderr)
         with clock.stage("blocks"):
-            design = _design(recipe, teacher.runner, rows, stages.blocks)
+            design = _design(recipe, _blocks(recipe, teacher.runner, rows, stages.blocks))
             student, fits = starting_student(
                 recipe, teacher.model, teacher.runner, design, rows, stages.blocks
             )
     with clock.stage("end_to_end"):
         student = _trained(recipe, teacher, student, design, rows, stages.training, tensorboard)
     if turns.is_first:
-        measured = evaluate_design(
-            teacher.model,
-            student,
-            design,
-            _heldout_text(recipe, rows) if evaluated is None else evaluated,
-        )
+        eval_RL = _heldout_rows(recipe, rows) if eval_RL is None else eval_RL
+        measured = evaluate_design(teacher.model, student, design, eval_RL)
         notes = {
             VERSION: teacher.version,
             "text": {shown(name): sha for name, sha in source_versions(recipe.text).items()},
@@ -162,13 +157,8 @@ def _make(
             "processes": turns.count,
             "evaluation": evaluation_note(measured, eval_text, written_share(counts)),
         }
-        curve = stages.training / METRICS
-        write_result(
-            Result(
-                recipe, teacher.ref, teacher.model, design, student, fits, measured, curve, notes
-            ),
-            out,
-        )
+        made = (recipe, teacher.ref, teacher.model, design, student, fits, measured)
+        write_result(Result(*made, stages.training / METRICS, notes), out)
     turns.wait()
     return load_family(out)
 
@@ -198,11 +188,7 @@ class _Clock:
         self.seconds[name] = round(time.monotonic() - start, 3)
 
 
-def _design(recipe: Recipe, runner: LayerRunner, rows: Rows, stage: Path) -> FamilyDesign:
-    return _design_of(recipe, _blocks(recipe, runner, rows, stage))
-
-
-def _design_of(recipe: Recipe, block_map: BlockMap) -> FamilyDesign:
+def _design(recipe: Recipe, block_map: BlockMap) -> FamilyDesign:
     ladder = recipe.patch_order(block_map)
     return FamilyDesign(block_map, ladder, StudentKind(recipe.kind), recipe.own_embeddings)
 
@@ -246,21 +232,21 @@ def _check_sizes(recipe: Recipe, model: Any) -> None:
     """Raise now what is wrong with blocks, ladder and sizes; kept layers do not matter to them."""
     shape = model_shape(model)
     block_map = recipe.block_map(shape.num_layers)
-    build_rows(_design_of(recipe, block_map), shape)
+    build_rows(_design(recipe, block_map), shape)
 
 
 def _blocks(recipe: Recipe, runner: LayerRunner, rows: Rows, stage: Path) -> BlockMap:
     """The recipe's blocks, with kept layers."""
     plain = recipe.block_map(len(runner.layers))
-    if recipe.kept not in ("measured", "sequential"):
+    if not recipe.kept_is_measured:
         return plain
     count = math.ceil(recipe.kept_tokens / recipe.row_length)
     return kept_layers(recipe.kept, runner, plain, rows.train[:count], stage)
 
 
-def _evaluation_text(recipe: Recipe, teacher: _Teacher, text: Path) -> torch.Tensor:
+def _evaluation_rows(recipe: Recipe, teacher: _Teacher, text: Path) -> torch.Tensor:
     return Sample(text, recipe.eval_tokens, recipe.row_length).rows(teacher.tokenizer)
 
 
-def _heldout_text(recipe: Recipe, rows: Rows) -> torch.Tensor:
+def _heldout_rows(recipe: Recipe, rows: Rows) -> torch.Tensor:
     return rows.heldout[: scoring_rows(recipe.eval_tokens, recipe.row_length)]

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from boomerang_core.distill.prompts import split_prompts
 from boomerang_core.distill.recipe import Recipe
-from boomerang_core.distill.written import told_of_written, written_documents
-from boomerang_core.text.documents import load_documents, read_text, save_documents
-from boomerang_core.text.rows import Rows, Sides, begin_token, split, with_samples
+from boomerang_core.distill.sampling import in_bfloat16, sample_documents
+from boomerang_core.text.documents import (
+    Text,
+    has_chat_template,
+    load_documents,
+    read_text,
+    save_documents,
+)
+from boomerang_core.text.rows import Rows, Split, begin_token, split_documents, with_samples
 
 
 def prepared_rows(
@@ -19,7 +27,7 @@ def prepared_rows(
 ) -> tuple[Rows, dict[str, Any], list[str]]:
     """Rows of both sides, their counts for provenance, and the same in words.
 
-    What the teacher writes stays in ``stage``.  Raises DataError, SettingsError.
+    What the teacher writes stays in `stage`.  Raises DataError, SettingsError.
     """
     every, seed = recipe.heldout_every, recipe.seed
     text = read_text(
@@ -30,10 +38,9 @@ def prepared_rows(
         recipe.chat_share,
         recipe.document_ends,
     )
-    sides = split(text.drawn, every, recipe.heldout_tokens, seed)
-    written = _written(recipe, model, tokenizer, sides, stage) if recipe.sample_tokens else []
-    sides = with_samples(sides, written, every, seed)
-    rows = sides.rows(recipe.row_length, begin_token(tokenizer))
+    split = split_documents(text.drawn, every, recipe.heldout_tokens, seed)
+    written = _written(recipe, model, tokenizer, split, stage) if recipe.sample_tokens else []
+    rows = with_samples(split, written, every, seed).rows(recipe.row_length, begin_token(tokenizer))
     counts: dict[str, Any] = {
         "sources": text.to_json(),
         "teacher": sum(len(document) for document in written),
@@ -45,11 +52,46 @@ def prepared_rows(
 
 
 def _written(
-    recipe: Recipe, model: Any, tokenizer: Any, text: Sides, stage: Path
+    recipe: Recipe, model: Any, tokenizer: Any, split: Split, stage: Path
 ) -> list[torch.Tensor]:
+    """What the teacher writes: on a GPU in bfloat16, which need not be exact and is twice as fast.
+
+    Finished batches are kept until all are there.
+    """
     path = stage / "samples.safetensors"
     if not path.exists():
         parts = stage / "samples"
-        save_documents(written_documents(recipe, model, tokenizer, text, parts), path)
+        documents = sample_documents(
+            in_bfloat16(model) if model.device.type == "cuda" else model,
+            tokenizer,
+            split_prompts(tokenizer, split, recipe.heldout_every, recipe.seed),
+            recipe.sample_tokens,
+            recipe.seed,
+            parts,
+            recipe.sample_length,
+            recipe.sample_rows,
+        )
+        save_documents(documents, path)
         shutil.rmtree(parts)
     return load_documents(path)
+
+
+def told_of_written(tokens: int, text: Text, tokenizer: Any) -> list[str]:
+    """In words: how many tokens it wrote, and a warning where no chat is trained on.
+
+    A teacher with a chat template writes chat too (`prompts.py`).
+    """
+    lines = [f"teacher: {tokens:,} tokens"]
+    if not tokens and has_chat_template(tokenizer) and not any(d.chat for d in text.drawn):
+        lines.append(
+            "warning: the teacher has a chat template, and none of the text is chat: small sizes "
+            "of a post-trained teacher then collapse; give chat too, or --sample-tokens"
+        )
+    return lines
+
+
+def written_share(counts: Mapping[str, Any]) -> float:
+    """The share of all tokens that the teacher wrote, by the counts of a family's provenance."""
+    own: int = counts["teacher"]
+    others: int = sum(source["tokens"] for source in counts["sources"])
+    return own / (own + others)

@@ -26,17 +26,17 @@ from boomerang_core.distill.sharding import checkpoint_units, fsdp_settings, sha
 from boomerang_core.errors import BoomerangError, TrainingError
 
 _ORDINARY = timedelta(hours=1)
-"""Of processes that work side by side none is later: that covers compiling and writing a state."""
+"""How late one of the processes that work side by side may be: it may compile, or write a state."""
 
 _PATIENT = timedelta(days=30)
-"""What the first may do alone: the teacher's writing, the blocks, the figures."""
+"""How long the first may work alone, while the teacher writes and blocks and sizes are measured."""
 
 
 class Turns:
     """The processes of a whole run, of which the first prepares and ends it."""
 
     def __init__(self, stage: EndToEnd, device: str | None) -> None:
-        """``device`` None is a GPU where there is one.
+        """`device` None is a GPU where there is one.
 
         Raises SettingsError, now and not days later, for what the end-to-end stage cannot work
         with: rows that they cannot share evenly, a configuration of FSDP that it cannot follow.
@@ -68,9 +68,9 @@ class Turns:
 
 
 def agreed(find: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
-    """What ``find`` tells by name, which must be the same on every process; all must ask.
+    """What `find` tells by name, which must be the same on every process; all must ask.
 
-    Raises on every process, so that none waits for one that has ended: what ``find`` raised here,
+    Raises on every process, so that none waits for one that has ended: what `find` raised here,
     TrainingError for what it raised elsewhere and where it told another thing there.
     """
     if not distributed.is_initialized() or distributed.get_world_size() == 1:
@@ -134,7 +134,7 @@ class Trainers:
     ) -> tuple[nn.Module, dict[str, nn.Parameter]]:
         """The module that makes a step on every process, and the parameters that it trains.
 
-        Empties ``own`` where it shards them: they must not be held whole as well.
+        Empties `own` where it shards them: they must not be held whole as well.
         """
         if self._checkpointing:
             checkpoint_units(distiller.units)

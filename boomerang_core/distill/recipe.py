@@ -16,6 +16,7 @@ from boomerang_core.choices import (
     LISTS,
     check_choice,
     choose,
+    compact,
     integers,
     listed,
     parse_ladder,
@@ -46,31 +47,34 @@ _TEXT = (
 )
 _AFTER_BLOCKS = ("name", "footprint_tokens", "eval_tokens", "end_to_end")
 _AFTER_TRAINING = ("name", "footprint_tokens", "eval_tokens")
-_LEAST = {
-    **dict.fromkeys(("rank", "block_tokens", "batch_rows", "step_rows", "kept_tokens"), 1),
-    **dict.fromkeys(("sample_rows", "sample_length", "eval_tokens", "footprint_tokens"), 1),
-    **dict.fromkeys(("steps", "sample_tokens", "text_tokens", "learning_rate"), 0),
-    "row_length": 2,  # a row's first token is not scored
-    "heldout_every": 2,
-    "heldout_tokens": 1,
+_AT_LEAST = {
+    0: ("steps", "sample_tokens", "text_tokens", "learning_rate"),
+    1: (
+        *("rank", "block_tokens", "batch_rows", "step_rows", "kept_tokens", "sample_rows"),
+        *("sample_length", "eval_tokens", "footprint_tokens", "heldout_tokens"),
+    ),
+    2: ("row_length", "heldout_every"),  # a row's first token is not scored
 }
+"""The least that settings may be."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What to make, and how.  Lengths are tokens.  ``text`` names sources (``sources.py``), and
-    ``chat_share`` how much of it is chat: None is half where there is chat and other text.
-    ``document_ends``: the end token follows each raw document of a source.
+    """What to make, and how.  Lengths are in tokens.
 
-    ``layout`` and ``ladder`` are names or JSON lists (``choices.py``); ``shared`` are one-layer
-    blocks that the student takes from the teacher as they are.  ``kept`` chooses the layer that a
-    block's student starts from (``kept.py``), or is a JSON list, a layer a block.  ``start`` is
+    `text` names sources (`text/sources.py`), and `chat_share` is how much of it is chat: None is
+    half where there is chat and other text.  `document_ends`: the end token follows each raw
+    document of a source.
+
+    `layout` and `ladder` are names or JSON lists (`choices.py`); `shared` are one-layer
+    blocks that the student takes from the teacher as they are.  `kept` chooses the layer that a
+    block's student starts from (`kept.py`), or is a JSON list, a layer a block.  `start` is
     what the end-to-end stage begins with: a student distilled block after block, the kept layers
-    as they are, or random weights (the paper's control).  ``own_embeddings``: a full student that
-    owns embedding, final norm and head, as the paper's does.  ``sinks`` is what the attention
-    sinks of every fourth row count in that row's error of a block (``sinks.py``); at 0 they count
-    as other tokens do.  Each ``heldout_every``-th document is held out, until those of the sources
-    have ``heldout_tokens``.
+    as they are, or random weights (the paper's control).  `own_embeddings`: a full student that
+    owns embedding, final norm and head, as the paper's does.  `sinks` is what the attention
+    sinks of every fourth row count in that row's error of a block (`sinks.py`); at 0 they count
+    as other tokens do.  Each `heldout_every`-th document is held out, until those of the sources
+    have `heldout_tokens`.
     """
 
     name: str
@@ -115,8 +119,9 @@ class Recipe:
             check_choice(name, getattr(self, name))
         self._check_start()
         self._check_text()
-        for name, least in _LEAST.items():
-            _at_least(name, getattr(self, name), least)
+        for least, names in _AT_LEAST.items():
+            for name in names:
+                _require_at_least(name, getattr(self, name), least)
         if not self.ridge > 0:
             raise SettingsError(f"ridge must be above 0, got {self.ridge}")
         if not 0 <= self.sinks < 1:
@@ -150,7 +155,7 @@ class Recipe:
         """Whether a block learns on the student's own stream rather than the teacher's.
 
         The input that a block meets most often: with last → first, every size runs student
-        layers before the teacher's; with first → last, after them.  Raises as ``patch_order``.
+        layers before the teacher's; with first → last, after them.  Raises as `patch_order`.
         """
         ranks = list(self.patch_order(block_map).ranks)
         return ranks != sorted(ranks) or len(set(ranks)) == 1  # alone, the student has its own
@@ -168,6 +173,11 @@ class Recipe:
         at_most = needed + self.heldout_tokens - written
         return max(Recipe.text_tokens, min(in_share, at_most))
 
+    @property
+    def kept_is_measured(self) -> bool:
+        """Whether the layer that a block keeps is chosen by measuring (`kept.py`)."""
+        return self.kept in ("measured", "sequential")
+
     def patch_order(self, block_map: BlockMap) -> Ladder:
         """The ladder over those blocks.  Raises LadderError, SettingsError."""
         return parse_ladder(self.ladder, block_map)
@@ -183,7 +193,7 @@ class Recipe:
         return BlockMap.from_layers([list(block.layers) for block in plain], layers, self.shared)
 
     def text_key(self, *parts: str) -> str:
-        """A hash of ``parts`` and of every setting that the teacher's samples depend on."""
+        """A hash of `parts` and of every setting that the teacher's samples depend on."""
         return _hash(
             {name: value for name, value in self.to_json().items() if name in _TEXT}, parts
         )
@@ -202,9 +212,9 @@ class Recipe:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """The inverse of ``to_json``; layout, kept and ladder may be JSON lists as they are.
+        """The inverse of `to_json`; layout, kept and ladder may be JSON lists as they are.
 
-        Where ``end_to_end.tokens`` are stated and ``text_tokens`` are not, these follow: without
+        Where `end_to_end.tokens` are stated and `text_tokens` are not, these follow: without
         enough text the stage would see the same few rows over and over.
         Raises SettingsError for a name that it does not know, and a value of another type.
         """
@@ -228,7 +238,7 @@ def _as_field(name: str, value: Any) -> Any:
     """A JSON list as the field holds it: as text where that may also be a name, else a tuple."""
     if not isinstance(value, list):
         return value
-    return json.dumps(value, separators=(",", ":")) if name in LISTS else tuple(value)
+    return compact(value) if name in LISTS else tuple(value)
 
 
 def _without(settings: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
@@ -240,6 +250,6 @@ def _hash(settings: Mapping[str, Any], parts: tuple[str, ...]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _at_least(name: str, value: float, least: float) -> None:
+def _require_at_least(name: str, value: float, least: float) -> None:
     if not value >= least:  # nor is it NaN
         raise SettingsError(f"{name} must be at least {least}, got {value}")

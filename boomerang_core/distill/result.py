@@ -13,12 +13,13 @@ from boomerang_core.distill.blockwise import Fit
 from boomerang_core.distill.recipe import Recipe
 from boomerang_core.evaluate.ladder import Measured
 from boomerang_core.evaluate.record import measured_rows, write_reports
-from boomerang_core.family import Family, TeacherRef
+from boomerang_core.family import Family
 from boomerang_core.files import copy_file, save_json
 from boomerang_core.provenance import provenance
 from boomerang_core.route import FamilyDesign
 from boomerang_core.saving import saved
 from boomerang_core.student import Student, save_student
+from boomerang_core.teacher_ref import TeacherRef
 
 
 @dataclass(frozen=True, eq=False)

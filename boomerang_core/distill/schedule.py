@@ -22,15 +22,15 @@ AUTO = "auto"
 
 @dataclass(frozen=True)
 class EndToEnd:
-    """How to train end to end.  ``tokens`` 0 leaves the stage out.
+    """How to train end to end.  `tokens` 0 leaves the stage out.
 
     The defaults are for minutes of a CPU, where many small steps are worth more than few large
-    ones; ``recipes/gpu.json`` is for a GPU.
-    ``interpolated`` is the share of steps on a size between student and teacher.  ``precision``
-    is that of the matrix products; parameters and the residual stream stay in float32.  ``auto``
-    is bf16 on a machine with instructions for it (``on``).
-    ``compiled`` costs a minute at the start and about halves a step on a GPU.
-    ``activation_checkpointing`` keeps of a layer its inputs alone and runs it again for its
+    ones; `recipes/gpu.json` is for a GPU.
+    `interpolated` is the share of steps on a size between student and teacher.  `precision`
+    is that of the matrix products; parameters and the residual stream stay in float32.  `auto`
+    is bf16 on a machine with instructions for it (`on`).
+    `compiled` costs a minute at the start and about halves a step on a GPU.
+    `activation_checkpointing` keeps of a layer its inputs alone and runs it again for its
     gradient: less memory for more time.
     """
 
@@ -52,7 +52,8 @@ class EndToEnd:
         if min(self.batch_rows, self.micro_rows) < 1 or self.batch_rows % self.micro_rows:
             raise SettingsError("micro_rows must be at least 1 and divide batch_rows")
         if self.precision not in (*PRECISIONS, AUTO):
-            raise SettingsError(f"precision must be one of {[*PRECISIONS, AUTO]}")
+            names = ", ".join((*PRECISIONS, AUTO))
+            raise SettingsError(f"precision must be one of {names}, got {self.precision!r}")
         for name in ("warmup", "last_rate", "interpolated"):
             if not 0 <= getattr(self, name) <= 1:
                 raise SettingsError(f"{name} must be from 0 to 1, got {getattr(self, name)}")
@@ -60,7 +61,7 @@ class EndToEnd:
             raise SettingsError("tokens and weight_decay must be at least 0, rate and clip above")
 
     def on(self, device: torch.device) -> Self:
-        """The same with a precision that is not ``auto``, for the machine that trains."""
+        """The same with a precision that is not `auto`, for the machine that trains."""
         if self.precision != AUTO:
             return self
         return replace(self, precision="bf16" if multiplies_bfloat16(device) else "fp32")
@@ -75,7 +76,7 @@ class EndToEnd:
         return self.batch_rows // processes
 
     def rate(self, progress: float) -> float:
-        """The learning rate: a linear rise, then a cosine down to ``last_rate`` of the peak."""
+        """The learning rate: a linear rise, then a cosine down to `last_rate` of the peak."""
         if progress < self.warmup:
             return self.learning_rate * progress / self.warmup
         fallen = (progress - self.warmup) / max(1 - self.warmup, 1e-9)

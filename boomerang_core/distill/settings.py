@@ -27,7 +27,7 @@ _WORDS = {
 def read_settings(path: Path) -> dict[str, Any]:
     """What a recipe file sets; one that is no whole recipe is a start for options on top.
 
-    One without ``document_ends`` is from before there were any, and stays what it was: without.
+    One without `document_ends` is from before there were any, and stays what it was: without.
     Raises SettingsError.
     """
     try:

@@ -113,8 +113,8 @@ def shard(
 ) -> dict[str, nn.Parameter]:
     """Shard every unit, and what is left at the root, in place over all processes.
 
-    ``own`` are parameters by name, each process's set to the first's; returned sharded.  The dict
-    is emptied, so that nothing holds them whole.  Units are gathered in ``precision``.
+    `own` are parameters by name, each process's set to the first's; returned sharded.  The dict
+    is emptied, so that nothing holds them whole.  Units are gathered in `precision`.
     """
     device = next(iter(own.values())).device
     names = {parameter: name for name, parameter in own.items()}
@@ -154,7 +154,7 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def sharded_like(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """A new tensor on ``like``'s device; where that is sharded, this process's part of it.
+    """A new tensor on `like`'s device; where that is sharded, this process's part of it.
 
     Nothing is sent: every process has the whole.
     """

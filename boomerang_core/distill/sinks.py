@@ -20,7 +20,7 @@ MASSIVE = 20
 
 
 def attention_sinks(states: Iterable[torch.Tensor]) -> torch.Tensor:
-    """Which tokens (B, L) have a massive state among the teacher's ``states``, each (B, L, D)."""
+    """Which tokens (B, L) have a massive state among the teacher's `states`, each (B, L, D)."""
     found: torch.Tensor | None = None
     for state_BLD in states:
         norm_BL = state_BLD.float().norm(dim=-1)
@@ -31,7 +31,7 @@ def attention_sinks(states: Iterable[torch.Tensor]) -> torch.Tensor:
 
 
 def token_weights(sinks_BL: torch.Tensor, share: float) -> torch.Tensor:
-    """What each token counts in its row's mean (B, L): a row's sinks ``share`` of it together.
+    """What each token counts in its row's mean (B, L): a row's sinks `share` of it together.
 
     All alike in a row without sinks, and in every row where the share is 0: weights sum to 1.
     """

@@ -23,13 +23,12 @@ from boomerang_core.errors import CheckpointError
 from boomerang_core.files import save_tensors
 
 STATE = "state.safetensors"
-Moments = dict[str, torch.Tensor]
 
 
 class RunState:
     """Stores and restores trained parameters and their optimiser.
 
-    Every process must call both methods; only the one that ``writes`` does write.
+    Every process must call both methods; only the one that `writes` does write.
     """
 
     def __init__(
@@ -40,7 +39,7 @@ class RunState:
         optimiser: torch.optim.Optimizer,
         writes: bool,
     ) -> None:
-        """``run`` is JSON: what must be equal for a stored state to belong here."""
+        """`run` is JSON: what must be equal for a stored state to belong here."""
         self.path = path
         self._run: dict[str, Any] = json.loads(json.dumps(dict(run)))
         self._parameters = parameters
@@ -101,7 +100,7 @@ class RunState:
             )
 
     def _load(self, file: Any) -> None:
-        moments: dict[str, Moments] = {name: {} for name in self._parameters}
+        moments: dict[str, dict[str, torch.Tensor]] = {name: {} for name in self._parameters}
         keys: list[str] = file.keys()
         for key in keys:
             kind, _, name = key.partition("/")

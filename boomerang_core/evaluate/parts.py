@@ -30,7 +30,7 @@ _SECONDS = 10.0  # between saves
 
 
 class Parts:
-    """Measures as `evaluate_routes` does; what is finished stays in the folder.
+    """Measures as `evaluate_routes` does, and keeps what is finished in a folder.
 
     `settings` are everything that decides the qualities beside the routes.
     """

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from boomerang_core.compare.comparison import (
     BASELINES,
@@ -34,6 +34,8 @@ from boomerang_core.report.files import (
 )
 from boomerang_core.sizes import Quality
 
+_T = TypeVar("_T")
+
 
 @dataclass(frozen=True)
 class Step:
@@ -48,11 +50,8 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Sources:
-    """Files to show: tasks and similarity in place of those in the family's own `report/` folder.
-
-    The others are only shown where they are given.
-    """
+class GivenFiles:
+    """Files of the user's to show; tasks and similarity in place of those in the family folder."""
 
     comparison: Path | None = None
     curves: Path | None = None
@@ -130,7 +129,7 @@ class Findings:
         return teacher_params(shape) - (shape.num_layers - layers) * shape.layer_params
 
 
-def read_findings(family: Family, sources: Sources) -> Findings:
+def read_findings(family: Family, given: GivenFiles) -> Findings:
     """The qualities in the family's table, its `report/` folder, and the files given.
 
     Raises `FamilyError` where a size was not measured, a file is malformed or is about another
@@ -144,27 +143,30 @@ def read_findings(family: Family, sources: Sources) -> Findings:
             "run boomerang evaluate FAMILY --text FILE --save"
         )
 
-    def found(name: str, given: Path | None = None) -> Path | None:
-        own = family.report_dir / name
-        return given or (own if own.exists() else None)
+    def own(name: str) -> Path | None:
+        path = family.report_dir / name
+        return path if path.exists() else None
 
     naive = [pruned for pruned in naive_quality(family) if pruned is not None]
-    training = found(TRAINING)
-    tasks, similarity = found(TASKS, sources.tasks), found(SIMILARITY, sources.similarity)
     source = family_source(family)
     return Findings(
         family,
         quality,
         naive=naive or None,
-        training=_read_training(training) if training else (),
-        comparison=_read_comparison(sources.comparison, family, source)
-        if sources.comparison
-        else None,
-        curves=read_curves(sources.curves) if sources.curves else (),
-        tasks=read_tasks(tasks, family, source) if tasks else None,
-        similarity=read_similarity(similarity, source) if similarity else None,
-        speed=read_speed(sources.speed, family) if sources.speed else None,
+        training=_read(own(TRAINING), _read_training) or (),
+        comparison=_read(given.comparison, lambda path: _read_comparison(path, family, source)),
+        curves=_read(given.curves, read_curves) or (),
+        tasks=_read(given.tasks or own(TASKS), lambda path: read_tasks(path, family, source)),
+        similarity=_read(
+            given.similarity or own(SIMILARITY), lambda path: read_similarity(path, source)
+        ),
+        speed=_read(given.speed, lambda path: read_speed(path, family)),
     )
+
+
+def _read(path: Path | None, reader: Callable[[Path], _T]) -> _T | None:
+    """What the reader finds in the file; None where there is none to read."""
+    return None if path is None else reader(path)
 
 
 def _read_comparison(path: Path, family: Family, source: Mapping[str, Any]) -> Comparison:

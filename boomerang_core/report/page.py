@@ -31,23 +31,23 @@ from boomerang_core.family import Family
 from boomerang_core.files import write_text
 from boomerang_core.footprint import resident_params, teacher_params
 from boomerang_core.report.files import Tasks
-from boomerang_core.report.findings import Findings, Sources, read_findings
+from boomerang_core.report.findings import Findings, GivenFiles, read_findings
 from boomerang_core.report.pictures import Picture, draw_pictures
 from boomerang_core.sizes import Quality, format_bytes
 
 _TEMPLATE = "page.html.jinja"
 
 
-def write_report(family: Family, out: Path, sources: Sources | None = None) -> Path:
+def write_report(family: Family, out: Path, given: GivenFiles | None = None) -> Path:
     """Write the pictures into the folder `out`, then the page; the page's path.
 
-    `sources` are files to show beside those of the family folder.  Raises `FamilyError` where the
+    `given` are files to show beside those of the family folder.  Raises `FamilyError` where the
     family was not measured or a file is malformed, `SettingsError` where `out` lies in the family
     folder or there is more than pictures can show, `WriteError` where `out` cannot be written to.
     """
     if out.resolve().is_relative_to(family.root.resolve()):
         raise SettingsError(f"{out} lies in the family folder, which holds only what it lists")
-    findings = read_findings(family, sources or Sources())
+    findings = read_findings(family, given or GivenFiles())
     path = out / "index.html"
     write_text(path, render(findings, draw_pictures(findings, out)))
     return path

@@ -18,13 +18,12 @@ from boomerang_core.errors import SettingsError
 from boomerang_core.search.lattice import STUDENT, BlockSet, Lattice, subsets
 
 _MANY = 2**62  # what a range can count
-Measure = Callable[[Sequence[BlockSet]], Sequence[float]]
 
 
 class Asked:
     """The sets that a search has asked for, with their KL to the teacher in nats a token."""
 
-    def __init__(self, measure: Measure) -> None:
+    def __init__(self, measure: Callable[[Sequence[BlockSet]], Sequence[float]]) -> None:
         self._measure = measure
         self.kl: dict[BlockSet, float] = {}
 

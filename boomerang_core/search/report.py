@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from boomerang_core.choices import compact
 from boomerang_core.search.ladders import RatedLadder
 
 if TYPE_CHECKING:
@@ -104,11 +104,6 @@ def layout_record(layout: Layout) -> dict[str, Any]:
         "kl_before_distillation": round(layout.kl, 6),
         "candidates": measured,
     }
-
-
-def compact(value: Any) -> str:
-    """JSON without spaces, as an option's value."""
-    return json.dumps(value, separators=(",", ":"))
 
 
 def _number(value: float | None) -> str:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from boomerang_core.choices import compact
 from boomerang_core.contents import RECIPE, REPORT, SIMILARITY, TASKS
 from boomerang_core.distill.settings import read_settings
 from boomerang_core.evaluate.ladder import Measured
@@ -49,7 +49,7 @@ def save_ladder(
     with saved(renewed, without=_OF_THE_SIZES) as folder:
         write_reports(folder / REPORT, design, measured)
         if (family.root / RECIPE).exists():
-            steps = json.dumps(ladder.to_json(), separators=(",", ":"))
+            steps = compact(ladder.to_json())
             save_json({**read_settings(family.root / RECIPE), "ladder": steps}, folder / RECIPE)
     return renewed
 

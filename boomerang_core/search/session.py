@@ -13,7 +13,7 @@ import torch
 from boomerang_core.blocks import BlockMap
 from boomerang_core.checkpoint import frozen_teacher, load_tokenizer
 from boomerang_core.evaluate.ladder import Measured, evaluate_design
-from boomerang_core.family import Family, TeacherRef
+from boomerang_core.family import Family
 from boomerang_core.ladder import Ladder
 from boomerang_core.layer_runner import LayerRunner
 from boomerang_core.route import route_of_set
@@ -22,6 +22,7 @@ from boomerang_core.search.ladders import Tools
 from boomerang_core.search.layouts import Layout, LayoutChoice, replaced, search_layout
 from boomerang_core.search.measure import Oracle, content_key, similarities
 from boomerang_core.student import load_student
+from boomerang_core.teacher_ref import TeacherRef
 from boomerang_core.text.evaluation import Sample
 
 
@@ -64,7 +65,10 @@ class LadderSession:
 
 
 class LayoutSession:
-    """A teacher, in float32, with what measures layouts on a sample.  The rest as above."""
+    """A teacher, in float32, with what measures layouts on a sample.
+
+    What is measured is kept in a file of the folder `work`.  Raises `CheckpointError`, `DataError`.
+    """
 
     def __init__(self, ref: TeacherRef, sample: Sample, work: Path, device: torch.device) -> None:
         self._ids_RL = sample.rows(load_tokenizer(ref))

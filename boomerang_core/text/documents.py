@@ -1,4 +1,4 @@
-"""Text to distil on: drawn from sources in balance, and tokenised.
+"""Tokenised documents, drawn from sources in balance.
 
 A tokenised document is a 1-D int64 tensor of token ids.
 """
@@ -51,9 +51,9 @@ class Drawn:
 class Text:
     """Tokenised documents in the order in which they were drawn.
 
-    ``wanted`` is how many tokens were asked for, and ``chat_share`` the share of them that was to
-    be chat.  There are fewer, or another share, where the sources hold no more.  ``skipped`` are
-    the sources of which records were passed over.
+    `wanted` is how many tokens were asked for, and `chat_share` how much of them was to be chat;
+    where the sources hold too little, there are fewer, or another share is chat.  `skipped` are the
+    sources some records of which were passed over.
     """
 
     drawn: tuple[Drawn, ...]
@@ -68,7 +68,7 @@ class Text:
 
     @property
     def raw(self) -> list[torch.Tensor]:
-        """Those of the documents that are no chat."""
+        """The token ids of the documents that are no chat."""
         return raw(self.drawn)
 
     @property
@@ -109,7 +109,7 @@ class Text:
 
 
 def raw(documents: Sequence[Drawn]) -> list[torch.Tensor]:
-    """Those of the documents that are no chat: what the teacher's prompts begin with."""
+    """The token ids of the documents that are no chat: the teacher's prompts begin with these."""
     return [document.ids for document in documents if not document.chat]
 
 
@@ -121,13 +121,13 @@ def read_text(
     chat_share: float | None = None,
     document_ends: bool = False,
 ) -> Text:
-    """Draw documents from ``sources`` until they hold ``num_tokens``; the seed orders them.
+    """Draw documents from `sources` until they hold `num_tokens`; the seed orders them.
 
-    ``chat_share`` is the share of tokens from chat; None is ``CHAT_SHARE`` where the sources hold
-    chat and other text.  When one kind runs out, the other fills up: ``Text.lines`` says so.  On
+    `chat_share` is the share of tokens from chat; None is `CHAT_SHARE` where the sources hold
+    chat and other text.  When one kind runs out, the other fills up: `Text.lines` says so.  On
     either side, sources give the same number of tokens as long as they last, all plain files
     together counting as one.  A few records that cannot be used are passed over.
-    ``document_ends``: the tokenizer's end token follows each raw document; not a passage within a
+    `document_ends`: the tokenizer's end token follows each raw document; not a passage within a
     file, nor what comes as token ids.
     Raises DataError, SettingsError.
     """
@@ -196,7 +196,7 @@ def tokenised(
 ) -> Iterator[Drawn]:
     """Documents as token ids, chat through the chat template; empty ones are left out.
 
-    The token ``end``, if there is one, follows raw text where that ends.
+    The token `end`, if there is one, follows raw text where that ends.
     Chat that the template refuses is passed over.  Raises DataError for too much of it, and for
     messages or tokens that do not go with the tokenizer.
     """
@@ -258,6 +258,6 @@ def save_documents(documents: Sequence[torch.Tensor], path: Path) -> None:
 
 
 def load_documents(path: Path) -> list[torch.Tensor]:
-    """Inverse of :func:`save_documents`."""
+    """Inverse of `save_documents`."""
     stored = load_file(path)
     return list(stored["tokens"].split(stored["lengths"].tolist()))

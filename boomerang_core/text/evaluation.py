@@ -103,7 +103,7 @@ def _plain_ids(text: str, tokenizer: Any, wanted: int) -> torch.Tensor:
 def detokenise(text: str) -> str:
     """Plain prose from WikiText's word-level form; other text passes through all but unchanged.
 
-    Sentences with ``<unk>`` and headings are dropped, ``@-@`` marks joined, and the spaces
+    Sentences with `<unk>` and headings are dropped, `@-@` marks joined, and the spaces
     before punctuation closed.
     """
     paragraphs = [_paragraph(line) for line in text.splitlines() if not line.startswith(" =")]

@@ -29,9 +29,9 @@ _OPTIONS = ("split", "config", "field")
 
 @dataclass(frozen=True)
 class HubDataset:
-    """A dataset by name: ``hub:NAME[@REVISION][?split=train&config=NAME&field=COLUMN]``.
+    """A dataset by name: `hub:NAME[@REVISION][?split=train&config=NAME&field=COLUMN]`.
 
-    ``name`` is an id on the hub, or a local folder, whose revision is None.
+    `name` is an id on the hub, or a local folder, whose revision is None.
     """
 
     name: str
@@ -42,7 +42,7 @@ class HubDataset:
 
     @classmethod
     def parse(cls, source: str) -> Self:
-        """The inverse of ``str``.  Raises SettingsError."""
+        """The inverse of `str`.  Raises SettingsError."""
         address, _, query = source.removeprefix(HUB).partition("?")
         options = dict(part.partition("=")[::2] for part in query.split("&") if part)
         if bad := [name for name, value in options.items() if name not in _OPTIONS or not value]:

@@ -1,8 +1,8 @@
 """Documents before they are tokenised, and how a record of JSONL or of a table becomes one.
 
-A record holds a document as ``tokens`` (ids of the teacher's own tokenizer), as ``messages`` or
-``conversations`` (chat: a list of ``{role, content}``, or of ``{from, value}`` as in ShareGPT; a
-content is a string, or a list of ``{"type": "text", "text": …}``), or as ``text``; the first of
+A record holds a document as `tokens` (ids of the teacher's own tokenizer), as `messages` or
+`conversations` (chat: a list of `{role, content}`, or of `{from, value}` as in ShareGPT; a
+content is a string, or a list of `{"type": "text", "text": …}`), or as `text`; the first of
 them that it has counts.
 """
 
@@ -27,10 +27,10 @@ _ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant"}
 
 @dataclass(frozen=True)
 class Document:
-    """One document: ``tokens``, or else ``messages``, or else ``text``.
+    """One document: `tokens`, or else `messages`, or else `text`.
 
-    ``text`` beside ``tokens`` is what they decode to.  ``place`` is where it stands, for errors.
-    ``ends`` is False for a passage that another one of the same text follows.
+    `text` beside `tokens` is what they decode to.  `place` is where it stands, for errors.
+    `ends` is False for a passage that another one of the same text follows.
     """
 
     source: str
@@ -51,7 +51,7 @@ class Document:
 class Feed:
     """Documents that are all chat or all not, in the order in which they are drawn.
 
-    ``skipped`` counts the source's records that are no documents, as far as it was read.
+    `skipped` counts the source's records that are no documents, as far as it was read.
     """
 
     source: str

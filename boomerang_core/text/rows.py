@@ -24,15 +24,15 @@ class Rows:
     heldout: torch.Tensor
 
     def told(self, tokens: int) -> list[str]:
-        """In words: how many there are, and how often ``tokens`` end to end see each."""
+        """In words: how many there are, and how often `tokens` end to end see each."""
         lines = [f"to train on: {self.train.numel():,} tokens, held out: {self.heldout.numel():,}"]
         seen = f"end to end, each row is seen {tokens / self.train.numel():,.1f} times"
         return [*lines, seen] if tokens else lines
 
 
 @dataclass(frozen=True, eq=False)
-class Sides:
-    """Documents to train on, and those that are held out."""
+class Split:
+    """Documents to train on, and documents that are held out."""
 
     train: list[Drawn]
     heldout: list[Drawn]
@@ -45,42 +45,42 @@ class Sides:
         )
 
 
-def split(documents: Sequence[Drawn], every: int, most: int, seed: int) -> Sides:
-    """Shuffle documents and hold out each ``every``-th, until those have ``most`` tokens."""
+def split_documents(documents: Sequence[Drawn], every: int, most: int, seed: int) -> Split:
+    """Shuffle documents and hold out each `every`-th, until those have `most` tokens."""
     order = list(documents)
     random.Random(seed).shuffle(order)
-    sides = Sides([], [])
+    split = Split([], [])
     tokens = 0
     for place, document in enumerate(order):
         if place % every or tokens >= most:
-            sides.train.append(document)
+            split.train.append(document)
         else:
-            sides.heldout.append(document)
+            split.heldout.append(document)
             tokens += len(document.ids)
-    return sides
+    return split
 
 
-def with_samples(text: Sides, samples: Sequence[torch.Tensor], every: int, seed: int) -> Sides:
+def with_samples(split: Split, samples: Sequence[torch.Tensor], every: int, seed: int) -> Split:
     """The teacher's samples among the documents of either side.
 
-    Each ``every``-th is held out: those whose prompts are from held-out text (``sided_prompts``).
+    Each `every`-th is held out: those whose prompts are from held-out text (`split_prompts`).
     """
     if not samples:
-        return text
+        return split
     written = [Drawn("teacher", False, ids) for ids in samples]
     train = [sample for place, sample in enumerate(written) if place % every]
-    sides = Sides([*text.train, *train], [*text.heldout, *written[::every]])
-    for side in (sides.train, sides.heldout):
+    both = Split([*split.train, *train], [*split.heldout, *written[::every]])
+    for side in (both.train, both.heldout):
         random.Random(seed).shuffle(side)
-    return sides
+    return both
 
 
 def pack(
     documents: Sequence[torch.Tensor], length: int, side: str, begin: int | None = None
 ) -> torch.Tensor:
-    """Concatenate documents and cut whole rows of ``length`` tokens (R, L); the rest is dropped.
+    """Concatenate documents and cut whole rows of `length` tokens (R, L); the rest is dropped.
 
-    Every row begins with the token ``begin``, if there is one (``begin_token``).  Raises DataError
+    Every row begins with the token `begin`, if there is one (`begin_token`).  Raises DataError
     for less than one row.
     """
     tokens = torch.cat([*documents, torch.empty(0, dtype=torch.int64)])
@@ -99,7 +99,7 @@ def cut_rows(tokens: torch.Tensor, length: int, begin: int | None = None) -> tor
 
 
 def _begun(tokens: torch.Tensor, length: int, begin: int) -> Iterator[torch.Tensor]:
-    """Rows that begin with ``begin``: it is put before a row that would not of itself."""
+    """Rows that begin with `begin`: it is put before a row that would not of itself."""
     first = tokens.new_tensor([begin])
     start = 0
     while start < len(tokens):

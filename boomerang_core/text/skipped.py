@@ -15,7 +15,7 @@ SHARE = 0.01
 class Skipped:
     """How many records of a source were read, and how many of them were passed over.
 
-    ``first`` is what was wrong with the first of these, and where it stands.
+    `first` is what was wrong with the first of these, and where it stands.
     """
 
     source: str

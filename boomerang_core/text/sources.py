@@ -1,4 +1,4 @@
-"""Where text comes from.  A source is one string of a recipe's ``text``, or of ``--text``::
+"""Where text comes from.  A source is one string of a recipe's `text`, or of `--text`::
 
 prose.txt          any text file; .html, .htm and .xhtml lose their tags
 python-reference   the language reference that comes with every Python
@@ -122,7 +122,7 @@ def _plain_documents(source: str) -> list[Document]:
 def plain_text(source: str, kind: str = "text") -> str:
     """A plain source's text, spaces as they are but in markup, where runs of them mean one.
 
-    Raises DataError, which says what ``kind`` of text it is.
+    Raises DataError, which says what `kind` of text it is.
     """
     if source == PYTHON_REFERENCE:
         return "\n\n".join(topics.values())

@@ -14,7 +14,7 @@ import torch
 
 from boomerang_core.checkpoint import load_config
 from boomerang_core.checkpoint_files import checkpoint_sha256
-from boomerang_core.distill.sampling import Prompt
+from boomerang_core.distill.prompts import Prompt
 from boomerang_core.errors import DataError
 from boomerang_core.finished import read_finished, write_finished
 from boomerang_core.text.documents import Drawn

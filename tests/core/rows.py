@@ -1,4 +1,4 @@
-"""Sources of text for the tests: rows of words that the tiny tokenizer knows."""
+"""GivenFiles of text for the tests: rows of words that the tiny tokenizer knows."""
 
 import json
 import random

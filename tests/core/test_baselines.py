@@ -11,7 +11,7 @@ from boomerang_core.architectures import architecture_of, shallower
 from boomerang_core.assemble import assemble
 from boomerang_core.baselines.laco import (
     FinalSimilarity,
-    Plan,
+    LayerPlan,
     collapse,
     laco_plan,
     laco_student,
@@ -157,7 +157,7 @@ class TestLaCoMerge:
         torch.testing.assert_close(found, plain(ids).logits, rtol=1e-4, atol=1e-4)
 
 
-def trace(plan: Plan) -> list[tuple[int, int]]:
+def trace(plan: LayerPlan) -> list[tuple[int, int]]:
     return [(layer.start, layer.stop) for layer in plan]
 
 
@@ -165,7 +165,7 @@ class TestLaCoAlgorithm:
     def test_slides_from_the_top_and_skips_what_is_too_different(self) -> None:
         tried: list[list[tuple[int, int]]] = []
 
-        def similarity(plan: Plan) -> float:
+        def similarity(plan: LayerPlan) -> float:
             tried.append(trace(plan))
             return 0.2 if len(tried) == 1 else 0.9  # the first merge is refused
 
@@ -190,7 +190,7 @@ class TestLaCoAlgorithm:
         assert collapse(whole_plan(8), 4, 2, 1, 0.9, lambda _: 0.9) is None
 
     def test_of_all_settings_the_most_similar_collapse_is_taken(self) -> None:
-        def similarity(plan: Plan) -> float:
+        def similarity(plan: LayerPlan) -> float:
             return 1 - max(layer.stop - layer.start for layer in plan) / 10
 
         plan = laco_plan(12, 7, similarity)  # pairs take C = 2 and I = 2
@@ -240,7 +240,7 @@ class TestLaCoLadder:
         alive: list[weakref.ref[Any]] = []
         most = 0
 
-        def watched(runner: LayerRunner, plan: Plan) -> Any:
+        def watched(runner: LayerRunner, plan: LayerPlan) -> Any:
             nonlocal most
             student = laco_student(runner, plan)
             alive.append(weakref.ref(student))

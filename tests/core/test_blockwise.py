@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from boomerang_core.blocks import BlockMap
-from boomerang_core.distill.blockwise import BlockTrainer, Task
+from boomerang_core.distill.blockwise import BlockTrainer, Regression
 from boomerang_core.distill.closed_form import Moments, fit_down_map
 from boomerang_core.errors import SettingsError
 from boomerang_core.layer_runner import LayerRunner
@@ -43,8 +43,8 @@ class TestClosedForm:
         student = initial_student(model, block_map, StudentKind(kind), 4, False)
         parameters = student.layer(1)
         alike = torch.full((96, ROW_LENGTH), 1 / ROW_LENGTH)
-        task = Task(hidden[:80], target[:80], alike[:80])
-        heldout = Task(hidden[80:], target[80:], alike[80:])
+        task = Regression(hidden[:80], target[:80], alike[:80])
+        heldout = Regression(hidden[80:], target[80:], alike[80:])
         recipe = replace(tiny_recipe("none"), kind=kind, steps=20, step_rows=16)
         fit = BlockTrainer(runner, 1, recipe).fit(parameters, task, heldout, 0)
         start, closed, trained = fit.errors

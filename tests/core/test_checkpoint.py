@@ -25,9 +25,9 @@ from boomerang_core.checkpoint import (
 )
 from boomerang_core.checkpoint_files import shard_index, weight_files
 from boomerang_core.errors import ArchitectureError, BoomerangError, CheckpointError, WriteError
-from boomerang_core.family import TeacherRef
 from boomerang_core.folders import write_folder
 from boomerang_core.route import StudentKind
+from boomerang_core.teacher_ref import TeacherRef
 from tests.core.conftest import (
     tiny_design,
     tiny_student,

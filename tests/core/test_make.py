@@ -13,11 +13,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from boomerang_core.contents import files_in
+from boomerang_core.contents import REPORT, TRAINING, files_in
 from boomerang_core.distill.metrics import METRICS
 from boomerang_core.distill.pipeline import make
 from boomerang_core.distill.recipe import Recipe
-from boomerang_core.distill.result import CURVE
 from boomerang_core.distill.schedule import EndToEnd
 from boomerang_core.distill.state import STATE
 from boomerang_core.errors import SettingsError
@@ -129,8 +128,8 @@ class TestEndToEnd:
         trained = make(longer, tmp_path / "trained", tmp_path / "work")
         assert {path: path.stat().st_mtime_ns for path in before} == before  # nothing made again
         assert student_bytes(trained) != student_bytes(blockwise)
-        assert len((trained.root / CURVE).read_text().splitlines()) == 12
-        assert not (blockwise.root / CURVE).exists()
+        assert len((trained.root / REPORT / TRAINING).read_text().splitlines()) == 12
+        assert not (blockwise.root / REPORT / TRAINING).exists()
         after, first = (
             json.loads((family.root / "report" / "sizes.json").read_text())[0]["kl"]
             for family in (trained, blockwise)

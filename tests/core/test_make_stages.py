@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from boomerang_core.distill.kept import kept_layers
+from boomerang_core.distill.prompts import teacher_prompts
 from boomerang_core.distill.recipe import Recipe
-from boomerang_core.distill.sampling import prompts
 from boomerang_core.evaluate.quality import evaluate_routes
 from boomerang_core.layer_runner import LayerRunner
 from boomerang_core.route import LayerRef, Owner, Route
@@ -27,7 +27,8 @@ class TestText:
     def test_prompts_begin_as_documents_do_or_ask_about_them(self) -> None:
         tokenizer = tiny_tokenizer()
         documents = [torch.arange(4, 60), torch.arange(5, 61)]
-        first, opening, request = itertools.islice(prompts(tokenizer, documents, seed=0), 3)
+        found = itertools.islice(teacher_prompts(tokenizer, documents, seed=0), 3)
+        first, opening, request = (prompt.ids for prompt in found)
         assert len(first) > 0
         assert opening.tolist() in [document[: len(opening)].tolist() for document in documents]
         assert any(
@@ -35,7 +36,8 @@ class TestText:
         )
 
     def test_prompts_without_documents_repeat(self) -> None:
-        found = list(itertools.islice(prompts(tiny_tokenizer(), [], seed=0), 96))
+        asked = itertools.islice(teacher_prompts(tiny_tokenizer(), [], seed=0), 96)
+        found = [prompt.ids for prompt in asked]
         assert all(torch.equal(one, again) for one, again in zip(found, found[48:], strict=False))
 
 

@@ -12,7 +12,7 @@ import torch
 from boomerang_core.distill import sampling
 from boomerang_core.distill.pipeline import make
 from boomerang_core.distill.recipe import Recipe
-from boomerang_core.distill.written import in_bfloat16
+from boomerang_core.distill.sampling import in_bfloat16
 from tests.core.conftest import student_bytes, tiny_teacher
 
 

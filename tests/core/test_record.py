@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from boomerang_core.distill.written import written_share
+from boomerang_core.distill.prepared import written_share
 from boomerang_core.evaluate.ladder import Measured
 from boomerang_core.evaluate.record import evaluation_note
 from boomerang_core.sizes import Quality

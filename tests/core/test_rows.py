@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from boomerang_core.distill import written
+from boomerang_core.distill import prepared
 from boomerang_core.distill.prepared import prepared_rows
+from boomerang_core.distill.prompts import teacher_prompts
 from boomerang_core.distill.recipe import Recipe
-from boomerang_core.distill.sampling import tagged_prompts
 from boomerang_core.errors import DataError
 from boomerang_core.text.documents import Drawn
 from boomerang_core.text.evaluation import Sample
-from boomerang_core.text.rows import Rows, begin_token, pack, split
+from boomerang_core.text.rows import Rows, begin_token, pack, split_documents
 from tests.core.conftest import VOCABULARY, beginning_tokenizer, tiny_tokenizer
 from tests.core.rows import write_rows
 
@@ -29,7 +29,9 @@ def documents(count: int, length: int = 40) -> list[Drawn]:
 
 
 def rows(**settings: int) -> Rows:
-    return split(documents(12), **{"every": 4, "most": 10**6, "seed": 0, **settings}).rows(20, None)
+    return split_documents(
+        documents(12), **{"every": 4, "most": 10**6, "seed": 0, **settings}
+    ).rows(20, None)
 
 
 class TestSplit:
@@ -76,7 +78,7 @@ def test_what_is_held_out_reaches_training_through_no_prompt(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every document has a word of its own."""
-    monkeypatch.setattr(written, "sample_documents", repeat_prompts)
+    monkeypatch.setattr(prepared, "sample_documents", repeat_prompts)
     lines = [{"text": f"w{word} " * 40} for word in range(SPECIAL, VOCABULARY)]
     source = write_rows(tmp_path / "rows.jsonl", lines)
     chosen = replace(recipe, text=(source,), sample_tokens=4000, row_length=8)
@@ -124,7 +126,7 @@ class TestBegin:
     def test_prompts(self, document: list[int]) -> None:
         """As a server makes them: no document's end in the middle of one, nor two beginnings."""
         documents = [torch.tensor(document)]
-        found = itertools.islice(tagged_prompts(beginning_tokenizer(), documents, 0), 30)
+        found = itertools.islice(teacher_prompts(beginning_tokenizer(), documents, 0), 30)
         raw, chat = [], []
         for prompt in found:
             (chat if prompt.chat else raw).append(prompt.ids.tolist())

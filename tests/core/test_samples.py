@@ -11,8 +11,9 @@ import torch
 from tqdm import tqdm
 
 from boomerang_core.distill import sampling
-from boomerang_core.distill.sampling import sample_documents, save_samples, tagged_prompts
-from boomerang_core.distill.written import told_of_written
+from boomerang_core.distill.prepared import told_of_written
+from boomerang_core.distill.prompts import teacher_prompts
+from boomerang_core.distill.sampling import sample_documents, save_samples
 from boomerang_core.errors import DataError
 from boomerang_core.text.documents import Drawn, Text, read_text
 from tests.core.conftest import tiny_teacher, tiny_tokenizer
@@ -127,4 +128,4 @@ def test_text_without_chat_is_told(tokens: int, chat: bool, template: bool, warn
 
 
 def _tagged(tokenizer: Any) -> Iterator[Any]:
-    return tagged_prompts(tokenizer, [], seed=0)
+    return teacher_prompts(tokenizer, [], seed=0)

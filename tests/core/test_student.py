@@ -15,7 +15,7 @@ from boomerang_core.route import build_route
 from boomerang_core.student import (
     initial_student,
     load_student,
-    merge,
+    merged_layer,
     save_student,
     student_from_model,
 )
@@ -56,7 +56,7 @@ class TestStudent:
         base = dict(llama.teacher.model.layers[1].state_dict())
         own = llama.student.layer(0)
         del own["mlp.up_proj.lora_A"], own["mlp.up_proj.lora_B"]
-        merged = merge(base, own, llama.row)
+        merged = merged_layer(base, own, llama.row)
         assert merged["mlp.up_proj.weight"] is base["mlp.up_proj.weight"]
         delta = own["mlp.down_proj.lora_B"] @ own["mlp.down_proj.lora_A"]
         torch.testing.assert_close(

@@ -13,7 +13,7 @@ import torch
 from transformers import LlamaForCausalLM
 from typer.testing import CliRunner
 
-from boomerang_core.distill.sampling import Prompt
+from boomerang_core.distill.prompts import Prompt
 from boomerang_core.errors import DataError
 from boomerang_core.text.documents import Drawn, read_text
 from server import sample as command

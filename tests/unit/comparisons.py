@@ -9,7 +9,7 @@ import pytest
 
 from boomerang_core.compare.comparison import Comparison, Point, Series, write_comparison
 from boomerang_core.family import Family, family_source
-from boomerang_core.report.findings import Sources
+from boomerang_core.report.findings import GivenFiles
 from boomerang_core.sizes import Quality
 from tests.unit.test_report import DESIGN, family
 
@@ -93,10 +93,10 @@ def comparison(tiny: Family) -> Comparison:
 
 
 @pytest.fixture(scope="module")
-def sources(comparison: Comparison, tmp_path_factory: pytest.TempPathFactory) -> Sources:
+def sources(comparison: Comparison, tmp_path_factory: pytest.TempPathFactory) -> GivenFiles:
     folder = tmp_path_factory.mktemp("files")
     write_comparison(comparison, folder / "comparison.json")
     values = {"curves": CURVES, "tasks": TASKS, "similarity": SIMILARITY, "speed": SPEED}
     for name, value in values.items():
         (folder / f"{name}.json").write_text(json.dumps(value))
-    return Sources(**{name: folder / f"{name}.json" for name in ("comparison", *values)})
+    return GivenFiles(**{name: folder / f"{name}.json" for name in ("comparison", *values)})

@@ -8,7 +8,7 @@ import pytest
 
 from boomerang_core.compare.comparison import Comparison, read_comparison
 from boomerang_core.errors import FamilyError
-from boomerang_core.report.findings import Sources
+from boomerang_core.report.findings import GivenFiles
 from tests.imports import heavy_after
 from tests.unit.comparisons import comparison, series, sources, tiny
 
@@ -16,7 +16,7 @@ __all__ = ["comparison", "sources", "tiny"]  # fixtures
 
 
 class TestFile:
-    def test_round_trip(self, comparison: Comparison, sources: Sources) -> None:
+    def test_round_trip(self, comparison: Comparison, sources: GivenFiles) -> None:
         assert sources.comparison is not None
         assert read_comparison(sources.comparison) == comparison
 
@@ -48,7 +48,7 @@ class TestFile:
         ],
     )
     def test_a_malformed_file_is_one_clear_error(
-        self, break_it: Any, sources: Sources, tmp_path: Path
+        self, break_it: Any, sources: GivenFiles, tmp_path: Path
     ) -> None:
         assert sources.comparison is not None
         record = json.loads(sources.comparison.read_text())

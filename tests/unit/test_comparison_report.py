@@ -13,7 +13,7 @@ from boomerang_core.compare.comparison import Comparison, write_comparison
 from boomerang_core.errors import FamilyError, SettingsError
 from boomerang_core.family import Family
 from boomerang_core.report.charts.canvas import spread
-from boomerang_core.report.findings import Sources, read_findings
+from boomerang_core.report.findings import GivenFiles, read_findings
 from boomerang_core.report.page import write_report
 from tests.unit.comparisons import (
     SIMILARITY,
@@ -31,7 +31,7 @@ __all__ = ["comparison", "sources", "tiny"]  # fixtures
 
 
 @pytest.fixture(scope="module")
-def out(tiny: Family, sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def out(tiny: Family, sources: GivenFiles, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the command wrote, with every optional file."""
     folder = tmp_path_factory.mktemp("written")
     arguments = ["report", str(tiny.root), "--out", str(folder)]
@@ -114,10 +114,10 @@ class TestReport:
         path = tmp_path / f"{name}.json"
         path.write_text(json.dumps({**value, "source": change and {**SOURCE, **change}}))
         with pytest.raises(FamilyError, match=rf"{name}.json does not measure tiny<&> as it is"):
-            write_report(tiny, tmp_path / "out", Sources(**{name: path}))
+            write_report(tiny, tmp_path / "out", GivenFiles(**{name: path}))
 
     def test_without_a_comparison_naive_pruning_is_the_other_series(self, tiny: Family) -> None:
-        ours, naive = read_findings(tiny, Sources()).series
+        ours, naive = read_findings(tiny, GivenFiles()).series
         assert [point.quality.kl for point in naive.points] == [row["kl"] for row in NAIVE]
         assert [point.params for point in naive.points] == [row.params for row in tiny.rows]
         assert [point.layers for point in ours.points] == [4, 5, 6]
@@ -128,7 +128,7 @@ class TestReport:
         other = replace(comparison, series=comparison.series[:2])
         write_comparison(other, tmp_path / "other.json")
         with pytest.raises(FamilyError, match=r"does not compare tiny<&> as it is now"):
-            write_report(tiny, tmp_path / "out", Sources(tmp_path / "other.json"))
+            write_report(tiny, tmp_path / "out", GivenFiles(tmp_path / "other.json"))
         assert not (tmp_path / "out").exists()
 
     def test_more_ladders_than_a_picture_can_tell_apart_are_refused(
@@ -139,7 +139,7 @@ class TestReport:
             many = many.with_series(series(f"run {number}", "family", [1.0, 0.5, 0.0]))
         write_comparison(many, tmp_path / "many.json")
         with pytest.raises(SettingsError, match=r"quality.png can show 7 .* at most, not 8"):
-            write_report(tiny, tmp_path / "out", Sources(tmp_path / "many.json"))
+            write_report(tiny, tmp_path / "out", GivenFiles(tmp_path / "many.json"))
 
     @pytest.mark.parametrize(
         ("name", "value", "reason"),
@@ -171,7 +171,7 @@ class TestReport:
         path = tmp_path / f"{name}.json"
         path.write_text(json.dumps(value))
         with pytest.raises(FamilyError, match=reason) as caught:
-            write_report(tiny, tmp_path / "out", Sources(**{name: path}))
+            write_report(tiny, tmp_path / "out", GivenFiles(**{name: path}))
         assert str(path) in str(caught.value)
 
 

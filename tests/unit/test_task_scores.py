@@ -14,7 +14,7 @@ from boomerang_core.errors import FamilyError
 from boomerang_core.evaluate.items import TaskRow
 from boomerang_core.evaluate.pairs import Estimate
 from boomerang_core.family import Family, family_source
-from boomerang_core.report.findings import Sources
+from boomerang_core.report.findings import GivenFiles
 from boomerang_core.report.page import write_report
 from tests.unit.comparisons import series
 from tests.unit.test_report import Page, family
@@ -133,7 +133,7 @@ class TestFile:
 @pytest.fixture(scope="module")
 def out(tiny: Family, file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("written")
-    write_report(tiny, folder, Sources(comparison=file))
+    write_report(tiny, folder, GivenFiles(comparison=file))
     return folder
 
 
@@ -183,7 +183,7 @@ class TestReport:
     def test_the_same_comparison_gives_the_same_bytes(
         self, tiny: Family, file: Path, out: Path, tmp_path: Path
     ) -> None:
-        write_report(tiny, tmp_path, Sources(comparison=file))
+        write_report(tiny, tmp_path, GivenFiles(comparison=file))
         name = "compared-quiz-a-accuracy.png"
         assert (tmp_path / name).read_bytes() == (out / name).read_bytes()
 
@@ -194,7 +194,7 @@ class TestReport:
         for row in record["tasks"]["rows"]:
             row["se"] = row["se"] and 0.1
         (tmp_path / "other.json").write_text(json.dumps(record))
-        write_report(tiny, tmp_path / "out", Sources(comparison=tmp_path / "other.json"))
+        write_report(tiny, tmp_path / "out", GivenFiles(comparison=tmp_path / "other.json"))
         name = "compared-quiz-a-accuracy.png"
         assert (tmp_path / "out" / name).read_bytes() != (out / name).read_bytes()
 
