@@ -98,7 +98,8 @@ def unique_ids(params: Sequence[int]) -> tuple[str, ...]:
 def shorten(value: object, limit: int = 40) -> str:
     """A value from outside, quoted and cut, so that a message stays one line."""
     text = repr(value)
-    return text if len(text) <= limit else f"{text[:limit]}…'"
+    quote = text[-1] if isinstance(value, str) else ""
+    return text if len(text) <= limit else f"{text[:limit]}…{quote}"
 
 
 @dataclass(frozen=True)

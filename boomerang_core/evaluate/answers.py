@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from boomerang_core.errors import DataError
 from boomerang_core.evaluate.items import Item
 from boomerang_core.finished import read_finished, write_finished
 
@@ -17,7 +18,10 @@ def read_answers(path: Path, settings: Mapping[str, Any]) -> list[Item] | None:
     Raises `DataError` for a file that is something else.
     """
     found = read_finished(path, settings)
-    return None if found is None else [Item(**record) for record in found]
+    try:
+        return None if found is None else [Item(**record) for record in found]
+    except TypeError as error:
+        raise DataError(f"{path} holds no answers; delete it: {error}") from error
 
 
 def write_answers(path: Path, settings: Mapping[str, Any], items: Sequence[Item]) -> None:

@@ -11,15 +11,17 @@ import pytest
 
 from boomerang_core.blocks import BlockMap
 from boomerang_core.errors import DataError, SettingsError, UnknownSizeError
+from boomerang_core.evaluate.answers import read_answers
 from boomerang_core.evaluate.items import Item, TaskRow, task_row
 from boomerang_core.evaluate.pairs import difference, estimate
 from boomerang_core.evaluate.tasks import GROUPS, TaskSettings, named_sizes, named_tasks
-from boomerang_core.family import Family, TeacherRef, build_rows
+from boomerang_core.family import Family, build_rows
 from boomerang_core.finished import read_finished, write_finished
 from boomerang_core.footprint import ModelShape
 from boomerang_core.ladder import Ladder
 from boomerang_core.route import FamilyDesign, StudentKind
 from boomerang_core.sizes import SizeRow
+from boomerang_core.teacher_ref import TeacherRef
 from tests.imports import heavy_after
 
 SIZE = SizeRow(0, "93m", 17, 93_000_000, 186_000_000, 1000, offered=True)
@@ -193,3 +195,10 @@ def test_sizes_are_smallest_first_with_the_teacher() -> None:
 
 def test_what_a_report_reads_loads_no_torch() -> None:
     assert heavy_after("import boomerang_core.evaluate.tasks") == []
+
+
+@pytest.mark.parametrize("result", [5, [5], [{"task": "t", "id": 0, "prompt": "", "mood": 1}]])
+def test_answers_of_another_form_are_refused(result: object, tmp_path: Path) -> None:
+    write_finished(tmp_path / "answers.json", {"seed": 1}, result)
+    with pytest.raises(DataError, match=r"answers\.json holds no answers; delete it"):
+        read_answers(tmp_path / "answers.json", {"seed": 1})

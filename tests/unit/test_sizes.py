@@ -18,6 +18,7 @@ from boomerang_core.sizes import (
     format_bytes,
     format_params,
     parse_bytes,
+    shorten,
     unique_ids,
 )
 
@@ -179,3 +180,16 @@ def test_tied_heads_count_twice_where_the_owners_differ() -> None:
 def test_kv_and_resident() -> None:
     assert kv_bytes_per_token(SHAPE, 6) == 2 * 6 * 2 * 4 * 2
     assert resident_params(SHAPE, 5) == 90_000_008 + 5
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("x" * 50, "'" + "x" * 39 + "…'"),
+        ("it's " * 10, '"' + "it's " * 7 + "it's…\""),
+        ([1] * 50, "[" + "1, " * 13 + "…"),
+        ("short", "'short'"),
+    ],
+)
+def test_what_is_cut_is_quoted_on_both_sides_or_on_none(value: object, shown: str) -> None:
+    assert shorten(value) == shown
