@@ -14,22 +14,12 @@ from boomerang_core.errors import (
 )
 from boomerang_core.footprint import footprint_bytes
 
-_UNITS = {
-    "": 1,
-    "b": 1,
-    "kb": 10**3,
-    "mb": 10**6,
-    "gb": 10**9,
-    "tb": 10**12,
-    "ki": 2**10,
-    "mi": 2**20,
-    "gi": 2**30,
-    "ti": 2**40,
-    "kib": 2**10,
-    "mib": 2**20,
-    "gib": 2**30,
-    "tib": 2**40,
+_UNITS = {"": 1, "b": 1} | {
+    letter + unit: base**power
+    for power, letter in enumerate("kmgt", start=1)
+    for unit, base in (("b", 1000), ("i", 1024), ("ib", 1024))
 }
+"""Bytes in a unit: `kb`, `ki` and `kib`, up to `tib`."""
 _BYTES = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,6})?)\s*([a-z]{0,3})", re.ASCII)
 _PARAMS = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)([mb])", re.ASCII)
 _LAYERS = re.compile(r"([0-9]{1,5})l", re.ASCII)
