@@ -97,6 +97,12 @@ def _origin(
     }
 
 
+def _require_agreement(origin: dict[str, Any], rows_RL: torch.Tensor, student: Student) -> None:
+    """Raise TrainingError where another process has other rows, or begins with another student."""
+    contents = {"text": digest({"": rows_RL}), "start": digest(student.tensors)}
+    agreed(lambda: {**origin, **contents})
+
+
 def _parameters(student: Student, device: torch.device) -> dict[str, nn.Parameter]:
     """Copies of the student's tensors to train, in float32."""
     return {
@@ -127,8 +133,7 @@ class Trainer:
         self._processes = Trainers(teacher.device, settings)
         origin = _origin(student, design, rows_RL, settings, seed)
         if self._processes.count > 1:  # before they give each other tensors
-            texts = {"text": digest({"": rows_RL}), "start": digest(student.tensors)}
-            agreed(lambda: {**origin, **texts})
+            _require_agreement(origin, rows_RL, student)
         own = _parameters(student, teacher.device)
         length, sizes = rows_RL.shape[1], design.ladder.num_sizes
         distiller = Distiller(

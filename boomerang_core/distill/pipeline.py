@@ -149,14 +149,8 @@ def _make(
     if turns.is_first:
         eval_RL = _heldout_rows(recipe, rows) if eval_RL is None else eval_RL
         measured = evaluate_design(teacher.model, student, design, eval_RL)
-        notes = {
-            VERSION: teacher.version,
-            "text": {shown(name): sha for name, sha in source_versions(recipe.text).items()},
-            "tokens": counts,
-            "seconds": clock.seconds,
-            "processes": turns.count,
-            "evaluation": evaluation_note(measured, eval_text, written_share(counts)),
-        }
+        notes = _notes(recipe, teacher, counts, clock, turns)
+        notes["evaluation"] = evaluation_note(measured, eval_text, written_share(counts))
         made = (recipe, teacher.ref, teacher.model, design, student, fits, measured)
         write_result(Result(*made, stages.training / METRICS, notes), out)
     turns.wait()
@@ -186,6 +180,20 @@ class _Clock:
         start = time.monotonic()
         yield
         self.seconds[name] = round(time.monotonic() - start, 3)
+
+
+def _notes(
+    recipe: Recipe, teacher: _Teacher, counts: dict[str, Any], clock: _Clock, turns: Turns
+) -> dict[str, Any]:
+    """How the family was made, for its provenance."""
+    versions = source_versions(recipe.text)
+    return {
+        VERSION: teacher.version,
+        "text": {shown(name): sha256 for name, sha256 in versions.items()},
+        "tokens": counts,
+        "seconds": clock.seconds,
+        "processes": turns.count,
+    }
 
 
 def _design(recipe: Recipe, block_map: BlockMap) -> FamilyDesign:
