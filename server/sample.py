@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from boomerang_core.cli.common import Seed, Teacher, plain_errors
+from boomerang_core.cli.common import Seed, Teacher, plain_errors, require_file_place
 from boomerang_core.errors import SettingsError, install_hint
 from boomerang_core.sizes import parse_bytes
 from server.lifecycle import prepare_environment
@@ -43,11 +43,12 @@ def sample(
         ),
     ] = None,
 ) -> None:
-    """Let a teacher write text to distil on, many prompts at once, by vLLM.
+    """Let a teacher write text to distil on, by vLLM.
 
     A stopped run resumes: finished rounds stay in OUT.parts until all are there.
     """
     with plain_errors():
+        require_file_place(out)
         if out.suffix != ".jsonl":
             raise SettingsError(f"--out is a JSONL file and must be named so: {out.stem}.jsonl")
         memory = None if kv_cache_bytes is None else parse_bytes(kv_cache_bytes, "kv_cache_bytes")

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
+from boomerang_core.contents import INDEX
 from boomerang_core.errors import BoomerangError, FamilyError, SettingsError
 from boomerang_core.family import Family
 from boomerang_core.footprint import resident_params, teacher_params
@@ -44,7 +45,11 @@ class Commands(typer.core.TyperGroup):
 
 
 app = typer.Typer(
-    cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+    cls=Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # its tables cut long words off in a narrow terminal
 )
 
 
@@ -107,6 +112,29 @@ def family_folder(folder: Path) -> Path:
         return FAMILIES / folder
     shipped = ", ".join(sorted(path.name for path in FAMILIES.iterdir() if path.is_dir()))
     raise FamilyError(f"{folder} is no folder here and no shipped family; there is {shipped}")
+
+
+def require_folder_place(out: Path) -> None:
+    """Raise `SettingsError` where no folder can be written: before the slow part, not after it."""
+    if out.exists() and not out.is_dir():
+        raise SettingsError(f"--out takes a folder, {out} is a file")
+    _require_outside(out)
+
+
+def require_file_place(out: Path) -> None:
+    """The same for a file."""
+    if out.is_dir():
+        raise SettingsError(f"--out takes a file, {out} is a folder")
+    _require_outside(out)
+
+
+def _require_outside(out: Path) -> None:
+    """No family folder is above it: with more files it is not whole; dotfiles may lie there."""
+    place = out.resolve()
+    for above in place.parents:
+        hidden = any(part.startswith(".") for part in place.relative_to(above).parts)
+        if (above / INDEX).is_file() and not hidden:
+            raise SettingsError(f"{out} lies in a family folder, which holds only what it lists")
 
 
 def given(context: typer.Context) -> dict[str, Any]:

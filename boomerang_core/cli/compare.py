@@ -19,6 +19,7 @@ from boomerang_core.cli.common import (
     limit_threads,
     plain_errors,
     refuse_without,
+    require_file_place,
 )
 from boomerang_core.cli.tasks import (
     OPTIONS,
@@ -66,14 +67,15 @@ def compare(
     device: Device = None,
     threads: Threads = None,
 ) -> None:
-    """Measure families and baselines on the same rows, against the same teacher.
+    """Measure families and baselines on the same rows.
 
-    Baselines have as many layers as the sizes of the first family.  With --tasks, every size of
-    all of them answers the same items too.  Stopped, it goes on.
+    All have the same teacher.  Baselines have as many layers as the sizes of the first family.
+    With --tasks, every size of all of them answers the same items too.  A stopped run resumes.
     """
     with plain_errors():
         refuse_without(context, "tasks", *OPTIONS)
         refuse_without(context, "calibration", "calibration_tokens", "seed")
+        require_file_place(out)
         loaded = named_families(families)
         settings = None
         if tasks is not None:

@@ -20,6 +20,7 @@ from boomerang_core.cli.common import (
     plain_errors,
     refuse_with,
     refuse_without,
+    require_folder_place,
 )
 from boomerang_core.cli.tasks import (
     OPTIONS,
@@ -82,6 +83,9 @@ def evaluate(
         refuse_without(context, "text", "tokens", "row_length")
         refuse_without(context, "tasks", "sizes", *OPTIONS, "server")
         refuse_with(context, "server", "dtype", *(["device"] if text is None else []))
+        if out is not None:
+            require_folder_place(out)
+            require_folder_place(out / "text")  # nor in the folder of a family itself
         loaded = load_family(family_folder(family))
         limit_threads(threads)
         if save:  # what is measured becomes the family's own

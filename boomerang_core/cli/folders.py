@@ -17,6 +17,7 @@ from boomerang_core.cli.common import (
     print_resident,
     print_sizes,
     refuse_without,
+    require_folder_place,
 )
 from boomerang_core.errors import SettingsError
 from boomerang_core.family import Family, load_family, verify_family
@@ -122,7 +123,7 @@ def _server(
 
 @app.command()
 def verify(family: FamilyFolder) -> None:
-    """Check every file of a family folder against its sha256, a teacher inside it too."""
+    """Check every file of a family against its sha256."""
     with plain_errors():
         loaded = verify_family(family_folder(family))
         typer.echo(f"{loaded.name}: whole, {len(loaded.rows)} sizes")
@@ -136,7 +137,7 @@ def merge(
         str, typer.Option(help="Deltas to merge: all, or attention (its maps are small).")
     ] = "all",
 ) -> None:
-    """Merge deltas into dense weights: small sizes run faster, and take more memory."""
+    """Merge deltas: small sizes run faster, and take more memory."""
     with plain_errors():
         loaded = load_family(family_folder(family))
         from boomerang_core.merging import Maps, merge_family
@@ -153,7 +154,7 @@ def pack(
     family: FamilyFolder,
     out: Annotated[Path, typer.Option(help="The family folder to write.")],
 ) -> None:
-    """Copy a family with its teacher inside: one folder for a hub, a claim or an image."""
+    """Copy a family and its teacher into one folder, to publish."""
     with plain_errors():
         loaded = load_family(family_folder(family))
         from boomerang_core.packing import pack_family
@@ -169,10 +170,11 @@ def export(
     out: Annotated[Path, typer.Option(help="The checkpoint folder to write.")],
     dtype: Annotated[str, typer.Option(help="bfloat16, float16 or float32.")] = "bfloat16",
 ) -> None:
-    """Write one size as a checkpoint of its own, in the transformers format."""
+    """Write one size as a plain checkpoint, as transformers has."""
     with plain_errors():
         loaded = load_family(family_folder(family))
         row = loaded.table.target(size)
+        require_folder_place(out)
         from boomerang_core.assemble import export as export_size
 
         export_size(loaded, row.size, out, _dtype(dtype))

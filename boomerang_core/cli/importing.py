@@ -25,6 +25,7 @@ from boomerang_core.cli.common import (
     plain_errors,
     print_sizes,
     refuse_without,
+    require_folder_place,
 )
 from boomerang_core.family import Family
 
@@ -56,7 +57,7 @@ def import_(
     device: Device = None,
     threads: Threads = None,
 ) -> None:
-    """Make a family of a teacher and a student that exist already; nothing is trained.
+    """Make a family of a teacher and a student; nothing is trained.
 
     boomerang import --teacher openai-community/gpt2 --student distilbert/distilgpt2
     --kept 0,2,4,7,9,11 --out gpt2
@@ -64,6 +65,7 @@ def import_(
     with plain_errors():
         refuse_without(context, "text", "tokens", "row_length", "device")
         layers = None if kept is None else tuple(layer_list(kept, "--kept"))
+        require_folder_place(out)
         limit_threads(threads)
         from boomerang_core.architectures import check_row_length
         from boomerang_core.checkpoint import load_config, load_tokenizer, parse_teacher

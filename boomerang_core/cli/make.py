@@ -24,9 +24,11 @@ from boomerang_core.cli.common import (
     limit_threads,
     plain_errors,
     print_sizes,
+    require_folder_place,
 )
 from boomerang_core.cli.unused_options import STAGE, refuse_unused, typed_fields
 from boomerang_core.errors import SettingsError
+from boomerang_core.sizes import FAMILY_NAME, is_family_name
 
 if TYPE_CHECKING:
     from boomerang_core.distill.recipe import Recipe
@@ -76,10 +78,11 @@ def make(
     device: Device = None,
     threads: Threads = None,
 ) -> None:
-    """Make a family: blocks, student, distillation, evaluation.  A stopped run resumes."""
+    """Make a family: prune, distil, measure.  A stopped run resumes."""
     # Most options are fields of the recipe, and are read from the context by their names.
     with plain_errors():
         changes = [_settings(context), *map(assignment, set_ or [])]
+        require_folder_place(out)
         chosen = recipe_of(preset, recipe, out, changes)
         refuse_unused(chosen, typed_fields(given(context), set_ or []))
         limit_threads(threads)
@@ -146,6 +149,11 @@ def recipe_of(
         del values["text_tokens"]
     for change in changes:
         values = _merged(values, change)
+    if "name" not in values and not is_family_name(out.absolute().name):
+        raise SettingsError(
+            f"a family's name must be {FAMILY_NAME}, and its folder's is "
+            f"{out.absolute().name!r}: give --name"
+        )
     values.setdefault("name", out.absolute().name)
     if "teacher" not in values:
         raise SettingsError("give --teacher, or a --preset or --recipe that has one")

@@ -32,7 +32,7 @@ def report(
         Path | None, typer.Option(help="JSON: tokens per second of sizes under a load.")
     ] = None,
 ) -> None:
-    """Write a page with the sizes of a measured family: index.html and its pictures."""
+    """Write a page about a measured family: index.html, pictures."""
     with plain_errors():
         loaded = load_family(family_folder(family))
         try:

@@ -22,6 +22,7 @@ from boomerang_core.cli.common import (
     plain_errors,
     print_sizes,
     refuse_without,
+    require_file_place,
 )
 from boomerang_core.errors import SettingsError
 from boomerang_core.family import load_family
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from boomerang_core.search.measure import Oracle
     from boomerang_core.text.evaluation import Sample
 
-search = typer.Typer(no_args_is_help=True)
+search = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(search, name="search", help="Search for better ladders and layouts.")
 
 Text = Annotated[
@@ -73,6 +74,7 @@ def ladder(
     """Compare orders of patching by their KL to the teacher.  A stopped run resumes."""
     with plain_errors():
         refuse_without(context, "save", "eval_text", "eval_tokens")
+        _check_out(out)
         loaded = load_family(family_folder(family))
         orders = _known_orders(order or ORDERS[:-1])
         if "limit" in given(context) and SHORTEST not in orders:
@@ -128,8 +130,9 @@ def layout(
     device: Device = None,
     threads: Threads = None,
 ) -> None:
-    """Choose blocks, and the layer that each keeps, by how well it stands for its block."""
+    """Choose blocks by how well one layer, kept, stands for each."""
     with plain_errors():
+        _check_out(out)
         limit_threads(threads)
         from boomerang_core.checkpoint import parse_teacher
         from boomerang_core.search.layouts import LayoutChoice
@@ -166,6 +169,11 @@ def _print(lines: list[str], oracle: Oracle) -> None:
     for line in lines:
         typer.echo(line)
     typer.echo(f"{oracle.measured} models measured, {oracle.reused} found in {oracle.path}")
+
+
+def _check_out(out: Path | None) -> None:
+    if out is not None:
+        require_file_place(out)
 
 
 def _write(out: Path | None, sample: Sample, record: dict[str, Any]) -> None:

@@ -60,6 +60,17 @@ def test_help_names_every_command_in_the_order_of_use() -> None:
     assert shown == [name for name in cli.common.JOURNEY if name not in ("serve", "sample")]
 
 
+@pytest.mark.parametrize("command", [[], ["search"]])
+def test_no_help_is_cut_off(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    listed = runner.invoke(cli.app, [*command, "--help"]).output
+    assert not re.search(r"\w\.\.\.$", listed, re.MULTILINE), listed
+    options = runner.invoke(cli.app, ["make", "--help"]).output
+    assert "…" not in options.replace("0,2,4,…", "")
+    assert "package:NAME/FILE.gguf" in options
+    assert max(map(len, options.splitlines())) <= 80
+
+
 def test_version_is_one_line() -> None:
     result = runner.invoke(cli.app, ["--version"])
     assert result.exit_code == 0

@@ -117,3 +117,45 @@ def test_a_seed_that_no_generator_takes(command: list[str], seed: str) -> None:
     assert result.exit_code == 2
     assert "seed" in result.output
     assert "Traceback" not in result.output
+
+
+INSIDE = {
+    "make": ["--teacher", "./t", "--text", "t", "--out"],
+    "import": ["--teacher", "t", "--student", "t", "--out"],
+    "evaluate": [FAMILY, "--text", "t", "--out"],
+    "compare": [FAMILY, "--text", "t", "--out"],
+    "search ladder": [FAMILY, "--text", "t", "--out"],
+    "search layout": ["--teacher", "./t", "--text", "t", "--out"],
+    "export": [FAMILY, "--size", "teacher", "--out"],
+}
+
+
+@pytest.mark.parametrize("command", INSIDE)
+def test_results_do_not_go_into_a_family(command: str, tmp_path: Path) -> None:
+    """Which would not be whole with them, and no command would take it any more."""
+    (tmp_path / "family.json").write_text("{}")
+    place = tmp_path / "results" / "out"
+    result = run(*command.split(), *INSIDE[command], str(place))
+    assert result.exit_code == 2
+    expected = "lies in a family folder, which holds only what it lists\n"
+    assert result.output.endswith(expected), result.output
+    assert not place.parent.exists()
+
+
+def test_nor_into_the_family_itself(tmp_path: Path) -> None:
+    (tmp_path / "family.json").write_text("{}")
+    result = run("evaluate", FAMILY, "--text", "t", "--out", str(tmp_path))
+    assert "lies in a family folder" in result.output
+
+
+@pytest.mark.parametrize("command", INSIDE)
+def test_a_place_of_the_wrong_kind_shows_before_the_work(command: str, tmp_path: Path) -> None:
+    file, folder = tmp_path / "file", tmp_path / "folder"
+    file.touch()
+    folder.mkdir()
+    for place in (file, folder):
+        result = run(*command.split(), *INSIDE[command], str(place))
+        assert result.exit_code == 2
+        if f"{place} is a" in result.output:
+            return
+    pytest.fail("neither was refused")
