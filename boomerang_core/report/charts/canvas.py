@@ -86,7 +86,7 @@ def sheet(
     `below` is the room under the charts for ticks and a label, in inches.
     """
     with matplotlib.style.context(["default", _STYLE]):
-        lines = [line for part in caption for line in textwrap.wrap(part, _CAPTION_LETTERS)]
+        lines = [line for part in caption for line in _wrapped(part)]
         below += LINE_HEIGHT * len(lines)
         total = TITLE_HEIGHT + height + below
         figure = Figure(figsize=(WIDTH, total), dpi=DPI)
@@ -97,11 +97,22 @@ def sheet(
         write_atomically(path, _saving(figure))
 
 
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, _CAPTION_LETTERS, break_on_hyphens=False)  # options stay whole
+
+
 def _saving(figure: Figure) -> Callable[[Path], None]:
     def write(temporary: Path) -> None:
         figure.savefig(temporary, format="png", metadata={"Software": None})
 
     return write
+
+
+def near(low: float, high: float, share: float) -> tuple[float, float]:
+    """Limits a share of the spread beyond values; below zero only where a value is."""
+    margin = share * (high - low) or 0.01
+    bottom = low - margin
+    return (bottom if low < 0 else max(0.0, bottom)), high + margin
 
 
 def halo() -> list[AbstractPathEffect]:

@@ -8,10 +8,19 @@ from pathlib import Path
 
 from matplotlib.ticker import FuncFormatter
 
-from boomerang_core.report.charts.canvas import GREY, LEFT, halo, number, sheet
+from boomerang_core.report.charts.canvas import (
+    GREY,
+    LEFT,
+    POINTS,
+    WIDTH,
+    halo,
+    number,
+    sheet,
+)
 from boomerang_core.report.charts.lines import BLUE, y_axis
 
 _HEIGHT = 3.6  # inches
+_NAME_PAD = 10  # points between a name and its cloud
 _STYLES = ((BLUE, "o"), (GREY, "s"))
 
 
@@ -40,7 +49,8 @@ def draw_clouds(chart: CloudsChart, path: Path) -> None:
     """Write the chart as PNG, atomically: raw points pale, their mean clear."""
     styled = list(zip(chart.clouds, _STYLES, strict=False))
     with sheet(chart.title, chart.caption, path, _HEIGHT) as page:
-        axes = page.axes(LEFT, 0.83)
+        beside = page.text_width([cloud.label for cloud in chart.clouds]) + 2 * _NAME_PAD
+        axes = page.axes(LEFT, 1 - beside / (WIDTH * POINTS))
         axes.set_xlabel(chart.x_label, color=GREY)
         axes.xaxis.set_major_formatter(FuncFormatter(number))
         for cloud, (colour, mark) in styled:
@@ -56,7 +66,7 @@ def draw_clouds(chart: CloudsChart, path: Path) -> None:
             axes.annotate(
                 cloud.label,
                 (right, end),
-                (8, 0),
+                (_NAME_PAD, 0),
                 textcoords="offset points",
                 color=colour,
                 va=apart if close else "center",

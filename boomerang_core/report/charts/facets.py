@@ -10,7 +10,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from boomerang_core.report.charts.canvas import GREY, LEFT, number, sheet
+from boomerang_core.report.charts.canvas import GREY, LEFT, near, number, sheet
 from boomerang_core.report.charts.lines import BLUE, Line, draw_line
 
 _COLUMNS, _BETWEEN, _RIGHT = 2, 0.095, 0.98  # shares of the width
@@ -58,8 +58,7 @@ def _draw(axes: Axes, facet: Facet) -> None:
     errors = line.errors or [0.0] * len(line.y)
     low = min(y - error for y, error in zip(line.y, errors, strict=True))
     high = max(y + error for y, error in zip(line.y, errors, strict=True))
-    margin = _MARGIN * (high - low) or 0.01
-    axes.set_ylim(low - margin, high + margin)
+    axes.set_ylim(near(low, high, _MARGIN))
     axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     for axis in (axes.xaxis, axes.yaxis):

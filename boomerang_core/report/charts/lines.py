@@ -26,6 +26,7 @@ from boomerang_core.report.charts.canvas import (
     WIDTH,
     Sheet,
     halo,
+    near,
     number,
     sheet,
     spread,
@@ -168,8 +169,7 @@ def y_axis(axes: Axes, values: Sequence[float], scale: str) -> None:
         axes.yaxis.set_major_locator(LogLocator(subs=steps) if wide else MaxNLocator(5))
         axes.yaxis.set_minor_locator(NullLocator())
     elif scale == "near":
-        margin = 0.08 * (high - low) or 0.01
-        axes.set_ylim(low - margin, high + margin)
+        axes.set_ylim(near(low, high, 0.08))
     else:
         if scale == "root":
             axes.set_yscale("function", functions=(_root, np.square))

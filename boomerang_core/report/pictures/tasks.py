@@ -72,10 +72,14 @@ def _facet(tasks: Tasks, name: str, figure: _Figure) -> Facet | None:
 def _draw(tasks: Tasks, figure: _Figure, facets: Sequence[Facet], out: Path) -> Picture:
     note = tasks.provenance
     chart = FacetsChart(
-        title=f"{figure.title}; bars: one standard error each way",
+        title=figure.title,
         x_label="parameters, millions",
         facets=facets,
-        caption=[f"lm-eval {tasks.settings.get('lm_eval')}; {where(note)}", *commands([note])],
+        caption=[
+            f"bars: one standard error each way; lm-eval {tasks.settings.get('lm_eval')}; "
+            f"{where(note)}",
+            *commands([note]),
+        ],
     )
     draw_facets(chart, out / figure.file)
     digits = figure.digits
