@@ -143,7 +143,7 @@ def _print_text(family: Family, measured: Measured) -> None:
             f"{row.id:>8} {row.layers:>6} {ours.kl:8.4f} {ours.top1:6.3f} "
             f"{ours.perplexity:9.2f} {naive.kl:9.4f}"
         )
-    typer.echo(f"n = {measured.family[0].n} tokens")
+    typer.echo(f"n = {measured.family[0].n:,} tokens")
 
 
 def _run_tasks(

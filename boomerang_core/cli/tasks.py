@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
@@ -45,26 +46,26 @@ def tell(line: str) -> None:
 
 
 def print_tasks(rows: Sequence[TaskRow]) -> None:
-    """A line for each task and size; what a task does not have is left out."""
-    wide = max(len(row.task) for row in rows)
-    typer.echo(
-        f"{'task':<{wide}} {'size':>8} {'layers':>6} {'n':>6} {'accuracy':>15} "
-        f"{'to the teacher':>16} {'nats':>8} {'to the teacher':>17} {'tokens':>7}"
-    )
-    for row in rows:
+    """A table for each task, a line a size, within 80 columns; what a task lacks is left out."""
+    for task, group in itertools.groupby(rows, key=lambda row: (row.task, row.n)):
+        typer.echo("{}, n = {:,} items".format(*task))
         typer.echo(
-            f"{row.task:<{wide}} {row.size:>8} {row.layers:>6} {row.n:>6} "
-            f"{_with_error(row.accuracy, row.se, 15)} "
-            f"{_with_error(row.difference, row.difference_se, 16, '+')} "
-            f"{_plain(row.log_likelihood, 8, 2)} {_likelihood_gap(row)} "
-            f"{_plain(row.tokens_per_answer, 7, 1)}".rstrip()
+            f"{'size':>8} {'layers':>6} {'accuracy':>13} {'to the teacher':>14} "
+            f"{'nats':>8} {'to the teacher':>15} {'tokens':>6}"
         )
+        for row in group:
+            typer.echo(
+                f"{row.size:>8} {row.layers:>6} {_with_error(row.accuracy, row.se, 13)} "
+                f"{_with_error(row.difference, row.difference_se, 14, '+')} "
+                f"{_plain(row.log_likelihood, 8, 2)} {_likelihood_gap(row)} "
+                f"{_plain(row.tokens_per_answer, 6, 1)}".rstrip()
+            )
     typer.echo("± standard error, of differences by item; nats: of the right answer, or a word")
 
 
 def _likelihood_gap(row: TaskRow) -> str:
     gap, error = row.log_likelihood_difference, row.log_likelihood_difference_se
-    return _with_error(gap, error, 17, "+")
+    return _with_error(gap, error, 15, "+")
 
 
 def _with_error(mean: float | None, se: float | None, width: int, sign: str = "") -> str:

@@ -255,5 +255,7 @@ class Served(Models):
         """What its client raises becomes `SettingsError`."""
         try:
             yield
+        except requests.ConnectionError as error:  # its own words go on for lines
+            raise SettingsError(f"the server at {self._url} cannot be reached") from error
         except (requests.RequestException, aiohttp.ClientError, TimeoutError) as error:
             raise SettingsError(f"the server at {self._url} failed: {error}") from error

@@ -40,6 +40,8 @@ class LayoutChoice:
     def __post_init__(self) -> None:
         if self.by not in BY:
             raise SettingsError(f"by must be one of {', '.join(BY)}, got {self.by!r}")
+        if self.threshold is not None and not -1 <= self.threshold <= 1:
+            raise SettingsError(f"threshold is a cosine, from -1 to 1, got {self.threshold}")
         if self.max_block < 2:
             raise SettingsError(f"max_block must be at least 2, got {self.max_block}")
 

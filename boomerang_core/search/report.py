@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 def ladder_lines(ladders: Sequence[RatedLadder]) -> list[str]:
     """KL by depth, a column an order; then area, gap to the bound, models measured."""
-    width = max(8, *(len(rated.order) for rated in ladders)) + 2
     kl = [dict(zip(rated.layers, rated.kl, strict=True)) for rated in ladders]
     depths = sorted({layers for column in kl for layers in column})
     bound = best_bound(ladders)
@@ -25,7 +24,14 @@ def ladder_lines(ladders: Sequence[RatedLadder]) -> list[str]:
         *([] if bound is None else [("gap", [_share(gap(r, bound)) for r in ladders])]),
         ("models", [str(rated.models) for rated in ladders]),
     ]
-    lines = ["".join([f"{head:<8}", *(f"{cell:>{width}}" for cell in row)]) for head, row in rows]
+    columns = zip(*(row for _, row in rows), strict=True)
+    widths = [max(8, *map(len, column)) for column in columns]
+    lines = [
+        " ".join(
+            [f"{head:<6}", *(f"{cell:>{wide}}" for cell, wide in zip(row, widths, strict=True))]
+        )
+        for head, row in rows
+    ]
     return [*lines, "KL to the teacher in nats a token; area: its mean over these depths"]
 
 
@@ -63,14 +69,12 @@ def ladder_record(ladders: Sequence[RatedLadder]) -> dict[str, Any]:
 
 def layout_lines(layout: Layout) -> list[str]:
     """A line a block of several layers; then what they add up to, and the options of `make`."""
-    lines = [f"{'block':>8} {'kept':>4} {'damage':>8} {'cosine':>7}"]
+    lines = [f"{'block':>8} {'kept':>4} {'damage':>8}" + f" {'cosine':>7}" * bool(layout.cosine)]
     for block in layout.block_map:
         if len(block) > 1:
-            cosine = layout.cosine.get(block)
+            cosine = f" {layout.cosine[block]:7.4f}" if layout.cosine else ""
             run = f"{block.start}-{block.stop - 1}"
-            lines.append(
-                f"{run:>8} {block.kept:>4} {layout.damage[block]:8.4f} {_number(cosine):>7}"
-            )
+            lines.append(f"{run:>8} {block.kept:>4} {layout.damage[block]:8.4f}{cosine}")
     singles = [str(block.start) for block in layout.block_map if len(block) == 1]
     record = layout_record(layout)
     options = f"--layout '{compact(record['layout'])}' --kept '{compact(record['kept'])}'"

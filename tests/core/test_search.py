@@ -264,10 +264,12 @@ class TestLayout:
         assert set(bound.damage) == {b for b, c in bound.cosine.items() if c > used + 1e-6}
         assert all(bound.cosine[b] > used for b in bound.block_map if len(b) > 1)
         with pytest.raises(BlockMapError, match="6 would do"):
-            search_layout(teacher, oracle, ids(), LayoutChoice(5, 2, threshold=1.1))
+            search_layout(teacher, oracle, ids(), LayoutChoice(5, 2, threshold=1.0))
 
     def test_an_odd_choice_is_refused(self) -> None:
         with pytest.raises(SettingsError, match="by must be one of kl, cosine"):
             LayoutChoice(4, 2, by="size")
+        with pytest.raises(SettingsError, match="threshold is a cosine, from -1 to 1, got 2"):
+            LayoutChoice(None, 2, threshold=2)
         with pytest.raises(SettingsError, match="max_block"):
             LayoutChoice(4, 1)

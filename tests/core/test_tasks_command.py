@@ -29,8 +29,12 @@ def test_the_command_runs_prints_and_saves(bench: Bench) -> None:
     result = CliRunner().invoke(cli.app, [*command, *options, "--save"])
     assert result.exit_code == 0, result.output
     smallest, teacher = bench.family.rows[0], bench.family.rows[-1]
-    table = [line.split()[:4] for line in result.stdout.splitlines() if line.startswith("pick")]
-    assert table == [["pick", row.id, str(row.layers), "3"] for row in (smallest, teacher)]
+    heading, names, *lines = result.stdout.splitlines()
+    assert heading == "pick, n = 3 items"
+    assert names.split()[:3] == ["size", "layers", "accuracy"]
+    table = [line.split()[:2] for line in lines[:-1]]
+    assert table == [[row.id, str(row.layers)] for row in (smallest, teacher)]
+    assert max(map(len, result.stdout.splitlines())) <= 80
     assert all(f"pick {row.id}: 3 items in" in result.stderr for row in (smallest, teacher))
     saved = json.loads((bench.family.root / "report" / "tasks.json").read_text())
     assert saved == json.loads((bench.folder / "o" / "tasks.json").read_text())

@@ -79,6 +79,12 @@ class TestOrders:
         assert not rated.one_by_one
         assert gap(rated, 0.1) is None
 
+    def test_the_table_of_all_orders_is_within_80_columns(self) -> None:
+        ladder = Ladder(1, ((0,),))
+        names = (PRESENT, *ORDERS[:-1])
+        ladders = [RatedLadder(name, ladder, (2, 5), (2.0, 0.0), 3, True) for name in names]
+        assert max(map(len, ladder_lines(ladders))) <= 80
+
     def test_the_table_has_a_line_a_depth(self) -> None:
         ladder = Ladder(2, ((0,), (1,)))
         one = RatedLadder("one", ladder, (2, 3, 5), (2.0, 1.0, 0.0), 3, True)
