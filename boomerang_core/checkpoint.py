@@ -163,7 +163,7 @@ def load_tokenizer(source: Source, config: Any = None) -> Any:
 
 
 @contextmanager
-def as_one_error(where: Path) -> Iterator[None]:
+def as_one_error(where: Path | str) -> Iterator[None]:
     """What transformers, safetensors and gguf raise for bad files becomes `CheckpointError`."""
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
@@ -234,7 +234,7 @@ def _hub_snapshot(ref: TeacherRef) -> Path:
     from huggingface_hub import snapshot_download
 
     patterns = [ref.file] if ref.file else _HUB_FILES
-    with as_one_error(Path(ref.location)):
+    with as_one_error(f"{ref.location} of the hub (there is no such folder here)"):
         return Path(
             snapshot_download(
                 ref.location,

@@ -57,8 +57,12 @@ class EndToEnd:
         for name in ("warmup", "last_rate", "interpolated"):
             if not 0 <= getattr(self, name) <= 1:
                 raise SettingsError(f"{name} must be from 0 to 1, got {getattr(self, name)}")
-        if self.tokens < 0 or self.learning_rate <= 0 or self.clip <= 0 or self.weight_decay < 0:
-            raise SettingsError("tokens and weight_decay must be at least 0, rate and clip above")
+        for name in ("tokens", "weight_decay"):
+            if getattr(self, name) < 0:
+                raise SettingsError(f"{name} must be at least 0, got {getattr(self, name)}")
+        for name in ("learning_rate", "clip"):
+            if getattr(self, name) <= 0:
+                raise SettingsError(f"{name} must be above 0, got {getattr(self, name)}")
 
     def on(self, device: torch.device) -> Self:
         """The same with a precision that is not `auto`, for the machine that trains."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import is_dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, get_type_hints
@@ -50,7 +52,7 @@ def build(cls: type[_T], values: Mapping[str, Any]) -> _T:
     """A record from its fields by name.  Raises SettingsError."""
     types = get_type_hints(cls)
     if unknown := sorted(set(values) - types.keys()):
-        raise SettingsError(f"a recipe has no setting {unknown[0]!r}")
+        raise SettingsError(f"a recipe has no setting {unknown[0]!r}{_hint(unknown[0], cls)}")
     for name, value in values.items():
         if not _fits(value, types[name]):
             raise SettingsError(f"{name} must be {_in_words(types[name])}, got {value!r}")
@@ -58,6 +60,22 @@ def build(cls: type[_T], values: Mapping[str, Any]) -> _T:
         return cls(**values)
     except TypeError as error:
         raise SettingsError(f"the recipe is malformed: {error}") from error
+
+
+def _hint(name: str, cls: type) -> str:
+    """The setting that was meant, by its full name, if one is spelt much like it."""
+    paths = {path.rpartition(".")[2]: path for path in _paths(cls)}
+    close = get_close_matches(name.replace("-", "_"), paths, 1)
+    return f"; did you mean {paths[close[0]]!r}?" if close else ""
+
+
+def _paths(cls: type, before: str = "") -> Iterator[str]:
+    """The settings of a record by their full names, its own last."""
+    types = get_type_hints(cls)
+    for name, kind in types.items():
+        if is_dataclass(kind) and isinstance(kind, type):
+            yield from _paths(kind, f"{before}{name}.")
+    yield from (f"{before}{name}" for name in types)
 
 
 def _fits(value: Any, kind: Any) -> bool:

@@ -112,8 +112,8 @@ def _table(source: str, rows: Iterator[Mapping[str, Any]], field: str | None = N
     column = field or next((name for name in COLUMNS if name in first), None)
     if column is None or column not in first:
         raise DataError(
-            f"{source} has no column {field or 'text or messages'}; it has {', '.join(first)}: "
-            "choose one with hub:…?field=COLUMN"
+            f"{source} has no column {field or 'text or messages'}; it has {', '.join(first)}"
+            + (": choose one with ?field=COLUMN" if source.startswith(HUB) else ": rename one")
         )
     skipped = Skipped(source)
     documents = _documents(skipped, itertools.chain([first], rows), column)

@@ -147,7 +147,7 @@ def _scan(source: str, skipped: Skipped) -> tuple[array[int], dict[bool, array[i
                 if document is not None:
                     numbers[document.chat].append(number)
     except OSError as error:
-        raise DataError(f"cannot read text from {source}: {error}") from error
+        raise DataError(f"cannot read text from {source}: {error.strerror or error}") from error
     return offsets, numbers
 
 
@@ -167,8 +167,11 @@ def _parse(source: str, number: int, line: bytes) -> Document | None:
         return None
     try:
         record = json.loads(line)
-    except ValueError as error:
-        raise DataError(f"{place} is not JSON; a line holds one object: {error}") from error
+    except json.JSONDecodeError as error:
+        reason = f"{error.msg} at column {error.pos + 1}"
+        raise DataError(f"{place} is not JSON; a line holds one object: {reason}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{place} is not UTF-8, at byte {error.start}") from error
     if not isinstance(record, Mapping):
         raise DataError(f'{place} is not a JSON object, such as {{"text": "…"}}')
     there = [field for field in FIELDS if field in record]

@@ -86,7 +86,10 @@ def pack(
     tokens = torch.cat([*documents, torch.empty(0, dtype=torch.int64)])
     rows_RL = cut_rows(tokens, length, begin)
     if not len(rows_RL):
-        raise DataError(f"{side} text has {len(tokens)} tokens, fewer than one row of {length}")
+        raise DataError(
+            f"{side} text has {len(tokens)} tokens, fewer than one row of {length}: "
+            "give more text, or a smaller --row-length"
+        )
     return rows_RL
 
 

@@ -128,9 +128,14 @@ def plain_text(source: str, kind: str = "text") -> str:
         return "\n\n".join(topics.values())
     path = Path(source)
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read {kind} from {path}: {error}") from error
+        text = path.read_text(encoding="utf-8-sig")  # a mark that Windows may begin it with is none
+    except OSError as error:
+        raise DataError(f"cannot read {kind} from {path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"cannot read {kind} from {path}: byte {error.start} is not UTF-8; a packed file must "
+            "be unpacked first, another encoding converted"
+        ) from error
     return _without_tags(text) if is_markup(source) else text
 
 

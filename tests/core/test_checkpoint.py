@@ -226,7 +226,9 @@ def test_a_hub_out_of_reach_has_its_own_exit_status(
         check=False,
     )
     assert done.returncode == status, done.stderr
-    assert done.stderr.startswith("error: cannot read the checkpoint no/such: ")
+    assert done.stderr.startswith(
+        "error: cannot read the checkpoint no/such of the hub (there is no such folder here): "
+    )
 
 
 class TestCache:

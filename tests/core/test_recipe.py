@@ -14,6 +14,7 @@ from boomerang_core.choices import pairs
 from boomerang_core.cli.make import recipe_of
 from boomerang_core.distill import pipeline
 from boomerang_core.distill.recipe import Recipe
+from boomerang_core.distill.schedule import EndToEnd
 from boomerang_core.errors import LadderError, SettingsError
 from boomerang_core.family import load_family
 
@@ -140,6 +141,34 @@ class TestRecipe:
     def test_a_name_that_no_server_can_use(self, recipe: Recipe, name: str) -> None:
         with pytest.raises(SettingsError, match="name must be one word without '/' and '@'"):
             replace(recipe, name=name)
+
+    @pytest.mark.parametrize(
+        ("name", "meant"),
+        [
+            ("sample-tokens", "sample_tokens"),
+            ("tokens", "end_to_end.tokens"),
+            ("warmpu", "end_to_end.warmup"),
+            ("aligned_buy", "end_to_end.objective.aligned_by"),
+        ],
+    )
+    def test_a_misspelt_setting(self, recipe: Recipe, name: str, meant: str) -> None:
+        with pytest.raises(SettingsError, match=f"no setting '{name}'; did you mean '{meant}'"):
+            Recipe.from_json({**recipe.to_json(), name: 1})
+
+    def test_a_setting_like_no_other(self, recipe: Recipe) -> None:
+        with pytest.raises(SettingsError, match=r"no setting 'colour'$"):
+            Recipe.from_json({**recipe.to_json(), "colour": 1})
+
+    @pytest.mark.parametrize(
+        ("name", "value", "message"),
+        [
+            ("learning_rate", 0, "learning_rate must be above 0, got 0"),
+            ("weight_decay", -1, "weight_decay must be at least 0, got -1"),
+        ],
+    )
+    def test_a_setting_out_of_range_is_named(self, name: str, value: int, message: str) -> None:
+        with pytest.raises(SettingsError, match=message):
+            EndToEnd(**{name: value})
 
     def test_blocks_kept_layers_and_ladder_as_json(self, recipe: Recipe) -> None:
         layout = "[[0],[1,2],[3,4],[5]]"

@@ -10,7 +10,7 @@ from tokenizers import Regex, normalizers
 
 from boomerang_core.errors import DataError, SettingsError
 from boomerang_core.text.documents import read_text
-from boomerang_core.text.sources import shown
+from boomerang_core.text.sources import plain_text, shown
 from tests.core.conftest import tiny_tokenizer
 from tests.core.rows import (
     ALL,
@@ -159,7 +159,10 @@ def jsonl(*lines: str) -> str:
         ("empty.txt", "", "empty.txt has no text"),
         ("blank.txt", " \n\n \n", "blank.txt has no text"),
         ("empty.jsonl", "", "empty.jsonl has no text"),
-        ("a.txt", b"\xff\xfe\x00", "cannot read text from .*a.txt"),
+        ("absent.txt", None, "absent.txt: No such file or directory$"),
+        ("a.txt", b"w4 \xff\xfe", "cannot read text from .*a.txt: byte 3 is not UTF-8; a packed"),
+        ("a.jsonl", jsonl('{"text":'), "line 1 is not JSON; .*: Expecting value at column "),
+        ("a.jsonl", b'{"text": "\xff"}', "line 1 is not UTF-8, at byte 10"),
         ("a.parquet", "PAR1", "cannot read .*a.parquet"),
         (
             "a.jsonl",
@@ -210,3 +213,9 @@ def test_messages_that_the_teacher_cannot_read(tmp_path: Path) -> None:
     tokenizer.chat_template = None
     with pytest.raises(DataError, match=r"line 1 holds messages, but .* has no chat template"):
         read_text([source], tokenizer, ALL, 0)
+
+
+def test_a_mark_at_the_beginning_of_a_file_is_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"\xef\xbb\xbfw4 w5\r\n\r\nw6")
+    assert plain_text(str(path)) == "w4 w5\n\nw6"
