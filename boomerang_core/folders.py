@@ -81,10 +81,15 @@ def held_folder(folder: Path) -> Iterator[None]:
             yield
         finally:
             if is_new:
-                with suppress(OSError):
-                    folder.rmdir()  # where nothing was kept in it
+                remove_empty(folder)
     finally:
         os.close(handle)
+
+
+def remove_empty(folder: Path) -> None:
+    """Remove a folder in which nothing was kept; anything else stays."""
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def _lock(folder: Path, handle: int) -> None:

@@ -127,7 +127,8 @@ class BlockTrainer:
         trained = {name: value.clone().requires_grad_() for name, value in parameters.items()}
         optimiser = torch.optim.Adam(trained.values(), lr=self._recipe.learning_rate)
         generator = torch.Generator().manual_seed(seed)
-        for step in trange(self._recipe.steps, desc="  steps", leave=False):
+        steps = self._recipe.steps
+        for step in trange(steps, desc="  steps", leave=False, disable=not steps):
             for group in optimiser.param_groups:
                 group["lr"] = self._rate(step)
             rows = torch.randint(len(task.inputs), (self._recipe.step_rows,), generator=generator)
@@ -237,7 +238,8 @@ def distill_blocks(
             train.advance(trainer, fit.parameters, task.targets)
             heldout.advance(trainer, fit.parameters, unseen.targets)
             fits[index] = fit
-            bar.set_postfix_str("error {:.3f} → {:.3f} → {:.3f}".format(*fit.errors))
+            shown = fit.errors if recipe.steps else fit.errors[:2]
+            bar.set_postfix_str(f"error {' → '.join(f'{error:.3f}' for error in shown)}")
     return fits
 
 

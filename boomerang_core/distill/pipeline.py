@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -39,7 +39,7 @@ from boomerang_core.evaluate.ladder import evaluate_design
 from boomerang_core.evaluate.record import evaluation_note
 from boomerang_core.family import Family, build_rows, load_family
 from boomerang_core.files import make_folder
-from boomerang_core.folders import held_folder
+from boomerang_core.folders import held_folder, remove_empty
 from boomerang_core.layer_runner import LayerRunner
 from boomerang_core.own_teacher import VERSION, version_of
 from boomerang_core.route import FamilyDesign, StudentKind
@@ -83,6 +83,13 @@ class _Work:
             make_folder(path)
         return cls(**paths)
 
+    @classmethod
+    def remove_empty(cls, folder: Path) -> None:
+        """Remove the folders of stages in which nothing was kept."""
+        for stage in fields(cls):
+            for path in folder.glob(f"{stage.name}-{'[0-9a-f]' * 16}"):
+                remove_empty(path)
+
 
 def make(
     recipe: Recipe,
@@ -112,7 +119,11 @@ def make(
     turns = Turns(recipe.end_to_end, device)
     place = usable_device(device or str(turns.device))
     with held_folder(work) if turns.is_first else nullcontext():
-        return _make(recipe, out, work, eval_text, place, tensorboard, turns)
+        try:
+            return _make(recipe, out, work, eval_text, place, tensorboard, turns)
+        finally:
+            if turns.is_first:
+                _Work.remove_empty(work)
 
 
 def _make(

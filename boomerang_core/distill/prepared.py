@@ -81,7 +81,7 @@ def told_of_written(tokens: int, text: Text, tokenizer: Any) -> list[str]:
 
     A teacher with a chat template writes chat too (`prompts.py`).
     """
-    lines = [f"teacher: {tokens:,} tokens"]
+    lines = [f"teacher: {tokens:,} tokens"] if tokens else []
     if not tokens and has_chat_template(tokenizer) and not any(d.chat for d in text.drawn):
         lines.append(
             "warning: the teacher has a chat template, and none of the text is chat: small sizes "

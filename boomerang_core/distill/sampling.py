@@ -53,7 +53,7 @@ def sample_documents(
             documents += new
             added = sum(len(document) for document in new)
             written += added
-            bar.update(added)
+            bar.update(min(added, num_tokens - bar.n))  # the last batch writes more than asked
     return documents
 
 

@@ -101,6 +101,16 @@ class TestBeforeTheFirstStage:
             make(chosen, tmp_path / "out", tmp_path / "work")
 
 
+def test_a_run_that_kept_nothing_leaves_no_folders(recipe: Recipe, tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("w4 w5")
+    short = replace(recipe, text=(str(tmp_path / "text"),), text_tokens=9, sample_tokens=0)
+    (tmp_path / "work" / "mine").mkdir(parents=True)  # what is not a stage stays
+    for work in ("work", "new"):
+        with pytest.raises(DataError, match="give more text, or a smaller --row-length"):
+            make(short, tmp_path / "out", tmp_path / work)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["mine", "out", "text", "work"]
+
+
 def test_a_teacher_too_large_for_a_gpu_is_told_before_it_is_loaded(
     recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
