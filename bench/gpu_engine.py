@@ -33,6 +33,7 @@ from bench.mixing import ways
 from bench.pairs import Ratio, time_in_turn
 from bench.run import add_common, add_sizes, finish, spread
 from bench.speed import bytes_of_answers
+from bench.speed import timed as timed_at
 from bench.traffic import Batch
 from boomerang_core.assemble import export
 from boomerang_core.checkpoint import teacher_folder
@@ -100,9 +101,9 @@ def compare(
     timed: dict[str, Callable[[], float]] = {}
     for size in sizes:
         for way, engine in ours.items():
-            timed[f"{names[size]} {way}"] = _timed(engine, batch, size, vocabulary)
+            timed[f"{names[size]} {way}"] = timed_at(engine, batch, size, vocabulary)
     for size, engine in plain.items():
-        timed[f"{names[size]} plain"] = _timed(engine, batch, None, vocabulary)
+        timed[f"{names[size]} plain"] = timed_at(engine, batch, None, vocabulary)
     if batch.requests >= len(sizes):
         first = next(iter(ours.values()))
         timed |= ways(first, batch.at(sizes, vocabulary, seed=0), batch.tokens)
@@ -131,11 +132,6 @@ def compare(
             if name in seconds
         },
     }
-
-
-def _timed(engine: Engine, batch: Batch, size: int | None, vocabulary: int) -> Callable[[], float]:
-    requests = batch.at([size], vocabulary, seed=0)
-    return lambda: engine.seconds(requests, batch.tokens)
 
 
 def run(family: Family, options: argparse.Namespace) -> dict[str, Any]:

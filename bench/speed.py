@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +52,14 @@ def time_sizes(
     engine: Engine, family: Family, batch: Batch, vocabulary: int, rounds: int
 ) -> dict[str, list[float]]:
     """Size → seconds of the batch, by round."""
+    ways = {row.id: timed(engine, batch, row.size, vocabulary) for row in family.table.offered}
+    return time_in_turn(ways, rounds)
 
-    def way(size: int) -> Any:
-        requests = batch.at([size], vocabulary, seed=0)
-        return lambda: engine.seconds(requests, batch.tokens)
 
-    return time_in_turn({row.id: way(row.size) for row in family.table.offered}, rounds)
+def timed(engine: Engine, batch: Batch, size: int | None, vocabulary: int) -> Callable[[], float]:
+    """What runs the batch at one size, or in plain vLLM at none, and returns its seconds."""
+    requests = batch.at([size], vocabulary, seed=0)
+    return lambda: engine.seconds(requests, batch.tokens)
 
 
 def run(family: Family, name: str, rounds: int, vocabulary: int, dtype: str) -> dict[str, Any]:

@@ -53,6 +53,14 @@ def test_the_sizing_table_is_what_its_script_computes() -> None:
     assert sizing_table() in (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
 
 
+def test_every_benchmark_is_in_the_list_of_figures() -> None:
+    listed = (ROOT / "docs" / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    for path in (ROOT / "bench").rglob("*.py"):
+        if '"__main__"' in path.read_text(encoding="utf-8"):
+            module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+            assert f"`python -m {module.removesuffix('.__main__')}" in listed, module
+
+
 def test_every_command_of_the_readme_exists() -> None:
     help_text = CliRunner().invoke(app, ["--help"]).output
     for command in set(re.findall(r"^boomerang (\w+)", README, re.MULTILINE)):
