@@ -156,10 +156,15 @@ def load_tokenizer(source: Source, config: Any = None) -> Any:
     from transformers import AutoTokenizer
 
     folder = teacher_folder(source)
-    with as_one_error(folder):
-        return AutoTokenizer.from_pretrained(
-            folder, config=config, local_files_only=True, trust_remote_code=False
-        )
+    try:
+        with as_one_error(folder):
+            return AutoTokenizer.from_pretrained(
+                folder, config=config, local_files_only=True, trust_remote_code=False
+            )
+    except CheckpointError as error:
+        if (folder / "tokenizer.json").exists():
+            raise
+        raise CheckpointError(f"{folder} has no tokenizer.json, nor another tokenizer") from error
 
 
 @contextmanager
