@@ -34,7 +34,9 @@ def read_settings(path: Path) -> dict[str, Any]:
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise SettingsError(f"cannot read a recipe from {path}: {error.strerror}") from error
+    except ValueError as error:
         raise SettingsError(f"cannot read a recipe from {path}: {error}") from error
     settings = dict(as_object(values, "a recipe"))
     settings.setdefault("document_ends", False)

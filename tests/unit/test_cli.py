@@ -216,7 +216,7 @@ def test_a_folder_without_a_family_is_one_line(tmp_path: Path) -> None:
         (["--preset", "no-such"], "there is no preset"),
         (["--teacher", "x", "--kind", "sparse"], "kind must be one of"),
         (["--preset", "smollm2-135m", "--recipe", "r.json"], "not both"),
-        (["--recipe", "missing.json"], "cannot read a recipe"),
+        (["--recipe", "missing.json"], "missing.json: No such file or directory\n"),
     ],
 )
 def test_make_refuses(options: list[str], reason: str, tmp_path: Path) -> None:
