@@ -60,7 +60,7 @@ def test_options_in_a_caption_stay_whole() -> None:
 
 @pytest.mark.parametrize(
     ("low", "high", "limits"),
-    [(0, 0, (0, 0.01)), (0.1, 1.1, (0, 1.3)), (-3, -2, (-3.2, -1.8)), (5, 6, (4.8, 6.2))],
+    [(0, 0, (0, 0.1)), (0.1, 1.1, (0, 1.3)), (-3, -2, (-3.2, -1.8)), (5, 6, (4.8, 6.2))],
 )
 def test_limits_go_below_zero_only_for_what_is_there(
     low: float, high: float, limits: tuple[float, float]

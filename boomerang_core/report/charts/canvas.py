@@ -110,7 +110,7 @@ def _saving(figure: Figure) -> Callable[[Path], None]:
 
 def near(low: float, high: float, share: float) -> tuple[float, float]:
     """Limits a share of the spread beyond values; below zero only where a value is."""
-    margin = share * (high - low) or 0.01
+    margin = share * (high - low) or 0.1
     bottom = low - margin
     return (bottom if low < 0 else max(0.0, bottom)), high + margin
 
