@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 
-from boomerang_core.evaluate.charts import canvas
-from boomerang_core.evaluate.charts.canvas import near
-from boomerang_core.evaluate.charts.clouds import Cloud, CloudsChart, draw_clouds
-from boomerang_core.evaluate.charts.facets import Facet, FacetsChart, draw_facets
-from boomerang_core.evaluate.charts.lines import Line
-from boomerang_core.evaluate.pictures.tasks import _FIGURES
+from boomerang_core.report.charts import canvas
+from boomerang_core.report.charts.canvas import near
+from boomerang_core.report.charts.clouds import Cloud, CloudsChart, draw_clouds
+from boomerang_core.report.charts.facets import Facet, FacetsChart, draw_facets
+from boomerang_core.report.charts.lines import Line
+from boomerang_core.report.pictures.tasks import _FIGURES
 
 POINTS = [0.0, 1.0, 2.0]
 
