@@ -33,7 +33,7 @@ from boomerang_core.family import Family, load_family
 from boomerang_core.files import save_json, write_text
 from boomerang_core.provenance import provenance
 from server.load.chooser import RISE_SECONDS
-from server.load.prediction import Objective
+from server.load.prediction import Latency
 
 POLICIES = {"auto": "auto", "teacher": "teacher", "student": "student"}
 _VOCABULARY = 200  # prompt tokens are drawn below it: every tokenizer has them
@@ -88,7 +88,7 @@ async def ask(client: httpx.AsyncClient, url: str, body: dict[str, Any], due: fl
 class Bench:
     """Runs loads against one server."""
 
-    def __init__(self, client: httpx.AsyncClient, load: Load, objective: Objective) -> None:
+    def __init__(self, client: httpx.AsyncClient, load: Load, objective: Latency) -> None:
         self._client, self._load, self._objective = client, load, objective
         self._sent = 0
 
@@ -135,7 +135,7 @@ class Bench:
 
 
 async def measure(
-    url: str, family: Family, load: Load, objective: Objective, loads: Sequence[float]
+    url: str, family: Family, load: Load, objective: Latency, loads: Sequence[float]
 ) -> dict[str, Any]:
     """The teacher's rate, and a summary for each policy and multiple of it."""
     limits = httpx.Limits(max_connections=None)
@@ -152,7 +152,7 @@ async def measure(
     return {"teacher_requests_per_second": rate, "cells": [cell.to_json() for cell in cells]}
 
 
-def told(objective: Objective) -> dict[str, str]:
+def told(objective: Latency) -> dict[str, str]:
     """The settings by which a server has this objective."""
     return {
         "BOOMERANG_FIRST_TOKEN_SECONDS": str(objective.first_token_seconds),
@@ -163,7 +163,7 @@ def told(objective: Objective) -> dict[str, str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and write both files; 2 where that makes no sense."""
     given = _parser().parse_args(arguments)
-    objective = Objective(given.first_token_seconds, given.token_seconds)
+    objective = Latency(given.first_token_seconds, given.token_seconds)
     load = Load(given.seconds, given.prompt_tokens, given.answer_tokens, given.seed)
     try:
         family = load_family(family_folder(Path(given.family)))

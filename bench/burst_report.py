@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from boomerang_core.sizes import SizeTable
-from server.load.prediction import Objective
+from server.load.prediction import Latency
 
 _REFUSED = (429, 503)
 
@@ -27,7 +27,7 @@ class Outcome:
     token_seconds: float = math.inf
     reason: str | None = None
 
-    def meets(self, objective: Objective) -> bool:
+    def meets(self, objective: Latency) -> bool:
         """Whether it was answered in time."""
         return (
             self.first_token_seconds <= objective.first_token_seconds
@@ -68,7 +68,7 @@ class Cell:
 
 
 def summary(
-    policy: str, load: float, outcomes: Sequence[Outcome], objective: Objective, table: SizeTable
+    policy: str, load: float, outcomes: Sequence[Outcome], objective: Latency, table: SizeTable
 ) -> Cell:
     """The figures of a run; a request without an answer in time missed the objective."""
     answered = [one for one in outcomes if one.status == 200]

@@ -1,6 +1,6 @@
 """Boomerang's offline lane: checkpoint → blocks → student → ladder → family folder.
 
-sizes      `blocks`, `ladder`, `route`, `footprint`, `sizes`; what a server holds: `residency`,
+sizes      `blocks`, `ladder`, `route`, `footprint`, `sizes`; what a server holds: `memory_plan`,
            `kv_groups`, `precision`; blocks and ladders as text: `choices`
 folders    `family`, its files (`contents`, `saving`) and its teacher (`teacher_ref`,
            `own_teacher`); what is written whole or not at all: `folders`, `files`, `finished`

@@ -44,7 +44,7 @@ from server.lifecycle import (
 )
 from server.listening import http_config, listen, url_of
 from server.load.chooser import Chooser
-from server.load.prediction import Objective
+from server.load.prediction import Latency
 from server.logs import LIFE, configure_logging, write_logging_config
 from server.metrics import Metrics
 from server.residency import Residency
@@ -92,7 +92,7 @@ async def _serve(settings: Settings, family: Family, precision: Precision) -> Li
     require_kv_cache(family, settings)
     guarding = Guarding.of(settings)
     _warn_if_open(settings)
-    objective = Objective(settings.first_token_seconds, settings.token_seconds)
+    objective = Latency(settings.first_token_seconds, settings.token_seconds)
     tokens, requests = kv_tokens(family, settings), settings.max_num_seqs
     chooser = Chooser.of(family.table, objective, requests, tokens)
     app, lifecycle = create_app(

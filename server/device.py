@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import cache
 
 from boomerang_core.errors import SettingsError
-from boomerang_core.residency import Plan
+from boomerang_core.memory_plan import MemoryPlan
 
 DEVICE_SHARE = 0.9
 """The rest is for activations, CUDA graphs and CUDA itself."""
@@ -51,7 +51,7 @@ def device_budget(memory: Sequence[int]) -> int:
     return sum(max(budget, 0) for budget in each)
 
 
-def device_share(plan: Plan, memory: Sequence[int]) -> float:
+def device_share(plan: MemoryPlan, memory: Sequence[int]) -> float:
     """vLLM's `gpu_memory_utilization` of a server that holds `plan` on those GPUs.
 
     With the KV cache stated, vLLM takes from it only how much of each GPU must be free at the

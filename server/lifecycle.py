@@ -21,7 +21,7 @@ import uvicorn
 
 from boomerang_core.checkpoint import cache_root
 from boomerang_core.errors import EngineError
-from boomerang_core.residency import Span
+from boomerang_core.memory_plan import Span
 from server.hang import Stillness, kill_children
 from server.settings import Settings
 

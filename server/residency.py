@@ -14,7 +14,7 @@ from typing import Protocol
 
 from boomerang_core.errors import BudgetError, SettingsError, SizeError
 from boomerang_core.family import Family
-from boomerang_core.residency import Plan, Residents, Span, plan
+from boomerang_core.memory_plan import MemoryPlan, Residents, Span, plan_memory
 from boomerang_core.sizes import format_bytes
 from server.sizing import Policy
 
@@ -66,12 +66,12 @@ class Residency:
             raise SettingsError(str(error)) from error
 
     @property
-    def plan(self) -> Plan:
+    def plan(self) -> MemoryPlan:
         """What is held at this moment."""
         return self._now
 
     @plan.setter
-    def plan(self, plan: Plan) -> None:
+    def plan(self, plan: MemoryPlan) -> None:
         self._now = plan
         self.policy = self._whole.without(plan.missing)
         """What is offered at this moment; for one request, ask once."""
@@ -119,7 +119,7 @@ class Residency:
             self.plan = target
             return held
 
-    def _require_room(self, target: Plan) -> None:
+    def _require_room(self, target: MemoryPlan) -> None:
         more = target.weight_bytes - self.plan.weight_bytes
         if self._room is not None and more > max(room := self._room(), 0):
             raise BudgetError(
@@ -127,10 +127,10 @@ class Residency:
                 f"{format_bytes(max(room, 0))} available"
             )
 
-    def _plan(self, budget: int | None) -> Plan:
-        return plan(self._family, self._residents, budget, self._kv_bytes)
+    def _plan(self, budget: int | None) -> MemoryPlan:
+        return plan_memory(self._family, self._residents, budget, self._kv_bytes)
 
-    async def _shrink(self, target: Plan, engine: Holder) -> None:
+    async def _shrink(self, target: MemoryPlan, engine: Holder) -> None:
         """Give up what the target has not, once nobody runs it."""
         now = self.plan.span
         kept = Span(max(now.smallest, target.span.smallest), min(now.largest, target.span.largest))
@@ -150,7 +150,7 @@ class Residency:
                 yield Span(now.smallest, row.size)
         yield target
 
-    def _offer(self, target: Plan, span: Span) -> None:
+    def _offer(self, target: MemoryPlan, span: Span) -> None:
         """Offer the sizes of `span` only, on the way to a plan.
 
         Its budget counts from here on: should the engine fail to follow, it stops in between.

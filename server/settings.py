@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, mo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from boomerang_core.errors import SettingsError, SizeError
-from boomerang_core.residency import DEFAULT_CONTEXT, DEFAULT_REQUESTS, LEAST_CONTEXT
+from boomerang_core.memory_plan import DEFAULT_CONTEXT, DEFAULT_REQUESTS, LEAST_CONTEXT
 from boomerang_core.sizes import parse_bytes
 from server.vllm_options import VllmOptions, read_options
 

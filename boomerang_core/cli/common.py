@@ -15,7 +15,7 @@ from boomerang_core.errors import BoomerangError, FamilyError, SettingsError
 from boomerang_core.family import Family
 from boomerang_core.footprint import resident_params, teacher_params
 from boomerang_core.kv_groups import kv_bytes as token_bytes
-from boomerang_core.residency import Residents, Span, plan
+from boomerang_core.memory_plan import Residents, Span, plan_memory
 from boomerang_core.sizes import SizeRow, format_bytes
 from boomerang_core.versions import boomerang_version, vllm_version
 
@@ -210,7 +210,7 @@ def print_holding(family: Family, budget: int, kv_bytes: int) -> None:
     Raises `BudgetError` where no size fits.
     """
     residents = Residents.of(family)
-    held = plan(family, residents, budget, kv_bytes)
+    held = plan_memory(family, residents, budget, kv_bytes)
     tokens = kv_bytes // token_bytes(family)[-1]
     typer.echo(
         f"a server with {format_bytes(budget)}, {format_bytes(kv_bytes)} of it KV cache "

@@ -22,13 +22,13 @@ from boomerang_core.cli.common import (
 from boomerang_core.errors import SettingsError
 from boomerang_core.family import Family, load_family, verify_family
 from boomerang_core.kv_groups import kv_bytes
-from boomerang_core.precision import AUTO, served_precision
-from boomerang_core.residency import (
+from boomerang_core.memory_plan import (
     DEFAULT_CONTEXT,
     LEAST_CONTEXT,
     default_kv_bytes,
     kv_bytes_for,
 )
+from boomerang_core.precision import AUTO, served_precision
 from boomerang_core.sizes import format_bytes, parse_bytes
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from boomerang_core.errors import EngineError
 from boomerang_core.family import Family
-from boomerang_core.residency import Span
+from boomerang_core.memory_plan import Span
 from boomerang_core.sizes import SizeTable
 from server.engine.compat import (
     AsyncEngineArgs,

@@ -8,7 +8,7 @@ a step is data of the graph, not a graph of its own.
 
 from collections.abc import Iterable
 
-from boomerang_core.residency import Span
+from boomerang_core.memory_plan import Span
 
 ROWS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 """Rows that graphs are captured with; a step is padded to the next."""

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from boomerang_core.residency import Span
+from boomerang_core.memory_plan import Span
 from server.engine.compat import (
     BatchDescriptor,
     CUDAGraphMode,

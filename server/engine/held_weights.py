@@ -19,7 +19,7 @@ from torch import nn
 
 from boomerang_core.checkpoint_files import weight_files
 from boomerang_core.errors import EngineError
-from boomerang_core.residency import End, EndRef, Part, Span
+from boomerang_core.memory_plan import End, EndRef, Part, Span
 from boomerang_core.route import LayerRef, Owner
 from server.engine.compat import get_tp_group, set_current_vllm_config
 

@@ -18,7 +18,7 @@ from boomerang_core.errors import SettingsError
 from boomerang_core.family import Family
 from boomerang_core.headers import tensor_shapes
 from boomerang_core.ladder import Ladder
-from boomerang_core.residency import Span, whole
+from boomerang_core.memory_plan import Span, whole
 from boomerang_core.route import FamilyDesign, StudentKind
 from server.engine import ARCHITECTURE, compat
 from server.engine.admission import admission_name

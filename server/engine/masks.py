@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from boomerang_core.residency import Span
+from boomerang_core.memory_plan import Span
 from server.engine.blocks import Cut
 from server.engine.plan import Ranks, StepPlan
 

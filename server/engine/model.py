@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from boomerang_core.errors import CheckpointError
-from boomerang_core.residency import Span, parts_of
+from boomerang_core.memory_plan import Span, parts_of
 from boomerang_core.route import Owner, StudentKind
 from server.engine.blocks import BlockRun, LayerCall, Run, State, build_block
 from server.engine.compat import AutoWeightsLoader, LogitsComputer

@@ -5,7 +5,7 @@ What is called here from outside must not raise (`hold_sizes` says why).
 
 from typing import Any
 
-from boomerang_core.residency import Span
+from boomerang_core.memory_plan import Span
 from server.engine.compat import WorkerBase
 from server.engine.ending import skip_teardown
 from server.engine.held_weights import hold_sizes

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from boomerang_core.ladder import ALWAYS_TEACHER
-from boomerang_core.residency import Span
+from boomerang_core.memory_plan import Span
 from server.engine.blocks import BlockRun, Cut, LowRankBlock, State, join
 from server.engine.compat import CustomOp, ir_ops, set_forward_context
 from server.engine.plan import Side

@@ -35,8 +35,8 @@ from server.engine.responses import check_early, respond
 from server.engine.sizes import SIZE_KEY
 from server.engine.tokenizing import mount_tokenizing
 from server.errors import TRY_AGAIN
-from server.guard.limits import Hold, Limits, count_choices, prompt_too_long
-from server.guard.middleware import HOLD
+from server.guard.limits import Limits, RequestSlots, count_choices, prompt_too_long
+from server.guard.middleware import REQUEST_SLOTS
 from server.leased import Leased
 from server.load.chooser import Chooser
 from server.metrics import Metrics
@@ -164,11 +164,11 @@ class SizedHandlers:
             self._metrics.decided(decision)
 
     def _take_slots(self, request: Any, raw_request: Request) -> None:
-        """Hold the limits up to a request, and take the slots of its answers until it ends."""
+        """Refuse a request that is over a limit; take the slots of its answers until it ends."""
         choices = count_choices(getattr(request, "n", None), getattr(request, "prompt", None))
         self._limits.check(choices, request.stop)
-        hold: Hold = raw_request.scope[HOLD]
-        hold.take(choices)
+        slots: RequestSlots = raw_request.scope[REQUEST_SLOTS]
+        slots.take(choices)
         request.bound_prompt(self._limits.prompt_tokens)
 
     def _refuse_long_prompt(self, request: Any, error: Exception) -> None:

@@ -104,7 +104,7 @@ class Slots:
         self.taken -= count
 
 
-class Hold:
+class RequestSlots:
     """The slots of one request, given back together when it ends, however it ends."""
 
     def __init__(self, slots: Slots) -> None:

@@ -17,7 +17,7 @@ from server.access import KEY_NAME
 from server.errors import RefusedError, refusal_response
 from server.guard.key_files import KeyFiles
 from server.guard.keys import Key, Keys
-from server.guard.limits import Hold, Limits, RequestsPerKey, Slots
+from server.guard.limits import Limits, RequestSlots, RequestsPerKey, Slots
 from server.metrics import Metrics
 from server.settings import Settings
 
@@ -25,8 +25,8 @@ PROBES = frozenset({"/live", "/ready", "/health", "/metrics"})
 PAGE = ("/", "/page/")
 """The page and the folder of its static files; what it asks for needs a key as anyone's request."""
 
-HOLD = "boomerang.hold"
-"""Key of the ASGI scope under which a route finds the request's `Hold`."""
+REQUEST_SLOTS = "boomerang.request_slots"
+"""Key of the ASGI scope under which a route finds the request's `RequestSlots`."""
 
 _ADMIN = "/admin"
 _DISCARD_SECONDS = 1.0
@@ -66,7 +66,7 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        hold = scope[HOLD] = Hold(self._slots)
+        slots = scope[REQUEST_SLOTS] = RequestSlots(self._slots)
         body = BoundedBody(receive, send, self._guarding.limits)
         try:
             key = self._key_of(scope)
@@ -78,7 +78,7 @@ class Guard:
             body.refused = True
             await refusal_response(refusal)(scope, receive, body.send)
         finally:
-            hold.release()
+            slots.release()
 
     def _key_of(self, scope: Scope) -> bytes | None:
         """The digest of the request's API key; None where it needs none, or has an admin's."""

@@ -9,7 +9,7 @@ from typing import Any
 from boomerang_core.errors import SettingsError
 from boomerang_core.family import Family
 from boomerang_core.kv_groups import kv_bytes
-from boomerang_core.residency import Plan, default_kv_bytes, kv_bytes_for
+from boomerang_core.memory_plan import MemoryPlan, default_kv_bytes, kv_bytes_for
 from boomerang_core.sizes import format_bytes
 from server.settings import Settings
 
@@ -63,7 +63,7 @@ def require_context(config: Any, settings: Settings) -> None:
         )
 
 
-def require_memory(plan: Plan, settings: Settings, available: int) -> None:
+def require_memory(plan: MemoryPlan, settings: Settings, available: int) -> None:
     """Raise `SettingsError` where a plan's weights and the KV cache are more than `available`."""
     if plan.weight_bytes + settings.kv_bytes > available:
         raise SettingsError(

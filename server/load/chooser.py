@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from boomerang_core.sizes import SizeRow, SizeTable
 from server.load.costs import StepCosts
-from server.load.prediction import Objective, predict
+from server.load.prediction import Latency, predict
 from server.load.tracker import Demand, Load
 from server.sizing import Reason
 
@@ -35,7 +35,7 @@ class Chooser:
     """Chooses for each request; remembers the size that the load allows, the level."""
 
     table: SizeTable
-    objective: Objective
+    objective: Latency
     load: Load
     costs: StepCosts
     slots: int
@@ -56,7 +56,7 @@ class Chooser:
     def of(
         cls,
         table: SizeTable,
-        objective: Objective,
+        objective: Latency,
         slots: int,
         kv_tokens: Sequence[int] | None = None,
     ) -> "Chooser":
@@ -114,7 +114,7 @@ class Chooser:
         prompt = demand.prompt_tokens if prompt_tokens is None else prompt_tokens
         slots = self._slots_at(size, demand)
         latency = predict(self.costs, demand, size, slots, prompt, later)
-        return self.objective.used_by(latency)
+        return latency.share_of(self.objective)
 
     def _slots_at(self, size: int, demand: Demand) -> int:
         """How many requests run at the same time: smaller ones take less of the KV cache."""

@@ -30,8 +30,11 @@ _PRESENT = 0.5
 
 
 @dataclass(frozen=True)
-class Objective:
-    """Seconds that a request may take: until its first token, and for each one after it."""
+class Latency:
+    """Seconds that a request takes: until its first token, and for each one after it.
+
+    The objective of `auto` is one too: what a request may take.
+    """
 
     first_token_seconds: float
     token_seconds: float
@@ -40,15 +43,15 @@ class Objective:
         assert self.first_token_seconds > 0
         assert self.token_seconds > 0
 
-    def used_by(self, latency: "Objective") -> float:
-        """The larger share of the objective that a latency takes; above 1 it misses."""
+    def share_of(self, objective: "Latency") -> float:
+        """How much of an objective it takes, of the two the larger share; above 1 it misses."""
         return max(
-            latency.first_token_seconds / self.first_token_seconds,
-            latency.token_seconds / self.token_seconds,
+            self.first_token_seconds / objective.first_token_seconds,
+            self.token_seconds / objective.token_seconds,
         )
 
 
-LATE = Objective(math.inf, math.inf)
+LATE = Latency(math.inf, math.inf)
 
 
 def predict(
@@ -58,7 +61,7 @@ def predict(
     slots: int,
     prompt_tokens: float,
     later: int = 0,
-) -> Objective:
+) -> Latency:
     """The latency at a size, were every choosable request to run at it from now on.
 
     `slots` is how many requests run at the same time, `prompt_tokens` the length of the prompt
@@ -71,7 +74,7 @@ def predict(
     crowd, first = answer[0]
     queue = max(crowd - slots, 0.0) * demand.output_tokens * token / slots
     ahead = (demand.waiting * demand.prompt_tokens + prompt_tokens) * costs.at(size).prompt
-    return Objective(queue + first + ahead, token)
+    return Latency(queue + first + ahead, token)
 
 
 def _followed(

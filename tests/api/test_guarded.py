@@ -23,7 +23,7 @@ from server.app import create_app
 from server.guard.middleware import Guarding
 from server.listening import http_config, listen
 from server.load.chooser import Chooser
-from server.load.prediction import Objective
+from server.load.prediction import Latency
 from server.residency import Residency
 from server.settings import read_settings
 from tests.api.asking import assert_error
@@ -65,7 +65,7 @@ def serving(
     """The URL of a server with these settings, and its port; `more` adds routes."""
     settings = read_settings(port=0, **options)
     guarding = Guarding.of(settings)
-    objective = Objective(settings.first_token_seconds, settings.token_seconds)
+    objective = Latency(settings.first_token_seconds, settings.token_seconds)
     chooser = Chooser.of(family.table, objective, settings.max_num_seqs)
     residency = Residency(family, 1 << 20, None)
     app, lifecycle = create_app(

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from boomerang_core.family import Family
-from boomerang_core.residency import Residents, Span, whole
+from boomerang_core.memory_plan import Residents, Span, whole
 from tests.api.asking import assert_error, metric
 from tests.api.conftest import ADMIN_KEY
 from tests.api.servers import Running, command, environment

@@ -16,7 +16,7 @@ from fastapi.responses import StreamingResponse
 
 from boomerang_core.errors import SettingsError
 from boomerang_core.family import Family
-from server.guard.middleware import HOLD
+from server.guard.middleware import REQUEST_SLOTS
 from server.leased import Leased
 from server.residency import Residency
 from server.settings import read_settings
@@ -47,11 +47,11 @@ class Endless:
         async def endless(request: Request) -> Response:
             lease = ExitStack()
             lease.enter_context(residency.lease(SIZE))
-            request.scope[HOLD].take(ANSWERS)
+            request.scope[REQUEST_SLOTS].take(ANSWERS)
             return Leased(StreamingResponse(self._pieces()), lease)
 
         async def greedy(request: Request) -> str:
-            request.scope[HOLD].take(ANSWERS)
+            request.scope[REQUEST_SLOTS].take(ANSWERS)
             return "there was room"
 
         app.add_api_route("/v1/endless", endless, response_model=None)

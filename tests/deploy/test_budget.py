@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from boomerang_core.residency import LEAST_KV_BYTES
+from boomerang_core.memory_plan import LEAST_KV_BYTES
 from boomerang_core.sizes import parse_bytes
 from server.cgroup import PROCESS_BYTES
 from tests.deploy.charts import DISTILL, SERVE, Object, only, pod_spec, render, values

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from boomerang_core.residency import Span
+from boomerang_core.memory_plan import Span
 from server.engine import compat
 from server.engine.compat import CPUWorker, ir_ops
 from server.engine.graphs import GraphedRunner

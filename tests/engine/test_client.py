@@ -10,7 +10,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from boomerang_core.errors import EngineError
-from boomerang_core.residency import Span
+from boomerang_core.memory_plan import Span
 from boomerang_core.sizes import SizeRow, SizeTable
 from server.device import VLLM_SHARE
 from server.engine import client as client_module
@@ -19,7 +19,7 @@ from server.engine.client import SizedEngineClient, start_engine
 from server.engine.compat import AsyncEngineArgs, EngineDeadError, RetryableRequestError
 from server.engine.watch import StepWatch, Watch
 from server.load.chooser import Chooser
-from server.load.prediction import Objective
+from server.load.prediction import Latency
 from server.metrics import Metrics
 from server.residency import Residency
 
@@ -149,7 +149,7 @@ def test_the_load_learns_of_prompts_what_the_engine_computes(
     cached: int | None, computed: int
 ) -> None:
     """The costs are learned from computed tokens; what a client is told counts all of them."""
-    chooser = Chooser.of(TABLE, Objective(1.0, 1.0), 1)
+    chooser = Chooser.of(TABLE, Latency(1.0, 1.0), 1)
     metrics = Mock(spec=Metrics)
     flight = Watch(TABLE, chooser, metrics).begin(0)
     flight.saw(output(900, cached), is_delta=False)
@@ -163,7 +163,7 @@ def test_what_is_in_flight_counts_choices() -> None:
     registry = CollectorRegistry()
     name, label = "boomerang_requests_in_flight", {"size": "1m"}
     metrics = Metrics(Mock(table=TABLE, footprint_tokens=1), registry)
-    watch = Watch(TABLE, Chooser.of(TABLE, Objective(1.0, 1.0), 1), metrics)
+    watch = Watch(TABLE, Chooser.of(TABLE, Latency(1.0, 1.0), 1), metrics)
     flights = [watch.begin(0, choices) for choices in (3, 1)]
     assert registry.get_sample_value(name, label) == 4
     flights[0].ended()
@@ -176,7 +176,7 @@ def test_a_stream_that_is_broken_off_has_a_first_token() -> None:
     """Or those that nobody waited for would be missing where the server is late."""
     registry = CollectorRegistry()
     metrics = Metrics(Mock(table=TABLE, footprint_tokens=1), registry)
-    flight = Watch(TABLE, Chooser.of(TABLE, Objective(1.0, 1.0), 1), metrics).begin(0)
+    flight = Watch(TABLE, Chooser.of(TABLE, Latency(1.0, 1.0), 1), metrics).begin(0)
     times = SimpleNamespace(
         num_generation_tokens=4, first_token_ts=1.0, last_token_ts=2.0, first_token_latency=0.5
     )

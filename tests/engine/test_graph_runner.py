@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from boomerang_core.residency import Span
+from boomerang_core.memory_plan import Span
 from server.engine.compat import CUDAGraphMode, GPUModelRunner
 from server.engine.graph_spans import spans_to_capture
 from server.engine.graphs import NOWHERE, SCHEDULE, GraphedRunner, OneSided, RoutedBatch

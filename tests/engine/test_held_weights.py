@@ -8,7 +8,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 from vllm import LLM
 
-from boomerang_core.residency import Residents, Span, whole
+from boomerang_core.memory_plan import Residents, Span, whole
 from boomerang_core.route import StudentKind
 from server.engine import register
 from server.engine.loader import engine_arguments

@@ -11,7 +11,7 @@ from vllm.sampling_params import RequestOutputKind, SamplingParams
 
 from bench.kv import run
 from boomerang_core.kv_groups import KVGroups, choose_groups, kv_bytes, layer_ranks
-from boomerang_core.residency import KV_BLOCK, kv_bytes_for
+from boomerang_core.memory_plan import KV_BLOCK, kv_bytes_for
 from server.engine import kv
 from server.engine.sizes import SIZE_KEY
 from tests.engine.conftest import LIMITS, token_prompts

@@ -12,7 +12,7 @@ from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from boomerang_core.errors import EngineError
-from boomerang_core.residency import Span
+from boomerang_core.memory_plan import Span
 from server.engine.client import SizedEngineClient
 from server.engine.compat import platform
 from server.engine.loader import engine_arguments

@@ -7,7 +7,7 @@ from unittest.mock import Mock, call
 
 import pytest
 
-from boomerang_core.residency import Span
+from boomerang_core.memory_plan import Span
 from server.engine import held_weights
 
 pytestmark = pytest.mark.engine

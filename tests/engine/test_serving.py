@@ -14,8 +14,8 @@ from pydantic import ValidationError
 from boomerang_core.sizes import SizeRow, SizeTable
 from server.engine.bodies import SizedChatCompletionRequest, SizedCompletionRequest
 from server.engine.serving import Handler, SizedHandlers
-from server.guard.limits import Hold, Limits, Slots
-from server.guard.middleware import HOLD
+from server.guard.limits import Limits, RequestSlots, Slots
+from server.guard.middleware import REQUEST_SLOTS
 from server.metrics import Metrics
 from server.residency import Residency
 from server.sizing import Policy, Reason
@@ -72,7 +72,9 @@ def counted(handler: Handler) -> Mock:
     client = Mock(model_config=SimpleNamespace(max_model_len=64))
     sized = SizedHandlers(residency, Mock(), metrics, Limits(10, 1.0, None, 4, 2, None, 4), client)
     request = SizedCompletionRequest(model="tiny", prompt="x")
-    asyncio.run(sized.run(request, Mock(scope={HOLD: Hold(Slots(4))}, headers={}), handler))
+    asyncio.run(
+        sized.run(request, Mock(scope={REQUEST_SLOTS: RequestSlots(Slots(4))}, headers={}), handler)
+    )
     return metrics
 
 

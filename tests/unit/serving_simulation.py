@@ -12,7 +12,7 @@ from itertools import pairwise
 from boomerang_core.sizes import SizeRow, SizeTable
 from server.load.chooser import Chooser
 from server.load.costs import Step, StepCosts
-from server.load.prediction import Objective
+from server.load.prediction import Latency
 
 MB = 10**6
 SLOTS = 32
@@ -92,7 +92,7 @@ class Simulation:
     seed: int = 0
     prompt: int = 60
     answer: int = 40
-    objective: Objective = field(default_factory=lambda: Objective(1.0, 0.1))
+    objective: Latency = field(default_factory=lambda: Latency(1.0, 0.1))
     choices: list[tuple[float, int]] = field(default_factory=list)
     met: list[tuple[float, bool]] = field(default_factory=list)
     token_seconds: list[tuple[float, float]] = field(default_factory=list)

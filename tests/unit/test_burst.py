@@ -6,11 +6,11 @@ import pytest
 
 from bench.burst import Load
 from bench.burst_report import Outcome, markdown, summary
-from server.load.prediction import Objective
+from server.load.prediction import Latency
 from tests.unit.serving_simulation import ladder
 
 TABLE = ladder(60, 135)
-OBJECTIVE = Objective(1.0, 0.1)
+OBJECTIVE = Latency(1.0, 0.1)
 LOAD = Load(seconds=200.0, prompt_tokens=8, answer_tokens=4, seed=3)
 
 

@@ -15,8 +15,8 @@ from boomerang_core.family import load_family
 from boomerang_core.footprint import ModelShape
 from boomerang_core.kv_groups import kv_bytes
 from boomerang_core.ladder import Ladder
+from boomerang_core.memory_plan import DEFAULT_REQUESTS, Residents, Span
 from boomerang_core.precision import served_precision
-from boomerang_core.residency import DEFAULT_REQUESTS, Residents, Span
 from boomerang_core.route import FamilyDesign, StudentKind
 from boomerang_core.sizes import Quality, format_bytes
 from server.guard.room import kv_tokens, require_kv_cache, with_kv_cache

@@ -5,7 +5,7 @@ from unittest.mock import Mock
 import pytest
 
 from boomerang_core.errors import SettingsError
-from boomerang_core.residency import Plan, Span
+from boomerang_core.memory_plan import MemoryPlan, Span
 from server import cli
 from server.device import (
     DEVICE_SHARE,
@@ -36,8 +36,8 @@ def test_a_budget_leaves_the_process_its_memory(each: int, left: float, count: i
     assert budget <= count * each * GIGABYTE * DEVICE_SHARE
 
 
-def held(weights: int, kv: int) -> Plan:
-    return Plan(Span(0, 1), None, weights, kv, {})
+def held(weights: int, kv: int) -> MemoryPlan:
+    return MemoryPlan(Span(0, 1), None, weights, kv, {})
 
 
 def test_vllm_must_find_free_what_the_server_takes() -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from boomerang_core.residency import Span
+from boomerang_core.memory_plan import Span
 from server.engine.graph_spans import ROWS, rows_to_capture, span_for, spans_to_capture
 
 

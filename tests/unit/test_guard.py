@@ -10,7 +10,7 @@ from fastapi import FastAPI, Request
 
 from server.errors import install_handlers
 from server.guard.limits import Limits
-from server.guard.middleware import HOLD, Guard, Guarding
+from server.guard.middleware import REQUEST_SLOTS, Guard, Guarding
 from tests.unit.guarding import ADMIN, API, OTHER, guarding
 
 __all__ = ["guarding"]  # a fixture
@@ -35,7 +35,7 @@ def app_behind(guarding: Guarding, refusals: Refusals) -> FastAPI:
     @app.post("/v1/echo")
     async def echo(body: dict[str, Any], request: Request) -> dict[str, Any]:
         if choices := body.get("choices"):
-            request.scope[HOLD].take(choices)
+            request.scope[REQUEST_SLOTS].take(choices)
         if body.get("wait"):
             app.state.running.set()
             await app.state.go.wait()

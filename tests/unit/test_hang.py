@@ -13,7 +13,7 @@ import pytest
 import uvicorn
 
 from boomerang_core.errors import EngineError, SettingsError
-from boomerang_core.residency import Span
+from boomerang_core.memory_plan import Span
 from server.hang import Stillness, kill_children
 from server.lifecycle import DrainingServer, Lifecycle, State
 from server.settings import read_settings

@@ -5,21 +5,21 @@ from typing import Any
 import pytest
 
 from server.errors import RefusedError
-from server.guard.limits import Hold, Limits, RequestsPerKey, Slots, count_choices
+from server.guard.limits import Limits, RequestSlots, RequestsPerKey, Slots, count_choices
 from server.settings import Settings, read_settings
 
 
 def test_slots_and_turns_count_exactly() -> None:
     slots, per_key = Slots(5), RequestsPerKey(2)
-    hold, other = Hold(slots), Hold(slots)
-    hold.take(2)
-    hold.take(3)
+    first, other = RequestSlots(slots), RequestSlots(slots)
+    first.take(2)
+    first.take(3)
     with pytest.raises(RefusedError):
         other.take(1)
     other.release()
     assert slots.taken == 5
-    hold.release()
-    hold.release()
+    first.release()
+    first.release()
     assert slots.taken == 0
     two = (per_key.of(0), per_key.of(0))
     with (

@@ -8,7 +8,7 @@ import pytest
 
 from boomerang_core.sizes import SizeTable
 from server.load.chooser import RISE_SECONDS, Chooser
-from server.load.prediction import Objective
+from server.load.prediction import Latency
 from server.load.tracker import Load
 from server.sizing import Reason
 from tests.unit.serving_simulation import (
@@ -153,14 +153,14 @@ def rest(chooser: Chooser, now: float) -> None:
 
 def settled(rate: float, now: float = 100.0) -> Chooser:
     """A chooser that has measured steps and seen requests arrive at `rate` until `now`."""
-    chooser = Chooser(SIX, Objective(1.0, 0.1), Load(), observed((0, 3, 5)), SLOTS)
+    chooser = Chooser(SIX, Latency(1.0, 0.1), Load(), observed((0, 3, 5)), SLOTS)
     busy(chooser, rate, 0.0, now)
     return chooser
 
 
 def test_reasons() -> None:
     rows = SIX.rows
-    fresh = Chooser.of(SIX, Objective(1.0, 0.1), SLOTS)
+    fresh = Chooser.of(SIX, Latency(1.0, 0.1), SLOTS)
     assert fresh.choose(rows, rows, 0.0) == (rows[5], Reason.AUTO_UNMEASURED)
     assert settled(1.0).choose(rows, rows, 100.0) == (rows[5], Reason.AUTO_LARGEST)
     middle, reason = settled(8.0).choose(rows, rows, 100.0)
@@ -230,7 +230,7 @@ def test_a_full_kv_cache_delays_the_first_token() -> None:
     load.queued(0)
     held = [384 * count for count in (60, 50, 40, 30, 20, 15)]
     choosers = [
-        Chooser(SIX, Objective(3.0, 1.0), load, observed((0, 3, 5)), 40, kv_tokens)
+        Chooser(SIX, Latency(3.0, 1.0), load, observed((0, 3, 5)), 40, kv_tokens)
         for kv_tokens in (None, held)
     ]
     for chooser in choosers:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError, model_validator
 
 from boomerang_core.errors import BudgetError, EngineError, SettingsError, UnavailableSizeError
 from boomerang_core.family import load_family
-from boomerang_core.residency import Residents, Span, whole
+from boomerang_core.memory_plan import Residents, Span, whole
 from boomerang_core.sizes import SizeRow
 from server.cgroup import PROCESS_BYTES, default_budget, memory_left, memory_limit
 from server.cli import _one_line
@@ -237,7 +237,7 @@ def test_a_kv_cache_that_is_not_stated_holds_a_request() -> None:
 def test_on_a_gpu_it_holds_what_may_run_in_half_of_what_is_left(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("boomerang_core.residency.built_for_cpu", lambda: False)
+    monkeypatch.setattr("boomerang_core.memory_plan.built_for_cpu", lambda: False)
     weights = Residents.of(SHIPPED).weight_bytes(whole(SHIPPED.design))
     everyone = (32 * 2048 + 128) * SHIPPED.table.teacher.kv_bytes_per_token
 

@@ -12,7 +12,7 @@ from server.access import COMPLETIONS, AccessLog
 from server.app import create_app
 from server.guard.middleware import Guarding
 from server.load.chooser import Chooser
-from server.load.prediction import Objective
+from server.load.prediction import Latency
 from server.metrics import Metrics
 from server.residency import Residency
 from server.settings import read_settings
@@ -89,7 +89,7 @@ def test_what_is_no_request_for_a_completion_does_not(path: str, method: str) ->
 def test_the_server_counts_them() -> None:
     """It has no engine yet: 503."""
     settings, registry = read_settings(), CollectorRegistry()
-    objective = Objective(settings.first_token_seconds, settings.token_seconds)
+    objective = Latency(settings.first_token_seconds, settings.token_seconds)
     chooser = Chooser.of(SHIPPED.table, objective, settings.max_num_seqs)
     residency = Residency(SHIPPED, 1 << 20, None)
     guarding = Guarding.of(settings)

@@ -14,7 +14,7 @@
 {{- else -}}
   {{- include "boomerang.check.cpuBudget" . -}}
 {{- end -}}
-{{- /* unstated, the least that the server takes: LEAST_KV_BYTES of boomerang_core/residency.py */ -}}
+{{- /* unstated, the least that the server takes: LEAST_KV_BYTES of boomerang_core/memory_plan.py */ -}}
 {{- $kv := $v.settings.kv_cache_bytes | default "256MiB" -}}
 {{- with include "boomerang.budget" . -}}
   {{- if le (int64 .) (include "boomerang.bytes" $kv | int64) -}}

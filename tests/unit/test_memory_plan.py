@@ -16,14 +16,14 @@ from boomerang_core.family import Family, load_family
 from boomerang_core.footprint import resident_params, teacher_params
 from boomerang_core.headers import tensor_shapes
 from boomerang_core.ladder import Ladder
-from boomerang_core.residency import (
+from boomerang_core.memory_plan import (
     End,
     EndParams,
     EndRef,
     Residents,
     Span,
     parts_of,
-    plan,
+    plan_memory,
     whole,
 )
 from boomerang_core.route import FamilyDesign, LayerRef, Owner, StudentKind, build_route
@@ -105,7 +105,7 @@ def test_a_shared_matrix_counts_once() -> None:
 
 
 def test_no_budget_holds_everything() -> None:
-    held = plan(SHIPPED, RESIDENTS, None, KV)
+    held = plan_memory(SHIPPED, RESIDENTS, None, KV)
     assert held.span == whole(SHIPPED.design)
     assert not held.missing
 
@@ -113,14 +113,14 @@ def test_no_budget_holds_everything() -> None:
 @pytest.mark.parametrize("size", range(14))
 def test_a_size_fits_from_its_first_byte_on(size: int) -> None:
     need = RESIDENTS.weight_bytes(Span(0, size)) + KV
-    held = plan(SHIPPED, RESIDENTS, need, KV)
+    held = plan_memory(SHIPPED, RESIDENTS, need, KV)
     assert (held.span, held.weight_bytes + held.kv_bytes) == (Span(0, size), need)
     assert held.missing.keys() == set(range(size + 1, 14))
     if size:
-        assert plan(SHIPPED, RESIDENTS, need - 1, KV).span == Span(0, size - 1)
+        assert plan_memory(SHIPPED, RESIDENTS, need - 1, KV).span == Span(0, size - 1)
     else:
         with pytest.raises(BudgetError, match=f"88m, needs {need:,} bytes"):
-            plan(SHIPPED, RESIDENTS, need - 1, KV)
+            plan_memory(SHIPPED, RESIDENTS, need - 1, KV)
 
 
 @given(st.integers(1, 2 << 30), st.integers(0, 1 << 30), st.integers(0, 1 << 30))
@@ -128,11 +128,11 @@ def test_more_memory_never_offers_less_and_is_never_overdrawn(
     budget: int, more: int, kv_bytes: int
 ) -> None:
     try:
-        held = plan(SHIPPED, RESIDENTS, budget, kv_bytes)
+        held = plan_memory(SHIPPED, RESIDENTS, budget, kv_bytes)
     except BudgetError:
         return
     assert held.weight_bytes + kv_bytes <= budget
-    larger = plan(SHIPPED, RESIDENTS, budget + more, kv_bytes)
+    larger = plan_memory(SHIPPED, RESIDENTS, budget + more, kv_bytes)
     assert larger.span.largest >= held.span.largest
 
 
@@ -140,7 +140,7 @@ def test_sizes_that_are_not_offered_take_no_memory() -> None:
     """Dips below the smallest offered size are left out; those between cost nothing."""
     rows = tuple(replace(row, offered=row.size in (2, 5, 13)) for row in SHIPPED.rows)
     family: Family = replace(SHIPPED, rows=rows)
-    held = plan(family, RESIDENTS, RESIDENTS.weight_bytes(Span(2, 6)) + KV, KV)
+    held = plan_memory(family, RESIDENTS, RESIDENTS.weight_bytes(Span(2, 6)) + KV, KV)
     assert held.span == Span(2, 5)
     assert RESIDENTS.weight_bytes(Span(2, 5)) < RESIDENTS.weight_bytes(Span(0, 5))
     assert "not offered" in held.missing[0]

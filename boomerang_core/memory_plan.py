@@ -198,7 +198,7 @@ def kv_bytes_for(context: int, requests: int, per_token: int) -> int:
 
 
 @dataclass(frozen=True)
-class Plan:
+class MemoryPlan:
     """What a server holds under a budget; None: no budget, and every size of the ladder.
 
     `missing` says of each size that is left out why.
@@ -211,14 +211,16 @@ class Plan:
     missing: Mapping[int, str]
 
 
-def plan(family: Family, residents: Residents, budget: int | None, kv_bytes: int) -> Plan:
+def plan_memory(
+    family: Family, residents: Residents, budget: int | None, kv_bytes: int
+) -> MemoryPlan:
     """The longest run of offered sizes, from the smallest up, that fits with the KV cache.
 
     Raises `BudgetError` where not even the smallest does.
     """
     if budget is None:
         span = whole(family.design)
-        return Plan(span, None, residents.weight_bytes(span), kv_bytes, {})
+        return MemoryPlan(span, None, residents.weight_bytes(span), kv_bytes, {})
     offered = family.table.offered
     smallest = offered[0].size
     needs = {row.size: residents.weight_bytes(Span(smallest, row.size)) for row in offered}
@@ -237,7 +239,7 @@ def plan(family: Family, residents: Residents, budget: int | None, kv_bytes: int
         for row in family.rows
         if row.size not in span
     }
-    return Plan(span, budget, needs[span.largest], kv_bytes, missing)
+    return MemoryPlan(span, budget, needs[span.largest], kv_bytes, missing)
 
 
 def _why_missing(size: int, needs: Mapping[int, int], budget: int, kv_bytes: int) -> str:
