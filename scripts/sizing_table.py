@@ -14,7 +14,7 @@ from boomerang_core.footprint import ModelShape
 from boomerang_core.ladder import Ladder
 from boomerang_core.route import FamilyDesign, StudentKind
 from boomerang_core.sizes import SizeRow, format_bytes
-from server import cgroup, device
+from server.memory import cgroup, device
 
 REQUEST_TOKENS = 4096
 LEAST_REQUESTS = 4

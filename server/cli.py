@@ -4,7 +4,6 @@ import asyncio
 import atexit
 import gc
 import logging
-import os
 import platform
 import sys
 from pathlib import Path
@@ -24,30 +23,28 @@ from boomerang_core.precision import (
     served_precision,
 )
 from server.app import create_app
-from server.cgroup import default_budget, memory_left, memory_limit
-from server.device import device_budget, device_memory, device_share
 from server.guard.middleware import Guarding
-from server.guard.room import (
+from server.load.chooser import Chooser
+from server.load.prediction import Latency
+from server.logs import LIFE, configure_logging, write_logging_config
+from server.memory.cgroup import default_budget, memory_left, memory_limit
+from server.memory.device import device_budget, device_memory, device_share
+from server.memory.fit import (
     kv_tokens,
     require_context,
     require_kv_cache,
     require_memory,
     with_kv_cache,
 )
-from server.hang import Stillness
-from server.lifecycle import (
-    DrainingServer,
-    Lifecycle,
-    in_thread,
-    prepare_environment,
-    still_loading,
-)
-from server.listening import http_config, listen, url_of
-from server.load.chooser import Chooser
-from server.load.prediction import Latency
-from server.logs import LIFE, configure_logging, write_logging_config
+from server.memory.residency import Residency
 from server.metrics import Metrics
-from server.residency import Residency
+from server.process.draining_server import DrainingServer
+from server.process.environment import prepare_environment
+from server.process.hang import Stillness
+from server.process.lifecycle import Lifecycle
+from server.process.listening import http_config, listen, url_of
+from server.process.loading import in_thread, still_loading
+from server.process.teardown import exit_now
 from server.sample import sample
 from server.serve_options import takes_settings
 from server.settings import Settings, read_settings
@@ -249,16 +246,8 @@ def main() -> None:
         app()
     except SystemExit as ended:
         if ("vllm" in sys.modules or still_loading()) and isinstance(ended.code, int):
-            _exit(ended.code)
+            exit_now(ended.code)
         raise
-
-
-def _exit(status: int) -> None:
-    """End the process without Python taking the heap apart: seconds, for what the exit frees."""
-    atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import typer
 from boomerang_core.cli.common import Seed, Teacher, plain_errors, require_file_place
 from boomerang_core.errors import SettingsError, install_hint
 from boomerang_core.sizes import parse_bytes
-from server.lifecycle import prepare_environment
+from server.process.environment import prepare_environment
 from server.settings import read_settings
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
 from boomerang_core.sizes import GRAMMAR, Quality, SizeRow, SizeTable
-from server.residency import Residency
+from server.memory.residency import Residency
 
 SIZE_HELP = (
     f"The size to run, one of {GRAMMAR}, or 'auto': the largest that keeps the server's latency "

@@ -30,7 +30,7 @@ from server.engine.loader import engine_arguments
 from server.engine.options import check_parsers
 from server.engine.sizes import SIZE_KEY
 from server.engine.watch import Watch
-from server.residency import Residency
+from server.memory.residency import Residency
 from server.tracing import NoSpans, SizeSpans, Spans
 from server.vllm_options import VllmOptions
 

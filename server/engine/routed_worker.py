@@ -7,8 +7,8 @@ from typing import Any
 
 from boomerang_core.memory_plan import Span
 from server.engine.compat import WorkerBase
-from server.engine.ending import skip_teardown
 from server.engine.held_weights import hold_sizes
+from server.process.teardown import skip_teardown
 
 
 class RoutedWorker(WorkerBase):

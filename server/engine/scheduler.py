@@ -10,11 +10,11 @@ from typing import Any
 
 from server.engine import compat
 from server.engine.compat import AsyncScheduler, Scheduler
-from server.engine.ending import skip_teardown
 from server.engine.kv import DepthKVCacheManager
 from server.engine.loader import design_of
 from server.engine.sizes import remembered_size
 from server.engine.steps import composition, put_step
+from server.process.teardown import skip_teardown
 
 
 class BoomerangScheduler(Scheduler):

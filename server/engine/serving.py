@@ -39,9 +39,9 @@ from server.guard.limits import Limits, RequestSlots, count_choices, prompt_too_
 from server.guard.middleware import REQUEST_SLOTS
 from server.leased import Leased
 from server.load.chooser import Chooser
+from server.memory.residency import Residency
 from server.metrics import Metrics
 from server.misspelt import refuse_misspelt
-from server.residency import Residency
 from server.sizing import Ask, Decision, Policy, Reason, decide
 from server.vllm_options import VllmOptions
 

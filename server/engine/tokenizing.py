@@ -18,7 +18,7 @@ from server.engine.compat import (
     tokenize,
 )
 from server.guard.limits import Limits, prompt_too_long
-from server.residency import Residency
+from server.memory.residency import Residency
 from server.sizing import require_model
 
 _TOO_LONG = frozenset({"input_text", "input_tokens"})  # vLLM's names of a prompt that is

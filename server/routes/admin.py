@@ -8,9 +8,9 @@ from starlette.exceptions import HTTPException
 from boomerang_core.errors import EngineError
 from boomerang_core.sizes import parse_bytes
 from server import schemas
-from server.lifecycle import Lifecycle
+from server.memory.residency import BusyError, Residency
 from server.metrics import Metrics
-from server.residency import BusyError, Residency
+from server.process.lifecycle import Lifecycle
 
 
 def admin_router(residency: Residency, lifecycle: Lifecycle, metrics: Metrics) -> APIRouter:

@@ -11,8 +11,8 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from boomerang_core.versions import boomerang_version, vllm_version
 from server.errors import error_response
-from server.lifecycle import Lifecycle
 from server.metrics import Metrics
+from server.process.lifecycle import Lifecycle
 
 _UNAVAILABLE = HTTPStatus.SERVICE_UNAVAILABLE
 

@@ -21,10 +21,10 @@ from boomerang_core.cli import family_folder
 from boomerang_core.family import Family, load_family
 from server.app import create_app
 from server.guard.middleware import Guarding
-from server.listening import http_config, listen
 from server.load.chooser import Chooser
 from server.load.prediction import Latency
-from server.residency import Residency
+from server.memory.residency import Residency
+from server.process.listening import http_config, listen
 from server.settings import read_settings
 from tests.api.asking import assert_error
 

@@ -18,7 +18,7 @@ from boomerang_core.errors import SettingsError
 from boomerang_core.family import Family
 from server.guard.middleware import REQUEST_SLOTS
 from server.leased import Leased
-from server.residency import Residency
+from server.memory.residency import Residency
 from server.settings import read_settings
 from tests.api.test_guarded import serving, shipped
 

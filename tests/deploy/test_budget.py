@@ -9,7 +9,7 @@ import yaml
 
 from boomerang_core.memory_plan import LEAST_KV_BYTES
 from boomerang_core.sizes import parse_bytes
-from server.cgroup import PROCESS_BYTES
+from server.memory.cgroup import PROCESS_BYTES
 from tests.deploy.charts import DISTILL, SERVE, Object, only, pod_spec, render, values
 
 

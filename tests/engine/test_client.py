@@ -12,7 +12,6 @@ from prometheus_client import CollectorRegistry
 from boomerang_core.errors import EngineError
 from boomerang_core.memory_plan import Span
 from boomerang_core.sizes import SizeRow, SizeTable
-from server.device import VLLM_SHARE
 from server.engine import client as client_module
 from server.engine.asked import about_tokens
 from server.engine.client import SizedEngineClient, start_engine
@@ -20,8 +19,9 @@ from server.engine.compat import AsyncEngineArgs, EngineDeadError, RetryableRequ
 from server.engine.watch import StepWatch, Watch
 from server.load.chooser import Chooser
 from server.load.prediction import Latency
+from server.memory.device import VLLM_SHARE
+from server.memory.residency import Residency
 from server.metrics import Metrics
-from server.residency import Residency
 
 TABLE = SizeTable("tiny", (SizeRow(0, "1m", 4, 10**6, 2 * 10**6, 1000, True),))
 

@@ -17,7 +17,7 @@ from server.engine.client import SizedEngineClient
 from server.engine.compat import platform
 from server.engine.loader import engine_arguments
 from server.engine.sizes import SIZE_KEY
-from server.residency import Residency
+from server.memory.residency import Residency
 from tests.engine.conftest import LIMITS, token_prompts
 from tests.engine.families import TinyFamily
 from tests.engine.test_equality import BATCH, expected, parameters

@@ -16,8 +16,8 @@ from server.engine.bodies import SizedChatCompletionRequest, SizedCompletionRequ
 from server.engine.serving import Handler, SizedHandlers
 from server.guard.limits import Limits, RequestSlots, Slots
 from server.guard.middleware import REQUEST_SLOTS
+from server.memory.residency import Residency
 from server.metrics import Metrics
-from server.residency import Residency
 from server.sizing import Policy, Reason
 
 TABLE = SizeTable("tiny", (SizeRow(0, "1m", 4, 10**6, 2 * 10**6, 1000, True),))

@@ -19,8 +19,8 @@ from boomerang_core.memory_plan import DEFAULT_REQUESTS, Residents, Span
 from boomerang_core.precision import served_precision
 from boomerang_core.route import FamilyDesign, StudentKind
 from boomerang_core.sizes import Quality, format_bytes
-from server.guard.room import kv_tokens, require_kv_cache, with_kv_cache
-from server.residency import Residency
+from server.memory.fit import kv_tokens, require_kv_cache, with_kv_cache
+from server.memory.residency import Residency
 from server.settings import Settings, read_settings
 from tests.folders import write_tiny
 from tests.imports import heavy_after

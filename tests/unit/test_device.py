@@ -7,7 +7,7 @@ import pytest
 from boomerang_core.errors import SettingsError
 from boomerang_core.memory_plan import MemoryPlan, Span
 from server import cli
-from server.device import (
+from server.memory.device import (
     DEVICE_SHARE,
     PROCESS_BYTES,
     VLLM_SHARE,
@@ -15,7 +15,7 @@ from server.device import (
     device_memory,
     device_share,
 )
-from server.residency import Residency
+from server.memory.residency import Residency
 from server.settings import read_settings
 
 GIGABYTE = 1 << 30

@@ -10,9 +10,10 @@ import pytest
 import uvicorn
 
 from server.access import COMPLETIONS, AccessLog
-from server.drain import Drain
-from server.hang import Stillness
-from server.lifecycle import DrainingServer, Lifecycle, State
+from server.process.drain import Drain
+from server.process.draining_server import DrainingServer
+from server.process.hang import Stillness
+from server.process.lifecycle import Lifecycle, State
 
 EVENTS = COMPLETIONS[0]
 ENDLESS = {EVENTS: b"text/event-stream", "/bytes": b"application/octet-stream"}

@@ -14,8 +14,9 @@ import uvicorn
 
 from boomerang_core.errors import EngineError, SettingsError
 from boomerang_core.memory_plan import Span
-from server.hang import Stillness, kill_children
-from server.lifecycle import DrainingServer, Lifecycle, State
+from server.process.draining_server import DrainingServer
+from server.process.hang import Stillness, kill_children
+from server.process.lifecycle import Lifecycle, State
 from server.settings import read_settings
 
 SECONDS = 10.0
@@ -89,7 +90,7 @@ class Hung:
 
 def test_a_hung_engine_is_a_dead_one(monkeypatch: pytest.MonkeyPatch) -> None:
     killed: list[bool] = []
-    monkeypatch.setattr("server.lifecycle.kill_children", lambda: killed.append(True))
+    monkeypatch.setattr("server.process.lifecycle.kill_children", lambda: killed.append(True))
     states: list[bool] = []
     lifecycle = Lifecycle(on_ready=states.append)
     lifecycle.loaded(Hung())

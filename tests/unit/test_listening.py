@@ -7,7 +7,7 @@ import pytest
 from fastapi import FastAPI
 
 from server.guard.heads import BoundedHeads
-from server.listening import http_config, listen, url_of
+from server.process.listening import http_config, listen, url_of
 from server.settings import read_settings
 
 

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from boomerang_core import cli as commands
 from server import cli
-from server.lifecycle import Lifecycle
+from server.process.lifecycle import Lifecycle
 
 
 @pytest.mark.skipif(importlib.util.find_spec("uvloop") is None, reason="no uvloop")

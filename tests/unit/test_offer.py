@@ -4,8 +4,8 @@ import asyncio
 
 from prometheus_client import CollectorRegistry
 
+from server.memory.residency import Residency
 from server.metrics import Offer
-from server.residency import Residency
 from tests.unit.test_memory_budget import KV, SHIPPED, Engine, budget
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from server.engine.pulse import LONGEST_READING, Pulse
-from server.hang import Stillness
+from server.process.hang import Stillness
 
 
 def test_a_step_begins_where_the_one_before_ended() -> None:

@@ -13,8 +13,8 @@ from server.app import create_app
 from server.guard.middleware import Guarding
 from server.load.chooser import Chooser
 from server.load.prediction import Latency
+from server.memory.residency import Residency
 from server.metrics import Metrics
-from server.residency import Residency
 from server.settings import read_settings
 from tests.docs.test_readme import FAMILY
 

@@ -20,7 +20,7 @@
 {{- if eq $budget.from "fixed" -}}{{ include "boomerang.bytes" $budget.fixed }}
 {{- else if eq $budget.from "device" -}}{{ sub (include "boomerang.bytes" $budget.device | int64) $reserve | mul .Values.accelerator.count }}
 {{- else if eq $budget.from "limit" -}}{{ sub $limit $reserve }}
-{{- /* what is reserved for the process on a CPU: PROCESS_BYTES of server/cgroup.py */ -}}
+{{- /* what is reserved for the process on a CPU: PROCESS_BYTES of server/memory/cgroup.py */ -}}
 {{- else if not .Values.accelerator.resource -}}{{ sub $limit (include "boomerang.bytes" "2560Mi" | int64) }}{{- end -}}
 {{- end }}
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from server.lifecycle import prepare_environment
+from server.process.environment import prepare_environment
 from server.settings import read_settings
 
 

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from server.engine.ending import skip_teardown
+from server.process.teardown import skip_teardown
 
 
 def end(error: BaseException | None) -> None:

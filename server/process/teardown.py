@@ -1,4 +1,4 @@
-"""End vLLM's own processes at once, when vLLM has finished with them.
+"""End a process at once, when what it served has finished.
 
 Python would first take the heap apart, object by object, for memory that the exit frees anyway:
 two seconds of CPU time per process, one process after another.
@@ -10,8 +10,16 @@ import os
 import sys
 
 
+def exit_now(status: int) -> None:
+    """End this process, once what it registered for its exit has run."""
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
 def skip_teardown() -> None:
-    """Called at the end of a shutdown: what is left to run then is vLLM's, not Python's.
+    """Let a process of vLLM's end so; called at the end of a shutdown, when only vLLM's is left.
 
     Does nothing in a process that is not vLLM's own, or that ends with an error: the status by
     which its parent learns of it is Python's to give.

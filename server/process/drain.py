@@ -11,7 +11,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.errors import TRY_AGAIN, error_body, error_response
-from server.lifecycle import Lifecycle, State
+from server.process.lifecycle import Lifecycle, State
 
 _OVER = "the server stops, and its time to finish what runs is over"
 

@@ -1,0 +1,1 @@
+"""The server's process: how it listens, loads, drains and ends, and what becomes of its engine."""
