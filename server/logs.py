@@ -9,6 +9,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import typer
+
 from server.settings import Settings
 
 ACCESS = "boomerang.access"
@@ -59,3 +61,11 @@ def write_logging_config(settings: Settings) -> Path:
     ) as file:
         json.dump(logging_config(settings), file)
     return Path(file.name)
+
+
+def say(settings: Settings, text: str) -> None:
+    """For a person on the terminal; a line like every other one where lines are collected."""
+    if settings.log_format == "json":
+        logging.getLogger(LIFE).info(text)
+    else:
+        typer.echo(text)

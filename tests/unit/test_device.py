@@ -1,12 +1,10 @@
 """The budget that a server takes from its GPUs; a script stands in for CUDA."""
 
-from unittest.mock import Mock
-
 import pytest
 
 from boomerang_core.errors import SettingsError
 from boomerang_core.memory_plan import MemoryPlan, Span
-from server import cli
+from server.memory import budget
 from server.memory.device import (
     DEVICE_SHARE,
     PROCESS_BYTES,
@@ -15,7 +13,6 @@ from server.memory.device import (
     device_memory,
     device_share,
 )
-from server.memory.residency import Residency
 from server.settings import read_settings
 
 GIGABYTE = 1 << 30
@@ -70,23 +67,24 @@ def test_attention_that_no_family_can_be_served_with_is_refused() -> None:
 
 @pytest.fixture
 def gpu_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "built_for_cpu", lambda: False)
-    monkeypatch.setattr(cli, "device_memory", lambda count: (80 * GIGABYTE,) * count)
+    monkeypatch.setattr(budget, "built_for_cpu", lambda: False)
+    monkeypatch.setattr(budget, "device_memory", lambda count: (80 * GIGABYTE,) * count)
 
 
 @pytest.mark.usefixtures("gpu_server")
 def test_a_gpu_server_takes_its_budget_from_its_gpus() -> None:
-    assert cli._budget(read_settings(tensor_parallel_size=2)) == 144 * GIGABYTE
-    assert cli._budget(read_settings(tensor_parallel_size=2, memory_budget="1MiB")) == 1 << 20
+    assert budget.memory_budget(read_settings(tensor_parallel_size=2)) == 144 * GIGABYTE
+    assert (
+        budget.memory_budget(read_settings(tensor_parallel_size=2, memory_budget="1MiB")) == 1 << 20
+    )
 
 
 @pytest.mark.usefixtures("gpu_server")
 def test_a_gpu_server_tells_vllm_how_much_it_takes() -> None:
-    residency = Mock(spec=Residency, plan=held(GIGABYTE, GIGABYTE))
-    told = cli._device_share(read_settings(tensor_parallel_size=2), residency)
+    told = budget.vllm_share(read_settings(tensor_parallel_size=2), held(GIGABYTE, GIGABYTE))
     assert told["gpu_memory_utilization"] * 80 * GIGABYTE == GIGABYTE + PROCESS_BYTES
 
 
 def test_a_cpu_server_tells_vllm_nothing_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "built_for_cpu", lambda: True)
-    assert cli._device_share(read_settings(), Mock(spec=Residency)) == {}
+    monkeypatch.setattr(budget, "built_for_cpu", lambda: True)
+    assert budget.vllm_share(read_settings(), held(GIGABYTE, GIGABYTE)) == {}

@@ -20,7 +20,7 @@ def test_a_server_runs_in_uvloop(monkeypatch: pytest.MonkeyPatch) -> None:
         loops.append(type(asyncio.get_running_loop()).__module__)
         return Lifecycle()
 
-    monkeypatch.setattr(cli, "_serve", note)
+    monkeypatch.setattr(cli, "serve_family", note)
     result = CliRunner().invoke(commands.app, ["serve", "smollm2-135m"])
     assert result.exit_code == 0, result.output
     assert loops == ["uvloop"]
