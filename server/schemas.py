@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
 from boomerang_core.sizes import GRAMMAR, Quality, SizeRow, SizeTable
 from server.memory.residency import Residency
+from server.sizing import Ask
 
 SIZE_HELP = (
     f"The size to run, one of {GRAMMAR}, or 'auto': the largest that keeps the server's latency "
@@ -18,23 +19,10 @@ BOUND_HELP = (
 BUDGET_HELP = "Memory the size may take standing alone, KV cache included: '300MiB' or bytes."
 
 # Any JSON value gets in, so that `sizing.py` refuses bad ones, with what would fit.
-_SIZE = {"anyOf": [{"type": "string"}, {"type": "number", "exclusiveMinimum": 0, "maximum": 1}]}
-SizeField = Annotated[
-    Any, Field(description=SIZE_HELP, json_schema_extra={**_SIZE, "examples": ["106m", 0.75]})
-]
-BudgetField = Annotated[
-    Any,
-    Field(
-        description=BUDGET_HELP,
-        json_schema_extra={"anyOf": [{"type": "string"}, {"type": "integer"}]},
-    ),
-]
-MinSizeField = Annotated[
-    Any, Field(description=BOUND_HELP.format("smallest"), json_schema_extra=_SIZE)
-]
-MaxSizeField = Annotated[
-    Any, Field(description=BOUND_HELP.format("largest"), json_schema_extra=_SIZE)
-]
+_SIZE: dict[str, Any] = {
+    "anyOf": [{"type": "string"}, {"type": "number", "exclusiveMinimum": 0, "maximum": 1}]
+}
+_BYTES: dict[str, Any] = {"anyOf": [{"type": "string"}, {"type": "integer"}]}
 Count = Annotated[StrictInt, Field(ge=1, le=10**9)]
 
 
@@ -99,16 +87,32 @@ class SizesBody(BaseModel):
     data: list[SizeBody]
 
 
-class ResolveRequest(BaseModel):
+class SizeFields(BaseModel):
+    """The choice of a size, in every body that runs something, or asks what would run."""
+
+    size: Any = Field(
+        None, description=SIZE_HELP, json_schema_extra={**_SIZE, "examples": ["106m", 0.75]}
+    )
+    memory_budget: Any = Field(None, description=BUDGET_HELP, json_schema_extra=_BYTES)
+    min_size: Any = Field(None, description=BOUND_HELP.format("smallest"), json_schema_extra=_SIZE)
+    max_size: Any = Field(None, description=BOUND_HELP.format("largest"), json_schema_extra=_SIZE)
+
+    def ask(self, model: object) -> Ask:
+        """The choice, with the name of the model beside it."""
+        return Ask(model, self.size, self.memory_budget, self.min_size, self.max_size)
+
+
+class ModelField(BaseModel):
+    """The name of a model, which may choose a size too."""
+
+    model: Any = Field(None, json_schema_extra={"type": "string"})
+
+
+class ResolveRequest(SizeFields, ModelField):
     """What would this request run?  KV cache is counted for context_tokens x concurrency."""
 
     model_config = ConfigDict(extra="allow")  # extras are refused by name, in the route
 
-    model: Any = Field(None, json_schema_extra={"type": "string"})
-    size: SizeField = None
-    memory_budget: BudgetField = None
-    min_size: MinSizeField = None
-    max_size: MaxSizeField = None
     context_tokens: Count | None = None
     concurrency: Count = 1
 

@@ -21,7 +21,7 @@ from server.engine.compat import (
     VLLMError,
 )
 from server.guard.counts import excess_of
-from server.schemas import BudgetField, MaxSizeField, MinSizeField, SizeField
+from server.schemas import SizeFields
 
 
 class MisfitError(ValueError):
@@ -78,22 +78,12 @@ class GuardedBody(BaseModel):
         return replace(params, max_total_tokens=self._prompt_tokens, max_output_tokens=0)
 
 
-class SizedCompletionRequest(GuardedBody, CompletionRequest):
+class SizedCompletionRequest(SizeFields, GuardedBody, CompletionRequest):
     """vLLM's body of `/v1/completions`, with the choice of a size."""
 
-    size: SizeField = None
-    memory_budget: BudgetField = None
-    min_size: MinSizeField = None
-    max_size: MaxSizeField = None
 
-
-class SizedChatCompletionRequest(GuardedBody, ChatCompletionRequest):
+class SizedChatCompletionRequest(SizeFields, GuardedBody, ChatCompletionRequest):
     """vLLM's body of `/v1/chat/completions`, with the choice of a size."""
-
-    size: SizeField = None
-    memory_budget: BudgetField = None
-    min_size: MinSizeField = None
-    max_size: MaxSizeField = None
 
 
 _NOT_KEPT = ("background", "previous_response_id", "previous_input_messages", "conversation")
@@ -101,13 +91,9 @@ _OWN_TOOLS = ("function", "custom", "namespace")
 """Tools that the client runs."""
 
 
-class SizedResponsesRequest(GuardedBody, ResponsesRequest):
+class SizedResponsesRequest(SizeFields, GuardedBody, ResponsesRequest):
     """vLLM's body of `/v1/responses`, with the choice of a size; nothing in it is kept."""
 
-    size: SizeField = None
-    memory_budget: BudgetField = None
-    min_size: MinSizeField = None
-    max_size: MaxSizeField = None
     max_output_tokens: int | None = Field(None, ge=1)
 
     @field_validator("input", mode="wrap")

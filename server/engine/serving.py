@@ -42,7 +42,7 @@ from server.load.chooser import Chooser
 from server.memory.residency import Residency
 from server.metrics import Metrics
 from server.misspelt import refuse_misspelt
-from server.sizing import Ask, Decision, Policy, Reason, decide
+from server.sizing import Decision, Policy, Reason, decide
 from server.vllm_options import VllmOptions
 
 _NO_OPTIONS = VllmOptions()
@@ -188,7 +188,7 @@ class SizedHandlers:
             offered = self._policy.table.offered
             return self._chooser.choose(offered, allowed, time.monotonic(), prompt_tokens)
 
-        return decide(self._policy, _ask(request), choose)
+        return decide(self._policy, request.ask(request.model), choose)
 
     def _headers(self, decision: Decision) -> dict[str, str]:
         footprint = decision.row.footprint_bytes(self._policy.footprint_tokens)
@@ -197,9 +197,3 @@ class SizedHandlers:
             "x-boomerang-reason": decision.reason.value,
             "x-boomerang-footprint-bytes": str(footprint),
         }
-
-
-def _ask(request: Any) -> Ask:
-    return Ask(
-        request.model, request.size, request.memory_budget, request.min_size, request.max_size
-    )

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from fastapi import APIRouter
 
@@ -23,86 +24,92 @@ def sizes_router(
 
     `current` is the policy of the moment; `naive` is the quality of naive pruning, by size.
     """
+    routes = SizeRoutes(current, chooser, max_model_len, naive, created=int(time.time()))
     router = APIRouter(prefix="/v1", tags=["sizes"])
-    created = int(time.time())
+    router.get("/sizes")(routes.list_sizes)
+    router.post("/sizes/resolve")(routes.resolve)
+    router.get("/models")(routes.list_models)
+    router.get("/models/{name:path}")(routes.one_model)  # a name may have a slash
+    return router
 
-    def body(policy: Policy, row: SizeRow, tokens: int | None = None) -> schemas.SizeBody:
-        counted = policy.footprint_tokens if tokens is None else tokens
-        return schemas.SizeBody.of(policy.table, row, counted, naive[row.size])
 
-    def card(policy: Policy, row: SizeRow, name: str) -> schemas.ModelCard:
-        table = policy.table
-        return schemas.ModelCard(
-            id=name,
-            created=created,
-            root=table.family,
-            parent=None if name == table.family else table.family,
-            max_model_len=max_model_len,
-            size=body(policy, row),
-        )
+@dataclass(frozen=True)
+class SizeRoutes:
+    """The endpoints; see `sizes_router`.  `created` is the server's start, in Unix seconds."""
 
-    def preview(allowed: tuple[SizeRow, ...]) -> tuple[SizeRow, Reason]:
-        return chooser.preview(current().table.offered, allowed, time.monotonic())
+    current: Callable[[], Policy]
+    chooser: Chooser
+    max_model_len: int
+    naive: Sequence[Quality | None]
+    created: int
 
-    @router.get("/sizes")
-    async def list_sizes() -> schemas.SizesBody:
+    async def list_sizes(self) -> schemas.SizesBody:
         """Every size of the ladder, smallest first; `offered` ones can be asked for by name."""
-        policy = current()
+        policy = self.current()
         table = policy.table
+        default = table.model_id(table.rows[policy.default_size])
         return schemas.SizesBody(
             family=table.family,
-            default=AUTO
-            if policy.default_is_auto
-            else table.model_id(table.rows[policy.default_size]),
+            default=AUTO if policy.default_is_auto else default,
             footprint_tokens=policy.footprint_tokens,
-            data=[body(policy, row) for row in table.rows],
+            data=[self._body(policy, row) for row in table.rows],
         )
 
-    @router.post("/sizes/resolve")
-    async def resolve(request: schemas.ResolveRequest) -> schemas.ResolveBody:
+    async def resolve(self, request: schemas.ResolveRequest) -> schemas.ResolveBody:
         """The size that a request with these fields would run.  Runs nothing."""
         _refuse_extras(request)
-        policy = current()
+        policy = self.current()
         context = request.context_tokens or policy.footprint_tokens
         tokens = context * request.concurrency
-        ask = Ask(
-            request.model, request.size, request.memory_budget, request.min_size, request.max_size
-        )
-        decision = decide(policy, ask, preview, tokens)
+        decision = decide(policy, request.ask(request.model), self._preview, tokens)
         return schemas.ResolveBody(
             model=policy.table.model_id(decision.row),
             reason=decision.reason.value,
             kv_tokens=tokens,
-            size=body(policy, decision.row, tokens),
+            size=self._body(policy, decision.row, tokens),
         )
 
-    @router.get("/models")
-    async def list_models() -> schemas.ModelsBody:
+    async def list_models(self) -> schemas.ModelsBody:
         """The family, which runs the default size, by each of its names, then its offered sizes,
         smallest first.
 
         As vLLM lists a model and its adapters: clients that take the first get the default.
         """
-        policy = current()
+        policy = self.current()
         table = policy.table
-        default = card(policy, table.rows[policy.default_size], table.family)
-        cards = [card(policy, row, table.model_id(row)) for row in table.offered]
-        row = table.rows[policy.default_size]
-        further = [card(policy, row, name) for name in policy.names if name != table.family]
-        return schemas.ModelsBody(data=[default, *further, *cards])
+        default = table.rows[policy.default_size]
+        names = [table.family, *(name for name in policy.names if name != table.family)]
+        families = [self._card(policy, default, name) for name in names]
+        sizes = [self._card(policy, row, table.model_id(row)) for row in table.offered]
+        return schemas.ModelsBody(data=[*families, *sizes])
 
-    @router.get("/models/{name:path}")  # a name may have a slash
-    async def one_model(name: str) -> schemas.ModelCard:
+    async def one_model(self, name: str) -> schemas.ModelCard:
         """The card of one size; the family's own name gives the default size."""
-        policy = current()
-        row, table = decide(policy, Ask(model=name), preview).row, policy.table
+        policy = self.current()
+        table = policy.table
+        row = decide(policy, Ask(model=name), self._preview).row
         if row not in table.offered:
             raise UnknownSizeError(f"the model {shorten(name)} is not offered", "model")
-        return card(
-            policy, row, name if name in (table.family, *policy.names) else table.model_id(row)
-        )
+        is_family = name in (table.family, *policy.names)
+        return self._card(policy, row, name if is_family else table.model_id(row))
 
-    return router
+    def _preview(self, allowed: tuple[SizeRow, ...]) -> tuple[SizeRow, Reason]:
+        return self.chooser.preview(self.current().table.offered, allowed, time.monotonic())
+
+    def _body(self, policy: Policy, row: SizeRow, tokens: int | None = None) -> schemas.SizeBody:
+        counted = policy.footprint_tokens if tokens is None else tokens
+        return schemas.SizeBody.of(policy.table, row, counted, self.naive[row.size])
+
+    def _card(self, policy: Policy, row: SizeRow, name: str) -> schemas.ModelCard:
+        family = policy.table.family
+        return schemas.ModelCard(
+            id=name,
+            created=self.created,
+            root=family,
+            parent=None if name == family else family,
+            max_model_len=self.max_model_len,
+            size=self._body(policy, row),
+        )
 
 
 def _refuse_extras(request: schemas.ResolveRequest) -> None:
