@@ -31,6 +31,63 @@ class Finished:
     seconds: float
 
 
+class RequestMetrics:
+    """What became of requests over HTTP."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.ran = Counter(
+            "boomerang_requests",
+            "Completions that ran, or whose stream began, by size and reason.",
+            ("size", "reason"),
+            registry=registry,
+        )
+        self.refusals = Counter(
+            "boomerang_refusals",
+            "Completions refused before they ran; keys and limits count on every path. "
+            "`stalled`: answers left unread.",
+            ("reason",),
+            registry=registry,
+        )
+        self.responses = Counter(
+            "boomerang_responses",
+            "Responses to requests for completions, by class of status; 499: the client left "
+            "before the end of its answer.",
+            ("code",),
+            registry=registry,
+        )
+        for code in _CODES:
+            self.responses.labels(code)  # from 0 on, so that the first error is an increase
+
+
+class ServerMetrics:
+    """What the server is, holds and serves; what does not change is set once."""
+
+    def __init__(self, family: Family, registry: CollectorRegistry) -> None:
+        self.resident = Gauge(
+            "boomerang_resident_bytes",
+            "Bytes of weights that the engine holds for all sizes; 0 until it is loaded.",
+            registry=registry,
+        )
+        build = Gauge(
+            "boomerang_build_info",
+            "1, with what serves: the versions of Boomerang and vLLM, and the family.",
+            ("version", "vllm", "family"),
+            registry=registry,
+        )
+        build.labels(boomerang_version(), vllm_version(), family.name).set(1)
+        self.ready = Gauge(
+            "boomerang_ready", "1 while the server takes requests.", registry=registry
+        )
+        footprint = Gauge(
+            "boomerang_size_footprint_bytes",
+            "Bytes that a size would take standing alone, offered at present or not.",
+            ("size",),
+            registry=registry,
+        )
+        for row in family.table.offered:
+            footprint.labels(row.id).set(row.footprint_bytes(family.footprint_tokens))
+
+
 class SizeMetrics:
     """Metrics with the label `size`, of what runs in the engine."""
 
@@ -64,6 +121,29 @@ class SizeMetrics:
         self.whole = histogram("request_seconds", "Seconds of requests that ended whole.", _WHOLE)
 
 
+class StepMetrics:
+    """What ran in the engine's steps."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.sizes = Histogram(
+            "boomerang_step_sizes",
+            "Number of sizes that ran in an engine step.",
+            buckets=(1, 2, 3, 4, 6, 8),
+            registry=registry,
+        )
+        self.rows = Counter(
+            "boomerang_step_rows",
+            "Rows of engine steps: tokens decoded, and tokens of prompts that were not cached.",
+            ("size", "kind"),
+            registry=registry,
+        )
+        self.kv_used = Gauge(
+            "boomerang_kv_cache_used_bytes",
+            "Bytes of the KV cache that running requests hold.",
+            registry=registry,
+        )
+
+
 class Offer(Collector):
     """What a server offers at the moment of a scrape: its budget may change while it runs."""
 
@@ -95,82 +175,23 @@ class Metrics:
 
     def __init__(self, family: Family, registry: CollectorRegistry) -> None:
         self._registry = registry
-        self._requests = Counter(
-            "boomerang_requests",
-            "Completions that ran, or whose stream began, by size and reason.",
-            ("size", "reason"),
-            registry=registry,
-        )
-        self._refusals = Counter(
-            "boomerang_refusals",
-            "Completions refused before they ran; keys and limits count on every path. "
-            "`stalled`: answers left unread.",
-            ("reason",),
-            registry=registry,
-        )
-        self._responses = Counter(
-            "boomerang_responses",
-            "Responses to requests for completions, by class of status; 499: the client left "
-            "before the end of its answer.",
-            ("code",),
-            registry=registry,
-        )
-        for code in _CODES:
-            self._responses.labels(code)  # from 0 on, so that the first error is an increase
-        self._resident = Gauge(
-            "boomerang_resident_bytes",
-            "Bytes of weights that the engine holds for all sizes; 0 until it is loaded.",
-            registry=registry,
-        )
-        build = Gauge(
-            "boomerang_build_info",
-            "1, with what serves: the versions of Boomerang and vLLM, and the family.",
-            ("version", "vllm", "family"),
-            registry=registry,
-        )
-        build.labels(boomerang_version(), vllm_version(), family.name).set(1)
-        self._ready = Gauge(
-            "boomerang_ready", "1 while the server takes requests.", registry=registry
-        )
-        footprint = Gauge(
-            "boomerang_size_footprint_bytes",
-            "Bytes that a size would take standing alone, offered at present or not.",
-            ("size",),
-            registry=registry,
-        )
+        self._requests = RequestMetrics(registry)
+        self._server = ServerMetrics(family, registry)
         self._sizes = SizeMetrics(registry)
-        self._step_sizes = Histogram(
-            "boomerang_step_sizes",
-            "Number of sizes that ran in an engine step.",
-            buckets=(1, 2, 3, 4, 6, 8),
-            registry=registry,
-        )
-        self._step_rows = Counter(
-            "boomerang_step_rows",
-            "Rows of engine steps: tokens decoded, and tokens of prompts that were not cached.",
-            ("size", "kind"),
-            registry=registry,
-        )
-        self._kv_used = Gauge(
-            "boomerang_kv_cache_used_bytes",
-            "Bytes of the KV cache that running requests hold.",
-            registry=registry,
-        )
-        for row in family.table.offered:
-            footprint.labels(row.id).set(row.footprint_bytes(family.footprint_tokens))
+        self._steps = StepMetrics(registry)
 
     def decided(self, decision: Decision) -> None:
         """Count a request that ran, or whose stream begins."""
-        self._requests.labels(decision.row.id, decision.reason.value).inc()
+        self._requests.ran.labels(decision.row.id, decision.reason.value).inc()
 
     def refused(self, reason: str) -> None:
         """Count a refusal; `reason` comes from `errors`, or is `stalled`."""
-        self._refusals.labels(reason).inc()
+        self._requests.refusals.labels(reason).inc()
 
     def responded(self, status: int) -> None:
         """Count the end of a request for a completion."""
         code = str(status) if status == CLIENT_GONE else f"{status // 100}xx"
-        self._responses.labels(code).inc()
+        self._requests.responses.labels(code).inc()
 
     def began(self, row: SizeRow, choices: int) -> None:
         """A request for so many answers reached the engine."""
@@ -198,19 +219,19 @@ class Metrics:
         Both are empty where it only freed something.
         """
         if sizes := {*decoded, *prompts}:
-            self._step_sizes.observe(len(sizes))
+            self._steps.sizes.observe(len(sizes))
         for kind, rows in (("decode", decoded), ("prompt", prompts)):
             for size, count in rows.items():
-                self._step_rows.labels(size, kind).inc(count)
-        self._kv_used.set(kv_used_bytes)
+                self._steps.rows.labels(size, kind).inc(count)
+        self._steps.kv_used.set(kv_used_bytes)
 
     def set_ready(self, ready: bool) -> None:
         """Follow the state of the server."""
-        self._ready.set(int(ready))
+        self._server.ready.set(int(ready))
 
     def set_resident(self, amount: int) -> None:
         """Bytes of weights that the engine reported."""
-        self._resident.set(amount)
+        self._server.resident.set(amount)
 
     def exposition(self) -> bytes:
         """Everything in the registry, vLLM's metrics included, in the Prometheus text format."""
