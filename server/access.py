@@ -1,56 +1,29 @@
 """One line per request: what ran, why, how long it took.  Never what was asked or answered."""
 
 import logging
-import re
 import time
 from collections.abc import Callable
-from contextvars import ContextVar
-from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, TypeGuard
+from typing import Any
 from urllib.parse import quote
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.logs import ACCESS
+from server.paths import COMPLETIONS, PROBES
+from server.request_ids import is_plain_id
+from server.usage import Usage, usage
 
 logger = logging.getLogger(ACCESS)
 
-_QUIET = ("/live", "/ready", "/health", "/metrics")
-PLAIN_ID = re.compile(r"[\x21-\x7e]{1,128}")
-"""Ids that a client may give a request: without spaces, or they could forge fields of a line."""
-MADE_ID = "boomerang.made_id"
-"""Key of the ASGI scope: whether the id is ours, since the client gave no header that is one."""
 KEY_NAME = "boomerang.key_name"
 """Key of the ASGI scope: what the log calls the key of a request that was let in with one."""
 CLIENT_GONE = 499
 """Status that is logged where the client left before a reply (nginx's number for it)."""
 
-COMPLETIONS = ("/v1/completions", "/v1/chat/completions", "/v1/responses")
-"""Paths that run something: their responses are counted, and what is refused there is lost."""
-
 ERROR_EVENT = b'data: {"error"'
 """How an event begins that ends a stream instead of the rest of the answer; ours and vLLM's."""
-
-
-TOKENIZING = ("/tokenize", "/detokenize")
-"""Paths that need the engine's tokenizer and run nothing; vLLM's names, which have no `/v1`."""
-
-
-@dataclass
-class Usage:
-    """What the engine did for one HTTP request, over all its prompts and choices."""
-
-    auto: bool = False
-    prompt_tokens: int = 0
-    generated_tokens: int = 0
-    first_token_seconds: float | None = None
-    token_seconds: float | None = None
-
-
-usage: ContextVar[Usage | None] = ContextVar("usage", default=None)
-"""Of the request that the current task serves; tasks that it starts inherit it."""
 
 
 class AccessLog:
@@ -64,7 +37,7 @@ class AccessLog:
         self._on_response = on_response
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in _QUIET:
+        if scope["type"] != "http" or scope["path"] in PROBES:
             await self._app(scope, receive, send)
             return
         began = time.monotonic()
@@ -95,11 +68,6 @@ class AccessLog:
             if logger.isEnabledFor(logging.INFO):
                 broken = bool(headers) and (told or not whole)
                 _log(scope, status, headers, broken, spent, time.monotonic() - began)
-
-
-def is_plain_id(given: str | None) -> TypeGuard[str]:
-    """Whether a client may give a request this id: short, and printable without spaces."""
-    return given is not None and PLAIN_ID.fullmatch(given) is not None
 
 
 def _outcome(status: int, whole: bool, failed: bool) -> int:

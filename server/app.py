@@ -12,15 +12,17 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from boomerang_core.family import Family, naive_quality
-from server.access import MADE_ID, TOKENIZING, AccessLog, is_plain_id
+from server.access import AccessLog
 from server.errors import TRY_AGAIN, error_response, install_handlers
 from server.guard.middleware import Guard, Guarding
 from server.guard.sending import BoundedSend
 from server.load.chooser import Chooser
 from server.memory.residency import Residency
 from server.metrics import Metrics, Offer
+from server.paths import TOKENIZING
 from server.process.drain import Drain
 from server.process.lifecycle import Lifecycle
+from server.request_ids import MADE_ID, is_plain_id
 from server.routes.admin import admin_router
 from server.routes.health import health_router
 from server.routes.page import page_router

@@ -15,7 +15,7 @@ from boomerang_core.errors import (
     UnavailableSizeError,
     UnknownSizeError,
 )
-from server.access import COMPLETIONS
+from server.paths import COMPLETIONS
 
 Refusal = Literal["unauthorized", "too_large", "too_slow", "too_many", "queue_full"]
 """Why a request was refused whatever size it asked for; a label of `boomerang_refusals_total`."""

@@ -7,6 +7,7 @@ thirty more, some of them controls that anyone could call.
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
@@ -15,8 +16,7 @@ from fastapi.responses import JSONResponse
 
 from boomerang_core.errors import SizeError
 from boomerang_core.sizes import SizeRow
-from server.access import CLIENT_GONE, COMPLETIONS, usage
-from server.engine.asked import about_tokens, named, token_prompts
+from server.access import CLIENT_GONE
 from server.engine.bodies import (
     SizedChatCompletionRequest,
     SizedCompletionRequest,
@@ -37,12 +37,16 @@ from server.engine.tokenizing import mount_tokenizing
 from server.errors import TRY_AGAIN
 from server.guard.limits import Limits, RequestSlots, count_choices, prompt_too_long
 from server.guard.middleware import REQUEST_SLOTS
-from server.leased import Leased
+from server.leased_response import LeasedResponse
 from server.load.chooser import Chooser
 from server.memory.residency import Residency
 from server.metrics import Metrics
 from server.misspelt import refuse_misspelt
+from server.paths import COMPLETIONS
+from server.prompts import about_tokens, token_prompts
+from server.request_ids import named_by_body
 from server.sizing import Decision, Policy, Reason, decide
+from server.usage import usage
 from server.vllm_options import VllmOptions
 
 _NO_OPTIONS = VllmOptions()
@@ -95,28 +99,20 @@ async def mount(
     app.openapi_schema = None  # made anew, with these, when it is next asked for
 
 
+@dataclass(frozen=True)
 class SizedHandlers:
     """Decides the size of a request, runs vLLM's handler, and says in headers what ran."""
 
-    def __init__(
-        self,
-        residency: Residency,
-        chooser: Chooser,
-        metrics: Metrics,
-        limits: Limits,
-        client: SizedEngineClient,
-        options: VllmOptions = _NO_OPTIONS,
-    ) -> None:
-        self._residency = residency
-        self._chooser = chooser
-        self._metrics = metrics
-        self._limits = limits
-        self._options = options
-        self._renderer = client.renderer
+    residency: Residency
+    chooser: Chooser
+    metrics: Metrics
+    limits: Limits
+    client: SizedEngineClient
+    options: VllmOptions = _NO_OPTIONS
 
     @property
     def _policy(self) -> Policy:
-        return self._residency.policy
+        return self.residency.policy
 
     async def run(self, request: Any, raw_request: Request, handler: Handler) -> Response:
         """The reply of `handler`.
@@ -125,25 +121,25 @@ class SizedHandlers:
         told to do; `RefusedError` for what is over a limit or comes when the queue is full.
         """
         decision = self._decide(request)
-        refuse_unserved(request, raw_request.headers, self._options)
+        refuse_unserved(request, raw_request.headers, self.options)
         with ExitStack() as lease:
-            lease.enter_context(self._residency.lease(decision.row.size))
+            lease.enter_context(self.residency.lease(decision.row.size))
             self._take_slots(request, raw_request)
             if (spent := usage.get()) is not None:
                 spent.auto = decision.reason.is_auto
             request.model = self._policy.table.model_id(decision.row)
-            response = await self._answer(request, named(request, raw_request), handler)
+            response = await self._answer(request, named_by_body(request, raw_request), handler)
             self._count(decision, response.status_code)
             response.headers.update(self._headers(decision))
             if response.media_type == _EVENTS:
                 response.headers.update(_UNBUFFERED)
-            return Leased(response, lease.pop_all())
+            return LeasedResponse(response, lease.pop_all())
 
     async def _answer(self, request: Any, raw_request: Request, handler: Handler) -> Response:
         try:
             for ids in token_prompts(getattr(request, "prompt", None)):
                 # vLLM finds out too, but does not name the field.
-                self._renderer.validate_token_ids(ids, parameter="prompt")
+                self.client.renderer.validate_token_ids(ids, parameter="prompt")
             response = await handler(request, raw_request)
         except _REPORTED as error:
             self._refuse_long_prompt(request, error)
@@ -159,17 +155,17 @@ class SizedHandlers:
         What failed is neither, and counted by its status alone.
         """
         if HTTPStatus.BAD_REQUEST <= status < CLIENT_GONE:
-            self._metrics.refused("malformed")
+            self.metrics.refused("malformed")
         elif status <= CLIENT_GONE:
-            self._metrics.decided(decision)
+            self.metrics.decided(decision)
 
     def _take_slots(self, request: Any, raw_request: Request) -> None:
         """Refuse a request that is over a limit; take the slots of its answers until it ends."""
         choices = count_choices(getattr(request, "n", None), getattr(request, "prompt", None))
-        self._limits.check(choices, request.stop)
+        self.limits.check(choices, request.stop)
         slots: RequestSlots = raw_request.scope[REQUEST_SLOTS]
         slots.take(choices)
-        request.bound_prompt(self._limits.prompt_tokens)
+        request.bound_prompt(self.limits.prompt_tokens)
 
     def _refuse_long_prompt(self, request: Any, error: Exception) -> None:
         """Raise `RefusedError` where vLLM found the prompt too long."""
@@ -186,7 +182,7 @@ class SizedHandlers:
 
         def choose(allowed: tuple[SizeRow, ...]) -> tuple[SizeRow, Reason]:
             offered = self._policy.table.offered
-            return self._chooser.choose(offered, allowed, time.monotonic(), prompt_tokens)
+            return self.chooser.choose(offered, allowed, time.monotonic(), prompt_tokens)
 
         return decide(self._policy, request.ask(request.model), choose)
 

@@ -6,7 +6,6 @@ from fastapi import Body, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import Discriminator, Tag
 
-from server.access import TOKENIZING
 from server.engine.bodies import GuardedBody
 from server.engine.compat import (
     DetokenizeRequest,
@@ -19,6 +18,7 @@ from server.engine.compat import (
 )
 from server.guard.limits import Limits, prompt_too_long
 from server.memory.residency import Residency
+from server.paths import TOKENIZING
 from server.sizing import require_model
 
 _TOO_LONG = frozenset({"input_text", "input_tokens"})  # vLLM's names of a prompt that is

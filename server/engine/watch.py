@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from boomerang_core.sizes import SizeTable
-from server.access import Usage, usage
 from server.engine.compat import StatLoggerBase
 from server.engine.pulse import Pulse
 from server.engine.steps import step_of
@@ -14,6 +13,7 @@ from server.load.chooser import Chooser
 from server.load.costs import Step
 from server.load.overlap import OverlappingSteps
 from server.metrics import Finished, Metrics
+from server.usage import Usage, usage
 
 
 @dataclass(frozen=True)

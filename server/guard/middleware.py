@@ -19,9 +19,9 @@ from server.guard.key_files import KeyFiles
 from server.guard.keys import Key, Keys
 from server.guard.limits import Limits, RequestSlots, RequestsPerKey, Slots
 from server.metrics import Metrics
+from server.paths import PROBES
 from server.settings import Settings
 
-PROBES = frozenset({"/live", "/ready", "/health", "/metrics"})
 PAGE = ("/", "/page/")
 """The page and the folder of its static files; what it asks for needs a key as anyone's request."""
 

@@ -17,7 +17,7 @@ from fastapi.responses import StreamingResponse
 from boomerang_core.errors import SettingsError
 from boomerang_core.family import Family
 from server.guard.middleware import REQUEST_SLOTS
-from server.leased import Leased
+from server.leased_response import LeasedResponse
 from server.memory.residency import Residency
 from server.settings import read_settings
 from tests.api.test_guarded import serving, shipped
@@ -48,7 +48,7 @@ class Endless:
             lease = ExitStack()
             lease.enter_context(residency.lease(SIZE))
             request.scope[REQUEST_SLOTS].take(ANSWERS)
-            return Leased(StreamingResponse(self._pieces()), lease)
+            return LeasedResponse(StreamingResponse(self._pieces()), lease)
 
         async def greedy(request: Request) -> str:
             request.scope[REQUEST_SLOTS].take(ANSWERS)

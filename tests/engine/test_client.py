@@ -13,7 +13,6 @@ from boomerang_core.errors import EngineError
 from boomerang_core.memory_plan import Span
 from boomerang_core.sizes import SizeRow, SizeTable
 from server.engine import client as client_module
-from server.engine.asked import about_tokens
 from server.engine.client import SizedEngineClient, start_engine
 from server.engine.compat import AsyncEngineArgs, EngineDeadError, RetryableRequestError
 from server.engine.watch import StepWatch, Watch
@@ -116,19 +115,6 @@ def test_without_requests_no_step_is_owed() -> None:
     inner = SimpleNamespace(output_processor=idle)
     client = SizedEngineClient(inner, TABLE, Mock(spec=Residency), watch)
     assert client.progress is None
-
-
-def test_a_prompt_is_as_long_as_its_parts() -> None:
-    """Parts may be text, texts, pictures, or all of them."""
-    parts: list[object] = [{"type": "text", "text": "abcd" * 10}, "efgh" * 5, {"type": "image"}]
-    mixed = SimpleNamespace(messages=[{"role": "user", "content": parts}])
-    whole = SimpleNamespace(messages=[{"role": "user", "content": "abcd" * 15}])
-    assert about_tokens(mixed) == about_tokens(whole)
-    assert about_tokens(SimpleNamespace(prompt=[5, 6, 7])) == 3
-    said = SimpleNamespace(content=[SimpleNamespace(text="abcd" * 5), SimpleNamespace(url="x")])
-    items = [{"role": "user", "content": "abcd" * 10}, said, SimpleNamespace(call_id="x")]
-    assert about_tokens(SimpleNamespace(prompt=None, input=items)) == about_tokens(whole)
-    assert about_tokens(SimpleNamespace(prompt=None, input="abcd" * 15)) == about_tokens(whole)
 
 
 def output(

@@ -9,7 +9,8 @@ import httpx
 import pytest
 import uvicorn
 
-from server.access import COMPLETIONS, AccessLog
+from server.access import AccessLog
+from server.paths import COMPLETIONS
 from server.process.drain import Drain
 from server.process.draining_server import DrainingServer
 from server.process.hang import Stillness

@@ -7,7 +7,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 
-class Leased(Response):
+class LeasedResponse(Response):
     """A response, a stream it may be, that ends the lease of its size when it has been sent."""
 
     def __init__(self, inner: Response, lease: ExitStack) -> None:
