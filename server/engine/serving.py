@@ -12,7 +12,6 @@ from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse
 
 from boomerang_core.errors import SizeError
 from boomerang_core.sizes import SizeRow
@@ -27,15 +26,14 @@ from server.engine.compat import (
     VLLMError,
     create_chat_completion,
     create_completion,
-    create_error_response,
     init_app_state,
 )
 from server.engine.options import app_arguments, refuse_unserved
 from server.engine.responses import check_early, respond
 from server.engine.sizes import SIZE_KEY
 from server.engine.tokenizing import mount_tokenizing
-from server.errors import TRY_AGAIN
-from server.guard.limits import Limits, RequestSlots, count_choices, prompt_too_long
+from server.engine.vllm_errors import reply_to
+from server.guard.limits import Limits, RequestSlots, count_choices
 from server.guard.middleware import REQUEST_SLOTS
 from server.leased_response import LeasedResponse
 from server.load.chooser import Chooser
@@ -57,10 +55,6 @@ Handler = Callable[[Any, Request], Awaitable[Response | None]]
 
 # What vLLM's own exception handlers turn into a reply.  They are app-wide; ours must not be.
 _REPORTED = (VLLMError, ValueError, TypeError, OverflowError, NotImplementedError)
-
-
-_PROMPT_ERRORS = frozenset({"input_text", "input_tokens"})
-"""What vLLM calls the field at fault where a prompt is too long."""
 
 
 async def mount(
@@ -142,11 +136,7 @@ class SizedHandlers:
                 self.client.renderer.validate_token_ids(ids, parameter="prompt")
             response = await handler(request, raw_request)
         except _REPORTED as error:
-            self._refuse_long_prompt(request, error)
-            refusal = create_error_response(error)
-            code = refusal.error.code
-            again = TRY_AGAIN if code == HTTPStatus.SERVICE_UNAVAILABLE else None
-            return JSONResponse(refusal.model_dump(), code, again)
+            return reply_to(error, _prompt_field(request))
         return response or Response(status_code=CLIENT_GONE)  # nobody reads this
 
     def _count(self, decision: Decision, status: int) -> None:
@@ -167,13 +157,6 @@ class SizedHandlers:
         slots.take(choices)
         request.bound_prompt(self.limits.prompt_tokens)
 
-    def _refuse_long_prompt(self, request: Any, error: Exception) -> None:
-        """Raise `RefusedError` where vLLM found the prompt too long."""
-        if getattr(error, "parameter", None) in _PROMPT_ERRORS:
-            fields = type(request).model_fields
-            param = next(name for name in ("input", "messages", "prompt") if name in fields)
-            raise prompt_too_long(str(error.args[0]), param) from error
-
     def _decide(self, request: Any) -> Decision:
         refuse_misspelt(request.model_extra or {})
         if SIZE_KEY in (request.vllm_xargs or {}):
@@ -193,3 +176,9 @@ class SizedHandlers:
             "x-boomerang-reason": decision.reason.value,
             "x-boomerang-footprint-bytes": str(footprint),
         }
+
+
+def _prompt_field(request: Any) -> str:
+    """What the prompt is called in a body of this kind."""
+    fields = type(request).model_fields
+    return next(name for name in ("input", "messages", "prompt") if name in fields)

@@ -3,7 +3,6 @@
 from typing import Annotated, Any, Literal
 
 from fastapi import Body, FastAPI, Request, Response
-from fastapi.responses import JSONResponse
 from pydantic import Discriminator, Tag
 
 from server.engine.bodies import GuardedBody
@@ -12,16 +11,14 @@ from server.engine.compat import (
     TokenizeChatRequest,
     TokenizeCompletionRequest,
     VLLMError,
-    create_error_response,
     detokenize,
     tokenize,
 )
+from server.engine.vllm_errors import reply_to
 from server.guard.limits import Limits, prompt_too_long
 from server.memory.residency import Residency
 from server.paths import TOKENIZING
 from server.sizing import require_model
-
-_TOO_LONG = frozenset({"input_text", "input_tokens"})  # vLLM's names of a prompt that is
 
 
 class TokenizePrompt(GuardedBody, TokenizeCompletionRequest):
@@ -70,10 +67,7 @@ def mount_tokenizing(
         try:
             response: Response | None = await handler(request, raw_request)
         except (VLLMError, ValueError, TypeError, OverflowError) as error:
-            if getattr(error, "parameter", None) in _TOO_LONG:
-                raise prompt_too_long(str(error.args[0]), field) from error
-            refusal = create_error_response(error)
-            return JSONResponse(refusal.model_dump(), refusal.error.code)
+            return reply_to(error, field)
         return response or Response()  # nobody reads this: the client has gone
 
     async def tokenize_text(request: TokenizeBody, raw_request: Request) -> Response:
