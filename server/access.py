@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.logs import ACCESS
 from server.paths import COMPLETIONS, PROBES
-from server.request_ids import is_plain_id
+from server.request_ids import REQUEST_ID, is_plain_id
 from server.usage import Usage, usage
 
 logger = logging.getLogger(ACCESS)
@@ -85,7 +85,7 @@ def _outcome(status: int, whole: bool, failed: bool) -> int:
 def _log(
     scope: Scope, status: int, headers: Headers, broken: bool, spent: Usage, seconds: float
 ) -> None:
-    given = Headers(scope=scope).get("x-request-id", "")  # `Gate` has put it there, if it was asked
+    given = Headers(scope=scope).get(REQUEST_ID, "")  # `Gate` has put it there, if it was asked
     fields: dict[str, Any] = {
         "request_id": given if is_plain_id(given) else None,
         "method": scope["method"],

@@ -1,39 +1,34 @@
 """The FastAPI app: our routes from the first moment, the OpenAI ones once the engine is there."""
 
-import uuid
 from collections.abc import Sequence
-from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI
 from prometheus_client import REGISTRY, CollectorRegistry
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from boomerang_core.family import Family, naive_quality
 from server.access import AccessLog
-from server.errors import TRY_AGAIN, error_response, install_handlers
+from server.errors import install_handlers
+from server.gate import Gate
 from server.guard.middleware import Guard, Guarding
 from server.guard.sending import BoundedSend
 from server.load.chooser import Chooser
 from server.memory.residency import Residency
 from server.metrics import Metrics, Offer
-from server.paths import TOKENIZING
 from server.process.drain import Drain
 from server.process.lifecycle import Lifecycle
-from server.request_ids import MADE_ID, is_plain_id
+from server.request_ids import REQUEST_ID
 from server.routes.admin import admin_router
 from server.routes.health import health_router
 from server.routes.page import page_router
 from server.routes.sizes import sizes_router
 
-_REQUEST_ID = "x-request-id"
 _CORS: dict[str, Any] = {
     "allow_methods": ["GET", "POST"],
     "allow_headers": ["*"],  # OpenAI's clients send some of their own; cookies are not allowed
     "expose_headers": [
-        _REQUEST_ID,
+        REQUEST_ID,
         "retry-after",
         "x-boomerang-size",
         "x-boomerang-reason",
@@ -84,39 +79,3 @@ def create_app(
         app.add_middleware(CORSMiddleware, allow_origins=cors_origins, **_CORS)
     app.add_middleware(AccessLog, on_response=metrics.responded)  # the last one is the outermost
     return app, lifecycle
-
-
-class Gate:
-    """Echoes `X-Request-Id` on every reply, and answers 503 until the engine is there.
-
-    Plain ASGI: a middleware that wraps the body would break streaming and disconnects.
-    """
-
-    def __init__(self, app: ASGIApp, lifecycle: Lifecycle) -> None:
-        self._app = app
-        self._lifecycle = lifecycle
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        given = Headers(scope=scope).get(_REQUEST_ID)
-        scope[MADE_ID] = not is_plain_id(given)
-        if scope[MADE_ID]:
-            MutableHeaders(scope=scope)[_REQUEST_ID] = uuid.uuid4().hex  # vLLM names requests by it
-
-        async def send_with_id(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)[_REQUEST_ID] = Headers(scope=scope)[_REQUEST_ID]
-            await send(message)
-
-        needs_engine = scope["path"].startswith("/v1/") or scope["path"] in TOKENIZING
-        if needs_engine and not self._lifecycle.accepts:
-            refusal = error_response(
-                HTTPStatus.SERVICE_UNAVAILABLE,
-                f"the server is {self._lifecycle.state}",
-                headers=TRY_AGAIN,
-            )
-            await refusal(scope, receive, send_with_id)
-            return
-        await self._app(scope, receive, send_with_id)

@@ -16,6 +16,7 @@ from boomerang_core.errors import (
     UnknownSizeError,
 )
 from server.paths import COMPLETIONS
+from server.request_ids import REQUEST_ID
 
 Refusal = Literal["unauthorized", "too_large", "too_slow", "too_many", "queue_full"]
 """Why a request was refused whatever size it asked for; a label of `boomerang_refusals_total`."""
@@ -124,7 +125,7 @@ def install_handlers(app: FastAPI) -> None:
     async def on_bug(request: Request, error: Exception) -> JSONResponse:
         # Starlette logs the traceback after this reply; the client is told no internals.  The reply
         # comes from outside of `Gate`, which has put its id into the request.
-        headers = {name: value for name, value in request.headers.items() if name == "x-request-id"}
+        headers = {name: value for name, value in request.headers.items() if name == REQUEST_ID}
         return error_response(HTTPStatus.INTERNAL_SERVER_ERROR, "internal error", headers=headers)
 
     app.add_exception_handler(SizeError, on_size)

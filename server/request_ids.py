@@ -6,6 +6,8 @@ from typing import Any, TypeGuard
 from fastapi import Request
 from starlette.datastructures import MutableHeaders
 
+REQUEST_ID = "x-request-id"
+"""The header of it, of requests and of replies."""
 _PLAIN_ID = re.compile(r"[\x21-\x7e]{1,128}")
 """Ids that a client may give a request: without spaces, or they could forge fields of a line."""
 MADE_ID = "boomerang.made_id"
@@ -22,5 +24,5 @@ def named_by_body(request: Any, raw_request: Request) -> Request:
     given = request.request_id if "request_id" in request.model_fields_set else None
     if not raw_request.scope.get(MADE_ID) or not is_plain_id(given):
         return raw_request
-    MutableHeaders(scope=raw_request.scope)["x-request-id"] = given
+    MutableHeaders(scope=raw_request.scope)[REQUEST_ID] = given
     return Request(raw_request.scope, raw_request.receive)  # the other keeps the headers it had

@@ -219,7 +219,7 @@ class Settings(BaseSettings):
 
     @property
     def kv_bytes(self) -> int:
-        """Bytes of the KV cache, as told or as `guard.room.with_kv_cache` chose them."""
+        """Bytes of the KV cache, as told or as `memory.fit.with_kv_cache` chose them."""
         assert self.kv_cache_bytes is not None, "chosen before anything needs it"
         return self.kv_cache_bytes
 

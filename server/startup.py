@@ -6,10 +6,10 @@ import logging
 from boomerang_core.family import Family
 from boomerang_core.precision import Precision, built_for_cpu
 from server.app import create_app
+from server.engine_start import EngineStart
 from server.guard.middleware import Guarding
 from server.load.chooser import Chooser
 from server.load.prediction import Latency
-from server.loading import Loading
 from server.logs import configure_logging, say, write_logging_config
 from server.memory.budget import memory_budget
 from server.memory.cgroup import memory_left
@@ -58,10 +58,10 @@ async def serve_family(settings: Settings, family: Family, precision: Precision)
     server = DrainingServer(config, lifecycle, settings.linger_seconds, stillness)
     listening = listen(settings)
     say(settings, f"{family.name} on {url_of(listening, config)} (loading)")
-    loading = Loading(
+    start = EngineStart(
         settings, family, precision, residency, chooser, guarding.limits, app, lifecycle
     )
-    await server.serve_until_stopped(loading.run, [listening])
+    await server.serve_until_stopped(start.run, [listening])
     return lifecycle
 
 

@@ -115,7 +115,7 @@ class SizedEngineClient:
         size = default if lora_request is None else self._sizes[lora_request.lora_name]
         params = copy.copy(sampling_params)  # shared between the prompts of one request
         params.extra_args = {**(params.extra_args or {}), SIZE_KEY: size}
-        flight = None if self._watch is None else self._watch.begin(size, params.n or 1)
+        watched = None if self._watch is None else self._watch.begin(size, params.n or 1)
         is_delta = params.output_kind is RequestOutputKind.DELTA
         spans = self._spans.around(size, options["trace_headers"])
         with self._residency.lease(size), spans as parent:
@@ -123,14 +123,14 @@ class SizedEngineClient:
             outputs = self._inner.generate(prompt, params, request_id, **options)
             try:
                 async for output in outputs:
-                    if flight is not None:
-                        flight.saw(output, is_delta)
+                    if watched is not None:
+                        watched.saw(output, is_delta)
                     yield output
             except EngineDeadError as error:
                 raise self.dead_error from error
             finally:
-                if flight is not None:
-                    flight.ended()
+                if watched is not None:
+                    watched.ended()
                 await outputs.aclose()  # aborts the request at once when the caller has gone
 
     @property

@@ -22,8 +22,8 @@ from boomerang_core.memory_plan import Span, whole
 from boomerang_core.route import FamilyDesign, StudentKind
 from server.engine import ARCHITECTURE, compat
 from server.engine.admission import admission_name
+from server.engine.architectures import engine_architecture
 from server.engine.graph_spans import rows_to_capture
-from server.engine.rows import row_of
 
 CONFIG_KEY = "boomerang"
 """Attribute of the Hugging Face config that carries the family into vLLM's processes."""
@@ -67,7 +67,7 @@ def engine_arguments(
     where `limits` names an argument that is ours to set or that a routed model cannot serve with,
     or where there is no compiler for `compiled` on a CPU or no GPU for `graphs`.
     """
-    row_of(family.architecture)
+    engine_architecture(family.architecture)
     if clash := sorted(limits.keys() & _OURS):
         raise SettingsError(f"{clash[0]} is set by the family and cannot be given")
     if refused := sorted(name for name in limits.keys() & _UNSUPPORTED if limits[name]):

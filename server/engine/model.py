@@ -16,6 +16,7 @@ from torch import nn
 from boomerang_core.errors import CheckpointError
 from boomerang_core.memory_plan import Span, parts_of
 from boomerang_core.route import Owner, StudentKind
+from server.engine.architectures import engine_architecture
 from server.engine.blocks import BlockRun, LayerCall, Run, State, build_block
 from server.engine.compat import AutoWeightsLoader, LogitsComputer
 from server.engine.compat import process_weights_after_loading as process_weights
@@ -23,9 +24,8 @@ from server.engine.held_weights import ENDS, HeldWeights, Place, place_of, place
 from server.engine.loader import carried, design_of, student_shapes
 from server.engine.lowrank import LowRankLayer, load_layers, within_layer
 from server.engine.masks import Cuts, Graphed
-from server.engine.party import Party, Sides, student_config
+from server.engine.party import Parties, Party, student_config
 from server.engine.plan import Ranks, Side, StepPlan, build_plan
-from server.engine.rows import row_of
 from server.engine.segments import segments_of, trace
 
 NamedTensors = Iterable[tuple[str, torch.Tensor]]
@@ -42,8 +42,8 @@ class BoomerangForCausalLM(nn.Module):
         self.compiled, self.compile_seconds = bool(record["compiled"]), 0.0
         self.design = design_of(self.config)
         self.ranks = Ranks.of(self.design)
-        self.row = row_of(record["architecture"])
-        self.mapper = self.row.mapper()
+        self.architecture = engine_architecture(record["architecture"])
+        self.mapper = self.architecture.mapper()
         self.plan: StepPlan | None = None
         self.graph: Graphed | None = None
         self._vllm_config = vllm_config
@@ -54,7 +54,7 @@ class BoomerangForCausalLM(nn.Module):
         shapes = student_shapes(self._folders[Owner.STUDENT])
         self._tied = {
             Owner.TEACHER: bool(self.config.tie_word_embeddings),
-            Owner.STUDENT: f"{self.row.names.head}.weight" not in shapes,
+            Owner.STUDENT: f"{self.architecture.names.head}.weight" not in shapes,
         }
         self._span = Span(*record["sizes"])
         self.held_weights = HeldWeights(self._places(self._span))
@@ -63,7 +63,7 @@ class BoomerangForCausalLM(nn.Module):
             self.student = self._full_student(vllm_config)
         else:
             self.student = self._lowrank_student(shapes)
-        self.sides = Sides(self.teacher, self.student)
+        self.parties = Parties(self.teacher, self.student)
         self.logits_processor = LogitsComputer(
             self.config.vocab_size, scale=getattr(self.config, "logit_scale", 1.0)
         )
@@ -88,7 +88,7 @@ class BoomerangForCausalLM(nn.Module):
 
     def _teacher(self, vllm_config: Any) -> Party:
         count = self.design.block_map.num_teacher_layers
-        make = self.row.make_layer
+        make = self.architecture.make_layer
         layers = {
             index: self._layer(
                 Owner.TEACHER, index, make(vllm_config, self.config, f"teacher.layers.{index}")
@@ -103,7 +103,7 @@ class BoomerangForCausalLM(nn.Module):
         return self.held_weights.built((owner, f"layers.{index}"), layer)
 
     def _add_ends(self, party: Party, owner: Owner, config: Any) -> None:
-        party.add_ends(self.row, config, self._tied[owner], owner.value)
+        party.add_ends(self.architecture, config, self._tied[owner], owner.value)
         for name in ENDS:
             if hasattr(party, name):
                 self.held_weights.built((owner, name), getattr(party, name))
@@ -116,7 +116,7 @@ class BoomerangForCausalLM(nn.Module):
         """
         config = student_config(self.config, self.design)
         first = self.design.block_map.num_teacher_layers
-        make = self.row.make_layer
+        make = self.architecture.make_layer
         layers = {
             index: self._layer(
                 Owner.STUDENT, index, make(vllm_config, config, f"student.layers.{first + index}")
@@ -132,7 +132,7 @@ class BoomerangForCausalLM(nn.Module):
     def _lowrank_student(self, shapes: dict[str, tuple[int, ...]]) -> Party:
         by_block: dict[int, dict[str, tuple[int, ...]]] = {}
         for name, shape in shapes.items():
-            index, rest = within_layer(self.row.local_name(name))
+            index, rest = within_layer(self.architecture.local_name(name))
             by_block.setdefault(index, {})[rest] = shape
         stacked, teacher = self.mapper.orig_to_new_stacked, self.teacher.layers
         layers = {
@@ -143,7 +143,7 @@ class BoomerangForCausalLM(nn.Module):
         return Party({i: self._layer(Owner.STUDENT, i, layer) for i, layer in layers.items()})
 
     def _blocks(self) -> tuple[BlockRun, ...]:
-        call = LayerCall(self.row.residual)
+        call = LayerCall(self.architecture.residual)
         teacher = list(self.teacher.layers.values())
         student = dict(self.student.layers.items())
         return tuple(
@@ -188,14 +188,14 @@ class BoomerangForCausalLM(nn.Module):
         assert intermediate_tensors is None, "pipeline parallel is refused at start"
         assert inputs_embeds is None, "prompt embeddings are not enabled"
         cuts = self._cuts(positions.shape[0])
-        hidden: torch.Tensor = self.sides.run(
+        hidden: torch.Tensor = self.parties.run(
             cuts.embedding, (input_ids, positions), lambda party, parts: party.embed(*parts)
         )
         state: State = (hidden,)
         masked = self.graph is not None and self.graph.mixed  # no segment is compiled for a mask
         for block, run in (self._eager if masked else self.runs).items():
             state = run.run(positions, state, cuts.blocks[block])
-        normed: torch.Tensor = self.sides.run(cuts.head, state, Party.final_norm)
+        normed: torch.Tensor = self.parties.run(cuts.head, state, Party.final_norm)
         return normed
 
     def _cuts(self, total: int) -> Cuts:
@@ -213,7 +213,7 @@ class BoomerangForCausalLM(nn.Module):
         def logits(party: Party, parts: tuple[torch.Tensor, ...]) -> Any:
             return self.logits_processor(party.head, *parts)
 
-        rows: torch.Tensor | None = self.sides.run(first, (hidden_states,), logits)
+        rows: torch.Tensor | None = self.parties.run(first, (hidden_states,), logits)
         return rows
 
     # ---- weights ----------------------------------------------------------------------------
@@ -274,7 +274,7 @@ class BoomerangForCausalLM(nn.Module):
 
     def _tensors(self, owner: Owner, places: frozenset[Place]) -> NamedTensors:
         """The tensors of an owner's places, by their names within the party."""
-        local = self.row.local_name
+        local = self.architecture.local_name
 
         def wanted(name: str) -> bool:
             place = place_of(owner, local(name))
@@ -284,4 +284,4 @@ class BoomerangForCausalLM(nn.Module):
 
         for full_name, value in read_tensors(self._folders[owner], wanted):
             name = local(full_name)
-            yield name, value.t() if self.row.is_transposed(name) else value
+            yield name, value.t() if self.architecture.is_transposed(name) else value

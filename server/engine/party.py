@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from boomerang_core.route import FamilyDesign
+from server.engine.architectures import EngineArchitecture
 from server.engine.blocks import Cut, State, copied, pick
 from server.engine.compat import ParallelLMHead, VocabParallelEmbedding
-from server.engine.rows import EngineRow
 
 
 class Party(nn.Module):
@@ -22,13 +22,15 @@ class Party(nn.Module):
         self.layers = nn.ModuleDict({str(index): layer for index, layer in layers.items()})
         self.tied = False
 
-    def add_ends(self, row: EngineRow, config: Any, tied: bool, prefix: str) -> None:
+    def add_ends(
+        self, architecture: EngineArchitecture, config: Any, tied: bool, prefix: str
+    ) -> None:
         """Give the party an embedding, a final norm and a head; `tied`: head = embedding."""
         self.tied = tied
         self.embedding = VocabParallelEmbedding(config.vocab_size, config.hidden_size)
-        if row.names.positions:
+        if architecture.names.positions:
             self.positions = nn.Embedding(config.max_position_embeddings, config.hidden_size)
-        self.norm = row.make_norm(config)
+        self.norm = architecture.make_norm(config)
         head = ParallelLMHead(config.vocab_size, config.hidden_size, prefix=f"{prefix}.head")
         self.head = head.tie_weights(self.embedding) if tied else head
 
@@ -58,7 +60,7 @@ def student_config(config: Any, design: FamilyDesign) -> Any:
 
 
 @dataclass(frozen=True)
-class Sides:
+class Parties:
     """Both parties, for what each does to its own rows."""
 
     teacher: Party

@@ -16,6 +16,7 @@ from starlette.responses import Response, StreamingResponse
 from server.engine.client import SizedEngineClient
 from server.engine.compat import create_responses, with_sse_keep_alive
 from server.errors import error_body
+from server.request_ids import REQUEST_ID
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ def check_early(serving: Any, client: SizedEngineClient) -> None:
 
 async def respond(request: Any, raw_request: Request) -> Response:
     """vLLM's reply; its id is that of the request, as of the other endpoints."""
-    request.request_id = f"resp_{raw_request.headers['x-request-id']}"
+    request.request_id = f"resp_{raw_request.headers[REQUEST_ID]}"
     response: Response = await create_responses(request, raw_request)
     if isinstance(response, StreamingResponse):
         state = raw_request.app.state

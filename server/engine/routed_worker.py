@@ -7,7 +7,7 @@ from typing import Any
 
 from boomerang_core.memory_plan import Span
 from server.engine.compat import WorkerBase
-from server.engine.held_weights import hold_sizes
+from server.engine.size_change import hold_sizes
 from server.process.teardown import skip_teardown
 
 

@@ -25,12 +25,12 @@ class Watch:
     metrics: Metrics
     pulse: Pulse = field(default_factory=Pulse)
 
-    def begin(self, size: int, choices: int = 1) -> "Flight":
+    def begin(self, size: int, choices: int = 1) -> "WatchedRequest":
         """A request for so many answers reaches the engine."""
-        flight = Flight(self, size, choices, usage.get() or Usage(), time.monotonic())
-        self.chooser.load.arrived(size, flight.spent.auto, flight.began, choices)
+        request = WatchedRequest(self, size, choices, usage.get() or Usage(), time.monotonic())
+        self.chooser.load.arrived(size, request.spent.auto, request.began, choices)
         self.metrics.began(self.table.rows[size], choices)
-        return flight
+        return request
 
     def stat_logger(self, vllm_config: Any, engine_index: int = 0) -> Any:
         """The factory that vLLM takes in `stat_loggers`."""
@@ -38,7 +38,7 @@ class Watch:
 
 
 @dataclass
-class Flight:
+class WatchedRequest:
     """One request in the engine."""
 
     watch: Watch

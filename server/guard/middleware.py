@@ -1,6 +1,6 @@
 """The guard in front of every route: keys, body size, requests per key.
 
-Plain ASGI, as `Gate` in `server/app.py`, and for the same reason.  What is not open needs a key,
+Plain ASGI, as `Gate` in `server/gate.py`, and for the same reason.  What is not open needs a key,
 whether there is such a route or not.
 """
 

@@ -14,6 +14,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.metrics import Metrics
+from server.request_ids import REQUEST_ID
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ class BoundedSend:
             logger.warning(
                 "an answer is broken off: its client did not read on for %g seconds; request %s",
                 self._seconds,
-                Headers(scope=scope).get("x-request-id"),
+                Headers(scope=scope).get(REQUEST_ID),
             )
 
 

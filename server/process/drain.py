@@ -1,6 +1,6 @@
 """What clients see of a server that stops: closed connections, and an end where time is up.
 
-Plain ASGI, as `Gate` in `server/app.py`, and for the same reason.
+Plain ASGI, as `Gate` in `server/gate.py`, and for the same reason.
 """
 
 import asyncio

@@ -28,8 +28,8 @@ from boomerang_core.merging import Maps, merge_family
 from boomerang_core.route import FamilyDesign, StudentKind, build_route
 from boomerang_core.student import initial_student, load_student, save_student
 from server.engine import compat
+from server.engine.architectures import ENGINE_ARCHITECTURES, EngineArchitecture
 from server.engine.loader import engine_arguments
-from server.engine.rows import ROWS, EngineRow
 from tests.engine.conftest import LIMITS
 from tests.engine.families import BLOCKS, LADDER, LAYERS, TinyFamily
 from tests.engine.test_equality import BATCH, greedy, greedy_reference
@@ -130,16 +130,16 @@ def test_every_size_of_an_architecture_in_one_mixed_batch(
 
 
 def test_every_row_of_the_core_is_routed_but_gpt_neox() -> None:
-    assert set(ROWS) == set(CONFIGS) == set(ARCHITECTURES) - {"GPTNeoXForCausalLM"}
+    assert set(ENGINE_ARCHITECTURES) == set(CONFIGS) == set(ARCHITECTURES) - {"GPTNeoXForCausalLM"}
 
 
 def test_the_names_of_the_bare_model_are_the_same() -> None:
-    row = ROWS["LlamaForCausalLM"]
+    row = ENGINE_ARCHITECTURES["LlamaForCausalLM"]
     for name in ("layers.3.mlp.up_proj.weight", "embed_tokens.weight", "norm.weight"):
         assert row.local_name(name) == row.local_name(f"model.{name}")
     assert row.local_name("lm_head.weight") == "head.weight"
 
 
-@pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
-def test_a_row_names_classes_in_the_table_of_vllm_names(row: EngineRow) -> None:
+@pytest.mark.parametrize("row", ENGINE_ARCHITECTURES.values(), ids=ENGINE_ARCHITECTURES)
+def test_a_row_names_classes_in_the_table_of_vllm_names(row: EngineArchitecture) -> None:
     assert {row.layer, row.model} <= compat.NAMES.keys()

@@ -7,7 +7,7 @@ import pytest
 
 from boomerang_core.errors import ArchitectureError, SettingsError
 from server.engine import compat
-from server.engine.rows import row_of
+from server.engine.architectures import engine_architecture
 
 ENGINE = Path(compat.__file__).parent
 
@@ -74,4 +74,4 @@ def test_every_name_that_is_imported_from_compat_is_in_the_table() -> None:
 
 def test_gpt_neox_is_refused_clearly() -> None:
     with pytest.raises(ArchitectureError, match="GPTNeoXForCausalLM cannot be served"):
-        row_of("GPTNeoXForCausalLM")
+        engine_architecture("GPTNeoXForCausalLM")

@@ -8,7 +8,7 @@ from unittest.mock import Mock, call
 import pytest
 
 from boomerang_core.memory_plan import Span
-from server.engine import held_weights
+from server.engine import size_change
 
 pytestmark = pytest.mark.engine
 
@@ -21,8 +21,8 @@ def worker(monkeypatch: pytest.MonkeyPatch) -> Any:
     calls = Mock()
     calls.model = Mock(held=OLD, resident_bytes=7)
     calls.runner.get_model.return_value = calls.model
-    monkeypatch.setattr(held_weights, "set_current_vllm_config", nullcontext)
-    monkeypatch.setattr(held_weights, "on_every_rank", lambda fine: fine)
+    monkeypatch.setattr(size_change, "set_current_vllm_config", nullcontext)
+    monkeypatch.setattr(size_change, "on_every_rank", lambda fine: fine)
     return SimpleNamespace(model_runner=calls.runner, vllm_config=None, calls=calls)
 
 
@@ -32,18 +32,18 @@ def after_the_model(worker: Any) -> list[str]:
 
 
 def test_weights_then_what_is_compiled_then_graphs(worker: Any) -> None:
-    assert held_weights.hold_sizes(worker, NEW) == 7
+    assert size_change.hold_sizes(worker, NEW) == 7
     assert after_the_model(worker) == ["model.hold", "model.prepare", "runner.sizes_changed"]
 
 
 def test_what_fails_is_told_and_never_raised(worker: Any) -> None:
     worker.calls.model.hold.side_effect = [MemoryError("no memory"), None]
-    assert held_weights.hold_sizes(worker, NEW) == "no memory"
+    assert size_change.hold_sizes(worker, NEW) == "no memory"
     worker.calls.model.hold.side_effect = None
     worker.calls.runner.sizes_changed.side_effect = RuntimeError
-    assert held_weights.hold_sizes(worker, NEW) == "RuntimeError"
+    assert size_change.hold_sizes(worker, NEW) == "RuntimeError"
     worker.calls.runner.get_model.side_effect = AttributeError("no model")
-    assert held_weights.hold_sizes(worker, NEW) == "no model"
+    assert size_change.hold_sizes(worker, NEW) == "no model"
 
 
 @pytest.mark.parametrize("fails", ["model.prepare", "runner.sizes_changed"])
@@ -53,7 +53,7 @@ def test_what_does_not_become_ready_is_given_up_again(
 ) -> None:
     """Or it takes memory that nobody may use: the server offers what it offered before."""
     worker.calls.configure_mock(**{f"{fails}.side_effect": OSError("disk full")})
-    assert held_weights.hold_sizes(worker, span) == "disk full"
+    assert size_change.hold_sizes(worker, span) == "disk full"
     assert worker.calls.model.hold.mock_calls == [call(span), call(left)]
     assert after_the_model(worker)[-2:] == ["model.hold", "runner.drop_graphs"]
 
@@ -68,12 +68,12 @@ def test_a_heap_that_a_capture_thaws_is_frozen_again(
             raise failure
 
     heap = Heap()
-    monkeypatch.setattr(held_weights, "gc", heap)
+    monkeypatch.setattr(size_change, "gc", heap)
     worker.calls.runner.sizes_changed.side_effect = capture
-    held_weights.hold_sizes(worker, NEW)
+    size_change.hold_sizes(worker, NEW)
     assert not heap.frozen  # it was not before, as on a CPU
     heap.freeze()
-    held_weights.hold_sizes(worker, NEW)
+    size_change.hold_sizes(worker, NEW)
     assert heap.frozen
 
 
@@ -96,8 +96,8 @@ def test_where_another_rank_failed_it_holds_what_it_held_and_captures_nothing(
     worker: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The other one would not take part in what a capture computes."""
-    monkeypatch.setattr(held_weights, "on_every_rank", lambda fine: False)
-    assert held_weights.hold_sizes(worker, NEW) == "another rank could not change its weights"
+    monkeypatch.setattr(size_change, "on_every_rank", lambda fine: False)
+    assert size_change.hold_sizes(worker, NEW) == "another rank could not change its weights"
     assert worker.calls.model.hold.mock_calls == [call(NEW), call(OLD)]
     assert after_the_model(worker) == ["model.hold", "model.hold", "runner.drop_graphs"]
 
@@ -106,6 +106,6 @@ def test_where_another_rank_does_not_become_ready_it_gives_up_too(
     worker: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     votes = iter([True, False])
-    monkeypatch.setattr(held_weights, "on_every_rank", lambda fine: next(votes))
-    assert held_weights.hold_sizes(worker, NEW) == "another rank could not change its weights"
+    monkeypatch.setattr(size_change, "on_every_rank", lambda fine: next(votes))
+    assert size_change.hold_sizes(worker, NEW) == "another rank could not change its weights"
     assert worker.calls.model.hold.mock_calls == [call(NEW), call(OLD)]

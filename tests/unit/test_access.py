@@ -13,8 +13,8 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import Message
 
 from server.access import AccessLog
-from server.app import Gate
 from server.errors import install_handlers
+from server.gate import Gate
 from server.logs import ACCESS, logging_config
 from server.process.lifecycle import Lifecycle
 from server.settings import read_settings

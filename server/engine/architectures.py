@@ -32,7 +32,7 @@ def _gpt2_norm(config: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class EngineRow:
+class EngineArchitecture:
     """An architecture in vLLM.
 
     `layer` is vLLM's decoder layer, and `model` the class whose table says which of the
@@ -42,7 +42,7 @@ class EngineRow:
     otherwise with (hidden).
     """
 
-    architecture: str
+    name: str
     layer: str
     model: str
     layer_arguments: Callable[[Any], dict[str, Any]] = _parts_of_config
@@ -52,7 +52,7 @@ class EngineRow:
     @property
     def names(self) -> Architecture:
         """What the checkpoint calls its modules."""
-        return ARCHITECTURES[self.architecture]
+        return ARCHITECTURES[self.name]
 
     def make_layer(self, vllm_config: Any, config: Any, prefix: str) -> Any:
         """A decoder layer; `config` is the Hugging Face config, `prefix` its name in the model."""
@@ -87,23 +87,28 @@ class EngineRow:
         return self.names.conv1d and name.endswith(linear_weights)
 
 
-_ROWS = (
-    EngineRow("LlamaForCausalLM", "LlamaDecoderLayer", "LlamaModel", _whole_config),
-    EngineRow("MistralForCausalLM", "MistralDecoderLayer", "LlamaModel", _whole_config),
-    EngineRow("Qwen2ForCausalLM", "Qwen2DecoderLayer", "Qwen2Model"),
-    EngineRow("Qwen3ForCausalLM", "Qwen3DecoderLayer", "Qwen2Model"),
-    EngineRow("GPT2LMHeadModel", "GPT2Block", "GPT2Model", make_norm=_gpt2_norm, residual=False),
-)
+ENGINE_ARCHITECTURES: Mapping[str, EngineArchitecture] = {
+    row.name: row
+    for row in (
+        EngineArchitecture("LlamaForCausalLM", "LlamaDecoderLayer", "LlamaModel", _whole_config),
+        EngineArchitecture(
+            "MistralForCausalLM", "MistralDecoderLayer", "LlamaModel", _whole_config
+        ),
+        EngineArchitecture("Qwen2ForCausalLM", "Qwen2DecoderLayer", "Qwen2Model"),
+        EngineArchitecture("Qwen3ForCausalLM", "Qwen3DecoderLayer", "Qwen2Model"),
+        EngineArchitecture(
+            "GPT2LMHeadModel", "GPT2Block", "GPT2Model", make_norm=_gpt2_norm, residual=False
+        ),
+    )
+}
+"""Hugging Face architecture → how vLLM builds and calls it."""
 
-ROWS: Mapping[str, EngineRow] = {row.architecture: row for row in _ROWS}
-"""Hugging Face architecture → its row."""
 
-
-def row_of(architecture: str) -> EngineRow:
+def engine_architecture(name: str) -> EngineArchitecture:
     """The row of an architecture; `ArchitectureError` where vLLM cannot serve it."""
-    if architecture not in ROWS:
+    if name not in ENGINE_ARCHITECTURES:
         raise ArchitectureError(
-            f"{architecture} cannot be served: vLLM {VERSION} has no model for it that we "
-            f"route; those that work are {', '.join(sorted(ROWS))}"
+            f"{name} cannot be served: vLLM {VERSION} has no model for it that we "
+            f"route; those that work are {', '.join(sorted(ENGINE_ARCHITECTURES))}"
         )
-    return ROWS[architecture]
+    return ENGINE_ARCHITECTURES[name]

@@ -23,7 +23,7 @@ from server.settings import Settings
 
 
 @dataclass(frozen=True)
-class Loading:
+class EngineStart:
     """What the engine of a server is loaded from, and what is told when it is there."""
 
     settings: Settings
