@@ -94,45 +94,50 @@ def refusal_of(error: SizeError) -> str:
 
 def install_handlers(app: FastAPI) -> None:
     """Give the app our handlers; `app.state.metrics` counts the completions that are refused."""
+    app.add_exception_handler(SizeError, _on_size)
+    app.add_exception_handler(RequestValidationError, _on_validation)
+    app.add_exception_handler(RefusedError, _on_refused)
+    app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(Exception, _on_bug)
 
-    def refused(request: Request, reason: str) -> None:
-        if request.scope["path"] in COMPLETIONS:
-            request.app.state.metrics.refused(reason)
 
-    async def on_size(request: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, SizeError)
-        refused(request, refusal_of(error))
-        return error_response(status_of(error), str(error), error.param)
+def _count_refusal(request: Request, reason: str) -> None:
+    if request.scope["path"] in COMPLETIONS:
+        request.app.state.metrics.refused(reason)
 
-    async def on_validation(request: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, RequestValidationError)
-        refused(request, "malformed")
-        if isinstance(error.body, bytes):  # FastAPI reads as JSON only what says that it is
-            return error_response(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, _NOT_JSON)
-        message, param = _first_problem(error.errors())
-        return error_response(HTTPStatus.BAD_REQUEST, message, param)
 
-    async def on_refused(request: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, RefusedError)
-        request.app.state.metrics.refused(error.reason)  # limits hold on every path
-        return refusal_response(error)
+async def _on_size(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, SizeError)
+    _count_refusal(request, refusal_of(error))
+    return error_response(status_of(error), str(error), error.param)
 
-    async def on_http(request: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, HTTPException)
-        headers = dict(error.headers or {})
-        return error_response(error.status_code, str(error.detail), None, headers)
 
-    async def on_bug(request: Request, error: Exception) -> JSONResponse:
-        # Starlette logs the traceback after this reply; the client is told no internals.  The reply
-        # comes from outside of `Gate`, which has put its id into the request.
-        headers = {name: value for name, value in request.headers.items() if name == REQUEST_ID}
-        return error_response(HTTPStatus.INTERNAL_SERVER_ERROR, "internal error", headers=headers)
+async def _on_validation(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    _count_refusal(request, "malformed")
+    if isinstance(error.body, bytes):  # FastAPI reads as JSON only what says that it is
+        return error_response(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, _NOT_JSON)
+    message, param = _first_problem(error.errors())
+    return error_response(HTTPStatus.BAD_REQUEST, message, param)
 
-    app.add_exception_handler(SizeError, on_size)
-    app.add_exception_handler(RequestValidationError, on_validation)
-    app.add_exception_handler(RefusedError, on_refused)
-    app.add_exception_handler(HTTPException, on_http)
-    app.add_exception_handler(Exception, on_bug)
+
+async def _on_refused(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RefusedError)
+    request.app.state.metrics.refused(error.reason)  # limits hold on every path
+    return refusal_response(error)
+
+
+async def _on_http(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    headers = dict(error.headers or {})
+    return error_response(error.status_code, str(error.detail), None, headers)
+
+
+async def _on_bug(request: Request, error: Exception) -> JSONResponse:
+    # Starlette logs the traceback after this reply; the client is told no internals.  The reply
+    # comes from outside of `Gate`, which has put its id into the request.
+    headers = {name: value for name, value in request.headers.items() if name == REQUEST_ID}
+    return error_response(HTTPStatus.INTERNAL_SERVER_ERROR, "internal error", headers=headers)
 
 
 def _first_problem(problems: Sequence[Any]) -> tuple[str, str | None]:

@@ -67,14 +67,9 @@ def engine_arguments(
     where `limits` names an argument that is ours to set or that a routed model cannot serve with,
     or where there is no compiler for `compiled` on a CPU or no GPU for `graphs`.
     """
-    engine_architecture(family.architecture)
-    if clash := sorted(limits.keys() & _OURS):
-        raise SettingsError(f"{clash[0]} is set by the family and cannot be given")
-    if refused := sorted(name for name in limits.keys() & _UNSUPPORTED if limits[name]):
-        raise SettingsError(f"{refused[0]} is not supported with a family of sizes")
-    if limits.get("pipeline_parallel_size", 1) != 1:
-        raise SettingsError("pipeline parallel is not supported with a family of sizes")
     on_cpu = compat.platform() == "cpu"
+    engine_architecture(family.architecture)
+    _refuse_arguments(limits)
     if compiled and on_cpu:
         _require_compiler()
     if graphs and on_cpu:
@@ -95,6 +90,16 @@ def engine_arguments(
         **_graph_arguments(graphs, limits.get("max_num_seqs")),
         **_attention_arguments(limits),
     }
+
+
+def _refuse_arguments(limits: Mapping[str, Any]) -> None:
+    """Raise `SettingsError` for arguments that are ours to set, or that no family can have."""
+    if clash := sorted(limits.keys() & _OURS):
+        raise SettingsError(f"{clash[0]} is set by the family and cannot be given")
+    if refused := sorted(name for name in limits.keys() & _UNSUPPORTED if limits[name]):
+        raise SettingsError(f"{refused[0]} is not supported with a family of sizes")
+    if limits.get("pipeline_parallel_size", 1) != 1:
+        raise SettingsError("pipeline parallel is not supported with a family of sizes")
 
 
 def _graph_arguments(graphs: bool, max_num_seqs: int | None) -> dict[str, Any]:
