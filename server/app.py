@@ -1,6 +1,5 @@
 """The FastAPI app: our routes from the first moment, the OpenAI ones once the engine is there."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI
@@ -23,6 +22,7 @@ from server.routes.admin import admin_router
 from server.routes.health import health_router
 from server.routes.page import page_router
 from server.routes.sizes import sizes_router
+from server.settings import Settings
 
 _CORS: dict[str, Any] = {
     "allow_methods": ["GET", "POST"],
@@ -38,21 +38,14 @@ _CORS: dict[str, Any] = {
 
 
 def create_app(
+    settings: Settings,
     family: Family,
-    max_model_len: int,
     residency: Residency,
     chooser: Chooser,
     guarding: Guarding,
-    cors_origins: Sequence[str] = (),
-    admin: bool = False,
-    page: bool = True,
-    send_timeout_seconds: float = 60.0,
     registry: CollectorRegistry = REGISTRY,
 ) -> tuple[FastAPI, Lifecycle]:
-    """The app of a family and its lifecycle; nothing is loaded yet.
-
-    `admin`: whether there are admin keys, and so `/admin`.
-    """
+    """The app of a family and its lifecycle; nothing is loaded yet."""
     metrics = Metrics(family, registry)
     registry.register(Offer(family, residency))
     lifecycle = Lifecycle(on_ready=metrics.set_ready)
@@ -65,17 +58,19 @@ def create_app(
     app.state.metrics = metrics
     install_handlers(app)
     app.include_router(health_router(lifecycle, metrics))
-    naive = naive_quality(family)
-    app.include_router(sizes_router(lambda: residency.policy, chooser, max_model_len, naive))
-    if page:
+    sizes = sizes_router(
+        lambda: residency.policy, chooser, settings.max_model_len, naive_quality(family)
+    )
+    app.include_router(sizes)
+    if settings.page:
         app.include_router(page_router())
-    if admin:
+    if settings.admin_keys_file is not None:
         app.include_router(admin_router(residency, lifecycle, metrics))
     app.add_middleware(Guard, guarding=guarding, metrics=metrics)
-    app.add_middleware(BoundedSend, seconds=send_timeout_seconds, metrics=metrics)
+    app.add_middleware(BoundedSend, seconds=settings.send_timeout_seconds, metrics=metrics)
     app.add_middleware(Drain, lifecycle=lifecycle)
     app.add_middleware(Gate, lifecycle=lifecycle)
-    if cors_origins:
-        app.add_middleware(CORSMiddleware, allow_origins=cors_origins, **_CORS)
+    if settings.cors_origins:
+        app.add_middleware(CORSMiddleware, allow_origins=settings.cors_origins, **_CORS)
     app.add_middleware(AccessLog, on_response=metrics.responded)  # the last one is the outermost
     return app, lifecycle

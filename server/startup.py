@@ -17,7 +17,7 @@ from server.memory.fit import kv_tokens, require_kv_cache, with_kv_cache
 from server.memory.residency import Residency
 from server.process.draining_server import DrainingServer
 from server.process.environment import prepare_environment
-from server.process.hang import Stillness
+from server.process.hang import Watchdog
 from server.process.lifecycle import Lifecycle
 from server.process.listening import http_config, listen, url_of
 from server.settings import Settings
@@ -42,20 +42,10 @@ async def serve_family(settings: Settings, family: Family, precision: Precision)
     guarding = Guarding.of(settings)
     _warn_if_open(settings)
     chooser = _chooser(settings, family)
-    app, lifecycle = create_app(
-        family,
-        settings.max_model_len,
-        residency,
-        chooser,
-        guarding,
-        settings.cors_origins,
-        admin=settings.admin_keys_file is not None,
-        page=settings.page,
-        send_timeout_seconds=settings.send_timeout_seconds,
-    )
+    app, lifecycle = create_app(settings, family, residency, chooser, guarding)
     config = http_config(app, settings)
-    stillness = Stillness(settings.hang_seconds)
-    server = DrainingServer(config, lifecycle, settings.linger_seconds, stillness)
+    watchdog = Watchdog(settings.hang_seconds)
+    server = DrainingServer(config, lifecycle, settings.linger_seconds, watchdog)
     listening = listen(settings)
     say(settings, f"{family.name} on {url_of(listening, config)} (loading)")
     start = EngineStart(

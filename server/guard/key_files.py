@@ -22,8 +22,10 @@ _Identity = tuple[int, ...] | None
 
 
 @dataclass(frozen=True)
-class Doors:
-    """Which keys open what.  Without `api` all but `/admin` is open; without `admin`, no `/admin`.
+class ValidKeys:
+    """The keys that count at present.
+
+    Without `api` all but `/admin` needs none; without `admin` there is no `/admin`.
 
     Raises `SettingsError` where a key is of both kinds.
     """
@@ -64,12 +66,14 @@ class KeyFiles:
         """Reads the files; raises `SettingsError` where one is bad."""
         self._paths = (api, admin)
         self._identities = self._identify()
-        self._doors = Doors(*(None if path is None else Keys.read(path) for path in self._paths))
+        self._valid = ValidKeys(
+            *(None if path is None else Keys.read(path) for path in self._paths)
+        )
         self._clock = clock
         self._next_look = clock() + LOOK_SECONDS
         self._errors: list[str] = []
 
-    def now(self) -> Doors:
+    def now(self) -> ValidKeys:
         """The keys that count at this moment."""
         if (now := self._clock()) >= self._next_look:
             self._next_look = now + LOOK_SECONDS
@@ -77,22 +81,22 @@ class KeyFiles:
             if self._errors or identities != self._identities:
                 self._identities = identities
                 self._read_again()
-        return self._doors
+        return self._valid
 
     def _read_again(self) -> None:
         errors: list[str] = []
-        doors = self._doors
-        kinds = zip(self._paths, doors.kinds, strict=True)
+        valid = self._valid
+        kinds = zip(self._paths, valid.kinds, strict=True)
         try:
-            doors = Doors(*(_read(path, kept, errors) for path, kept in kinds))
+            valid = ValidKeys(*(_read(path, kept, errors) for path, kept in kinds))
         except SettingsError as error:
             errors.append(str(error))
         for why in errors:
             if why not in self._errors:
                 logger.error("%s; the keys that were read before stay valid", why)
-        if doors != self._doors or (self._errors and not errors):
-            logger.info("the keys were read again: %s", doors)
-        self._doors, self._errors = doors, errors
+        if valid != self._valid or (self._errors and not errors):
+            logger.info("the keys were read again: %s", valid)
+        self._valid, self._errors = valid, errors
 
     def _identify(self) -> tuple[_Identity, ...]:
         return tuple(None if path is None else _identity(path) for path in self._paths)

@@ -10,7 +10,7 @@ from typing import Any
 import uvicorn
 
 from boomerang_core.errors import EngineError
-from server.process.hang import Stillness
+from server.process.hang import Watchdog
 from server.process.lifecycle import Lifecycle, State
 
 logger = logging.getLogger(__name__)
@@ -32,12 +32,12 @@ class DrainingServer(uvicorn.Server):
         config: uvicorn.Config,
         lifecycle: Lifecycle,
         linger_seconds: float,
-        stillness: Stillness,
+        watchdog: Watchdog,
     ) -> None:
         super().__init__(config)
         self._lifecycle = lifecycle
         self._linger_seconds = linger_seconds
-        self._stillness = stillness
+        self._watchdog = watchdog
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def serve_until_stopped(
@@ -64,7 +64,7 @@ class DrainingServer(uvicorn.Server):
     async def _watch(self) -> None:
         """Stop when the engine has died or hangs, after a moment in which every client is told."""
         while not self._lifecycle.engine_is_dead:
-            if self._stillness.is_too_long(self._lifecycle.progress):
+            if self._watchdog.is_hung(self._lifecycle.progress):
                 self._lifecycle.hung(
                     EngineError("the engine hung: it had requests and made no step")
                 )

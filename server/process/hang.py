@@ -10,8 +10,8 @@ import psutil
 _MOST_BETWEEN_LOOKS = 1.0
 
 
-class Stillness:
-    """How long an engine has owed a step since its last one, by looking again and again.
+class Watchdog:
+    """Tells how long an engine has owed a step since its last one, by looking again and again.
 
     Between two looks at most a second counts: were this process itself stopped (a paused container,
     a machine that slept), the steps made meanwhile would not have been seen.
@@ -24,7 +24,7 @@ class Stillness:
         self._progress: int | None = None
         self._still = 0.0
 
-    def is_too_long(self, progress: int | None) -> bool:
+    def is_hung(self, progress: int | None) -> bool:
         """Look; `progress` is another number after each step, and None where none is owed.
 
         Clients that give up, so that nothing is owed for a while, are no sign of life: what was

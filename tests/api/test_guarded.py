@@ -63,21 +63,13 @@ def serving(
     family: Family, more: Callable[[FastAPI, Residency], None] = no_more, **options: Any
 ) -> Iterator[tuple[str, int]]:
     """The URL of a server with these settings, and its port; `more` adds routes."""
-    settings = read_settings(port=0, **options)
+    settings = read_settings(port=0, max_model_len=64, **options)
     guarding = Guarding.of(settings)
     objective = Latency(settings.first_token_seconds, settings.token_seconds)
     chooser = Chooser.of(family.table, objective, settings.max_num_seqs)
     residency = Residency(family, 1 << 20, None)
     app, lifecycle = create_app(
-        family,
-        64,
-        residency,
-        chooser,
-        guarding,
-        settings.cors_origins,
-        admin=settings.admin_keys_file is not None,
-        send_timeout_seconds=settings.send_timeout_seconds,
-        registry=CollectorRegistry(),
+        settings, family, residency, chooser, guarding, registry=CollectorRegistry()
     )
     lifecycle.loaded(Idle())
     config = http_config(app, settings)

@@ -13,7 +13,7 @@ from server.access import AccessLog
 from server.paths import COMPLETIONS
 from server.process.drain import Drain
 from server.process.draining_server import DrainingServer
-from server.process.hang import Stillness
+from server.process.hang import Watchdog
 from server.process.lifecycle import Lifecycle, State
 
 EVENTS = COMPLETIONS[0]
@@ -48,7 +48,7 @@ class Stopping:
             log_config=None,
             timeout_graceful_shutdown=1,
         )
-        self.server = DrainingServer(config, self.lifecycle, linger, Stillness(300))
+        self.server = DrainingServer(config, self.lifecycle, linger, Watchdog(300))
 
     async def serve(self, client: Any) -> None:
         """Serve until `client(url)` is done, and the server with it."""

@@ -15,7 +15,7 @@ import uvicorn
 from boomerang_core.errors import EngineError, SettingsError
 from boomerang_core.memory_plan import Span
 from server.process.draining_server import DrainingServer
-from server.process.hang import Stillness, kill_children
+from server.process.hang import Watchdog, kill_children
 from server.process.lifecycle import Lifecycle, State
 from server.settings import read_settings
 
@@ -33,9 +33,9 @@ class Clock:
 def when(progress: Iterable[int | None], between: float = LOOK) -> float | None:
     """How long after the first look it is too long; None where it never is."""
     clock = Clock()
-    stillness, began = Stillness(SECONDS, clock), clock.now
+    watchdog, began = Watchdog(SECONDS, clock), clock.now
     for number in progress:
-        if stillness.is_too_long(number):
+        if watchdog.is_hung(number):
             return clock.now - began
         clock.now += between
     return None
@@ -97,7 +97,7 @@ def test_a_hung_engine_is_a_dead_one(monkeypatch: pytest.MonkeyPatch) -> None:
     config = uvicorn.Config(lambda *_: None)
 
     async def watch() -> DrainingServer:
-        server = DrainingServer(config, lifecycle, 1.0, Stillness(0.1))
+        server = DrainingServer(config, lifecycle, 1.0, Watchdog(0.1))
         await asyncio.wait_for(server._watch(), 10)
         return server
 

@@ -3,7 +3,7 @@
 import pytest
 
 from server.engine.pulse import LONGEST_READING, Pulse
-from server.process.hang import Stillness
+from server.process.hang import Watchdog
 
 
 def test_a_step_begins_where_the_one_before_ended() -> None:
@@ -40,13 +40,13 @@ def test_weights_that_cannot_be_read_leave_no_mark() -> None:
 def test_an_engine_that_hangs_while_it_reads_is_seen() -> None:
     """By who waits for it, once it has read for longer than any size takes."""
     now = 0.0
-    pulse, stillness = Pulse(clock=lambda: now), Stillness(30.0, clock=lambda: now)
+    pulse, watchdog = Pulse(clock=lambda: now), Watchdog(30.0, clock=lambda: now)
     seen = None
     with pulse.reads_weights():
         while seen is None and now < 2 * LONGEST_READING:
             now += 1.0
             progress = None if pulse.reading else pulse.steps  # as the client says it
-            seen = now if stillness.is_too_long(progress) else None
+            seen = now if watchdog.is_hung(progress) else None
         assert seen is not None
         assert LONGEST_READING + 30 <= seen <= LONGEST_READING + 32
         assert pulse.stepped(now, True) is None  # still no part of a step

@@ -94,7 +94,7 @@ def test_the_server_counts_them() -> None:
     chooser = Chooser.of(SHIPPED.table, objective, settings.max_num_seqs)
     residency = Residency(SHIPPED, 1 << 20, None)
     guarding = Guarding.of(settings)
-    app, _ = create_app(SHIPPED, 64, residency, chooser, guarding, registry=registry)
+    app, _ = create_app(settings, SHIPPED, residency, chooser, guarding, registry=registry)
     assert TestClient(app).post(COMPLETIONS[1], json={}).status_code == 503
     assert counted(registry) == {**COUNTED, "5xx": 1}
     assert b'boomerang_size_offered{size="88m"} 1.0' in generate_latest(registry)
