@@ -7,22 +7,22 @@ from prometheus_client import REGISTRY, CollectorRegistry
 from starlette.middleware.cors import CORSMiddleware
 
 from boomerang_core.family import Family, naive_quality
-from server.access import AccessLog
-from server.errors import install_handlers
-from server.gate import Gate
 from server.guard.middleware import Guard, Guarding
 from server.guard.sending import BoundedSend
 from server.load.chooser import Chooser
 from server.memory.residency import Residency
 from server.metrics import Metrics, Offer
-from server.process.drain import Drain
 from server.process.lifecycle import Lifecycle
-from server.request_ids import REQUEST_ID
 from server.routes.admin import admin_router
 from server.routes.health import health_router
 from server.routes.page import page_router
 from server.routes.sizes import sizes_router
 from server.settings import Settings
+from server.web.access import AccessLog
+from server.web.drain import Drain
+from server.web.errors import install_handlers
+from server.web.gate import Gate
+from server.web.request_ids import REQUEST_ID
 
 _CORS: dict[str, Any] = {
     "allow_methods": ["GET", "POST"],

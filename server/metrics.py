@@ -10,9 +10,9 @@ from prometheus_client.registry import Collector
 from boomerang_core.family import Family
 from boomerang_core.sizes import SizeRow
 from boomerang_core.versions import boomerang_version, vllm_version
-from server.access import CLIENT_GONE
 from server.memory.residency import Residency
 from server.sizing import Decision
+from server.web.access import CLIENT_GONE
 
 _FIRST_TOKEN = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 _PER_TOKEN = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)

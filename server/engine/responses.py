@@ -15,8 +15,8 @@ from starlette.responses import Response, StreamingResponse
 
 from server.engine.client import SizedEngineClient
 from server.engine.compat import create_responses, with_sse_keep_alive
-from server.errors import error_body
-from server.request_ids import REQUEST_ID
+from server.web.errors import error_body
+from server.web.request_ids import REQUEST_ID
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,6 @@ from fastapi import FastAPI, Request, Response
 
 from boomerang_core.errors import SizeError
 from boomerang_core.sizes import SizeRow
-from server.access import CLIENT_GONE
 from server.engine.bodies import (
     SizedChatCompletionRequest,
     SizedCompletionRequest,
@@ -35,17 +34,18 @@ from server.engine.tokenizing import mount_tokenizing
 from server.engine.vllm_errors import reply_to
 from server.guard.limits import Limits, RequestSlots, count_choices
 from server.guard.middleware import REQUEST_SLOTS
-from server.leased_response import LeasedResponse
 from server.load.chooser import Chooser
 from server.memory.residency import Residency
 from server.metrics import Metrics
 from server.misspelt import refuse_misspelt
-from server.paths import COMPLETIONS
 from server.prompts import about_tokens, token_prompts
-from server.request_ids import named_by_body
 from server.sizing import Decision, Policy, Reason, decide
-from server.usage import usage
 from server.vllm_options import VllmOptions
+from server.web.access import CLIENT_GONE
+from server.web.leased_response import LeasedResponse
+from server.web.paths import COMPLETIONS
+from server.web.request_ids import named_by_body
+from server.web.usage import usage
 
 _NO_OPTIONS = VllmOptions()
 _EVENTS = "text/event-stream"

@@ -17,8 +17,8 @@ from server.engine.compat import (
 from server.engine.vllm_errors import reply_to
 from server.guard.limits import Limits, prompt_too_long
 from server.memory.residency import Residency
-from server.paths import TOKENIZING
 from server.sizing import require_model
+from server.web.paths import TOKENIZING
 
 
 class TokenizePrompt(GuardedBody, TokenizeCompletionRequest):

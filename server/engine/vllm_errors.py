@@ -5,8 +5,8 @@ from http import HTTPStatus
 from fastapi.responses import JSONResponse
 
 from server.engine.compat import create_error_response
-from server.errors import TRY_AGAIN
 from server.guard.limits import prompt_too_long
+from server.web.errors import TRY_AGAIN
 
 _TOO_LONG = frozenset({"input_text", "input_tokens"})
 """What vLLM calls the field at fault where a prompt is too long."""

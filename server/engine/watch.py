@@ -13,7 +13,7 @@ from server.load.chooser import Chooser
 from server.load.costs import Step
 from server.load.overlap import OverlappingSteps
 from server.metrics import Finished, Metrics
-from server.usage import Usage, usage
+from server.web.usage import Usage, usage
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from http import HTTPStatus
 
 from starlette.types import Message, Receive, Send
 
-from server.errors import RefusedError
 from server.guard.limits import Limits
+from server.web.errors import RefusedError
 
 CLOSE = {"Connection": "close"}
 """Of a refusal before the body's end: nobody reads the rest."""

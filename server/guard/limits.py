@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
-from server.errors import RefusedError
 from server.prompts import prompts_of
 from server.settings import Settings
+from server.web.errors import RefusedError
 
 RETRY_SECONDS = 1
 """What a refused client is told to wait before it asks again."""

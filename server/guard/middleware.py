@@ -1,7 +1,7 @@
 """The guard in front of every route: keys, body size, requests per key.
 
-Plain ASGI, as `Gate` in `server/gate.py`, and for the same reason.  What is not open needs a key,
-whether there is such a route or not.
+Plain ASGI, as `Gate` in `server/web/gate.py`, and for the same reason.  What is not open needs a
+key, whether there is such a route or not.
 """
 
 from dataclasses import dataclass, field
@@ -11,15 +11,15 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from boomerang_core.errors import SettingsError
-from server.access import KEY_NAME
-from server.errors import RefusedError, refusal_response
 from server.guard.body import CLOSE, BoundedBody
 from server.guard.key_files import KeyFiles
 from server.guard.keys import Key, Keys
 from server.guard.limits import Limits, RequestSlots, RequestsPerKey, Slots
 from server.metrics import Metrics
-from server.paths import PROBES
 from server.settings import Settings
+from server.web.access import KEY_NAME
+from server.web.errors import RefusedError, refusal_response
+from server.web.paths import PROBES
 
 PAGE = ("/", "/page/")
 """The page and the folder of its static files; what it asks for needs a key as anyone's request."""

@@ -14,7 +14,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.metrics import Metrics
-from server.request_ids import REQUEST_ID
+from server.web.request_ids import REQUEST_ID
 
 logger = logging.getLogger(__name__)
 

@@ -10,9 +10,9 @@ from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from boomerang_core.versions import boomerang_version, vllm_version
-from server.errors import error_response
 from server.metrics import Metrics
 from server.process.lifecycle import Lifecycle
+from server.web.errors import error_response
 
 _UNAVAILABLE = HTTPStatus.SERVICE_UNAVAILABLE
 

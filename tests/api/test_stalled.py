@@ -17,9 +17,9 @@ from fastapi.responses import StreamingResponse
 from boomerang_core.errors import SettingsError
 from boomerang_core.family import Family
 from server.guard.middleware import REQUEST_SLOTS
-from server.leased_response import LeasedResponse
 from server.memory.residency import Residency
 from server.settings import read_settings
+from server.web.leased_response import LeasedResponse
 from tests.api.test_guarded import serving, shipped
 
 __all__ = ["shipped"]  # a fixture

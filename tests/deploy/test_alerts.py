@@ -13,8 +13,8 @@ import yaml
 from prometheus_client import CollectorRegistry
 
 from boomerang_core.errors import BudgetError, SizeError, UnavailableSizeError, UnknownSizeError
-from server.errors import Refusal, refusal_of
 from server.metrics import SizeMetrics
+from server.web.errors import Refusal, refusal_of
 from tests.api.servers import Running
 from tests.deploy.charts import ROOT, SERVE, Object, only, render
 from tests.deploy.scraped import ALERTS, wait_for

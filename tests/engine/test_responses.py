@@ -9,9 +9,9 @@ from unittest.mock import Mock
 
 import pytest
 
-from server.access import ERROR_EVENT
 from server.engine.client import SizedEngineClient
 from server.engine.responses import _ended
+from server.web.access import ERROR_EVENT
 
 pytestmark = pytest.mark.engine
 

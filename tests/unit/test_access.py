@@ -12,12 +12,12 @@ from fastapi.testclient import TestClient
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import Message
 
-from server.access import AccessLog
-from server.errors import install_handlers
-from server.gate import Gate
 from server.logs import ACCESS, logging_config
 from server.process.lifecycle import Lifecycle
 from server.settings import read_settings
+from server.web.access import AccessLog
+from server.web.errors import install_handlers
+from server.web.gate import Gate
 
 
 @pytest.fixture

@@ -9,12 +9,12 @@ import httpx
 import pytest
 import uvicorn
 
-from server.access import AccessLog
-from server.paths import COMPLETIONS
-from server.process.drain import Drain
 from server.process.draining_server import DrainingServer
 from server.process.hang import Watchdog
 from server.process.lifecycle import Lifecycle, State
+from server.web.access import AccessLog
+from server.web.drain import Drain
+from server.web.paths import COMPLETIONS
 
 EVENTS = COMPLETIONS[0]
 ENDLESS = {EVENTS: b"text/event-stream", "/bytes": b"application/octet-stream"}

@@ -8,9 +8,9 @@ import httpx
 import pytest
 from fastapi import FastAPI, Request
 
-from server.errors import install_handlers
 from server.guard.limits import Limits
 from server.guard.middleware import REQUEST_SLOTS, Guard, Guarding
+from server.web.errors import install_handlers
 from tests.unit.guarding import ADMIN, API, OTHER, guarding
 
 __all__ = ["guarding"]  # a fixture

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from server.errors import RefusedError
 from server.guard.limits import Limits, RequestSlots, RequestsPerKey, Slots, count_choices
 from server.settings import Settings, read_settings
+from server.web.errors import RefusedError
 
 
 def test_slots_and_turns_count_exactly() -> None:

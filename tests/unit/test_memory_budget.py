@@ -14,12 +14,12 @@ from boomerang_core.family import load_family
 from boomerang_core.memory_plan import Residents, Span, whole
 from boomerang_core.sizes import SizeRow
 from server.cli import _one_line
-from server.errors import refusal_of, status_of
 from server.memory.cgroup import PROCESS_BYTES, default_budget, memory_left, memory_limit
 from server.memory.fit import kv_tokens, require_context, require_kv_cache, with_kv_cache
 from server.memory.residency import BusyError, Residency
 from server.settings import read_settings
 from server.sizing import Ask, Policy, Reason, decide
+from server.web.errors import refusal_of, status_of
 from tests.docs.test_readme import FAMILY
 
 SHIPPED = load_family(FAMILY)

@@ -8,15 +8,15 @@ from fastapi.testclient import TestClient
 from prometheus_client import CollectorRegistry, generate_latest
 
 from boomerang_core.family import load_family
-from server.access import AccessLog
 from server.app import create_app
 from server.guard.middleware import Guarding
 from server.load.chooser import Chooser
 from server.load.prediction import Latency
 from server.memory.residency import Residency
 from server.metrics import Metrics
-from server.paths import COMPLETIONS
 from server.settings import read_settings
+from server.web.access import AccessLog
+from server.web.paths import COMPLETIONS
 from tests.docs.test_readme import FAMILY
 
 SHIPPED = load_family(FAMILY)

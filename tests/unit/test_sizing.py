@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from boomerang_core.errors import BudgetError, SizeError, UnknownSizeError
 from boomerang_core.sizes import SizeRow, SizeTable
-from server.errors import status_of
 from server.misspelt import MOST_UNKNOWN, refuse_misspelt
 from server.sizing import SIZE_FIELDS, Ask, Policy, Reason, decide, require_model
+from server.web.errors import status_of
 from tests.api.malformed import (
     LEGITIMATE,
     MALFORMED,

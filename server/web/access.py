@@ -11,9 +11,9 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.logs import ACCESS
-from server.paths import COMPLETIONS, PROBES
-from server.request_ids import REQUEST_ID, is_plain_id
-from server.usage import Usage, usage
+from server.web.paths import COMPLETIONS, PROBES
+from server.web.request_ids import REQUEST_ID, is_plain_id
+from server.web.usage import Usage, usage
 
 logger = logging.getLogger(ACCESS)
 

@@ -1,6 +1,6 @@
 """What clients see of a server that stops: closed connections, and an end where time is up.
 
-Plain ASGI, as `Gate` in `server/gate.py`, and for the same reason.
+Plain ASGI, as `Gate` in `server/web/gate.py`, and for the same reason.
 """
 
 import asyncio
@@ -10,8 +10,8 @@ from http import HTTPStatus
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.errors import TRY_AGAIN, error_body, error_response
 from server.process.lifecycle import Lifecycle, State
+from server.web.errors import TRY_AGAIN, error_body, error_response
 
 _OVER = "the server stops, and its time to finish what runs is over"
 

@@ -15,8 +15,8 @@ from boomerang_core.errors import (
     UnavailableSizeError,
     UnknownSizeError,
 )
-from server.paths import COMPLETIONS
-from server.request_ids import REQUEST_ID
+from server.web.paths import COMPLETIONS
+from server.web.request_ids import REQUEST_ID
 
 Refusal = Literal["unauthorized", "too_large", "too_slow", "too_many", "queue_full"]
 """Why a request was refused whatever size it asked for; a label of `boomerang_refusals_total`."""

@@ -6,10 +6,10 @@ from http import HTTPStatus
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.errors import TRY_AGAIN, error_response
-from server.paths import TOKENIZING
 from server.process.lifecycle import Lifecycle
-from server.request_ids import MADE_ID, REQUEST_ID, is_plain_id
+from server.web.errors import TRY_AGAIN, error_response
+from server.web.paths import TOKENIZING
+from server.web.request_ids import MADE_ID, REQUEST_ID, is_plain_id
 
 
 class Gate:
