@@ -8,7 +8,7 @@ import typer
 from pydantic.fields import FieldInfo
 
 from server.settings import Settings
-from server.vllm_options import VllmOptions
+from server.vllm_options import NO_OPTIONS
 
 COMMON = (
     "host",
@@ -58,7 +58,7 @@ def _type(field: FieldInfo) -> type:
 
 def _help(field: FieldInfo) -> str:
     default = field.default
-    if default in (None, (), VllmOptions()):
+    if default in (None, (), NO_OPTIONS):
         return str(field.description)
     shown = str(default).lower() if isinstance(default, bool) else default
     return f"{field.description} Default: {shown}."

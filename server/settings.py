@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from boomerang_core.errors import SettingsError, SizeError
 from boomerang_core.memory_plan import DEFAULT_CONTEXT, DEFAULT_REQUESTS, LEAST_CONTEXT
 from boomerang_core.sizes import parse_bytes
-from server.vllm_options import VllmOptions, read_options
+from server.vllm_options import NO_OPTIONS, VllmOptions, read_options
 
 PREFIX = "BOOMERANG_"
 _LINK = re.compile(
@@ -198,7 +198,7 @@ class Settings(BaseSettings):
         "another; NAME@SIZE is one of its sizes.",
     )
     vllm_options: Annotated[VllmOptions, NoDecode, BeforeValidator(read_options)] = Field(
-        VllmOptions(),
+        NO_OPTIONS,
         description="vLLM's own options, a JSON object: "
         f"{', '.join(sorted(VllmOptions.model_fields))} (docs/clients.md).",
     )

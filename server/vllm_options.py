@@ -93,6 +93,10 @@ class VllmOptions(EngineOptions, AppOptions):
         return {**told, "enable_auto_tool_choice": True} if self.calls_tools else told
 
 
+NO_OPTIONS = VllmOptions()
+"""vLLM's defaults."""
+
+
 def read_options(value: object) -> object:
     """A JSON object as text, or what is none already; pydantic reports what is raised here."""
     if not isinstance(value, str):

@@ -32,9 +32,7 @@ from server.engine.sizes import SIZE_KEY
 from server.engine.watch import Watch
 from server.memory.residency import Residency
 from server.tracing import NoSpans, SizeSpans, Spans
-from server.vllm_options import VllmOptions
-
-_NO_OPTIONS = VllmOptions()
+from server.vllm_options import NO_OPTIONS, VllmOptions
 
 _TASKS = ("generate",)
 
@@ -221,7 +219,7 @@ def start_engine(
     watch: Watch | None = None,
     compiled: bool = False,
     graphs: bool | None = None,
-    options: VllmOptions = _NO_OPTIONS,
+    options: VllmOptions = NO_OPTIONS,
     **limits: Any,
 ) -> SizedEngineClient:
     """Start vLLM on a family, in a process of its own; returns when it is loaded.

@@ -32,22 +32,22 @@ from server.engine.responses import check_early, respond
 from server.engine.sizes import SIZE_KEY
 from server.engine.tokenizing import mount_tokenizing
 from server.engine.vllm_errors import reply_to
-from server.guard.limits import Limits, RequestSlots, count_choices
+from server.guard.limits import Limits, count_choices
 from server.guard.middleware import REQUEST_SLOTS
+from server.guard.slots import RequestSlots
 from server.load.chooser import Chooser
 from server.memory.residency import Residency
 from server.metrics import Metrics
 from server.misspelt import refuse_misspelt
 from server.prompts import about_tokens, token_prompts
 from server.sizing import Decision, Policy, Reason, decide
-from server.vllm_options import VllmOptions
+from server.vllm_options import NO_OPTIONS, VllmOptions
 from server.web.access import CLIENT_GONE
 from server.web.leased_response import LeasedResponse
 from server.web.paths import COMPLETIONS
 from server.web.request_ids import named_by_body
 from server.web.usage import usage
 
-_NO_OPTIONS = VllmOptions()
 _EVENTS = "text/event-stream"
 _UNBUFFERED = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 """Of a stream: proxies (nginx by the second) would else collect its events."""
@@ -64,7 +64,7 @@ async def mount(
     chooser: Chooser,
     metrics: Metrics,
     limits: Limits,
-    options: VllmOptions = _NO_OPTIONS,
+    options: VllmOptions = NO_OPTIONS,
 ) -> None:
     """Build vLLM's serving objects in `app.state` and add the endpoints.
 
@@ -102,7 +102,7 @@ class SizedHandlers:
     metrics: Metrics
     limits: Limits
     client: SizedEngineClient
-    options: VllmOptions = _NO_OPTIONS
+    options: VllmOptions = NO_OPTIONS
 
     @property
     def _policy(self) -> Policy:

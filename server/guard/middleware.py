@@ -14,7 +14,8 @@ from boomerang_core.errors import SettingsError
 from server.guard.body import CLOSE, BoundedBody
 from server.guard.key_files import KeyFiles
 from server.guard.keys import Key, Keys
-from server.guard.limits import Limits, RequestSlots, RequestsPerKey, Slots
+from server.guard.limits import Limits
+from server.guard.slots import RequestSlots, RequestsPerKey, Slots
 from server.metrics import Metrics
 from server.settings import Settings
 from server.web.access import KEY_NAME

@@ -26,7 +26,7 @@ _OUTPUT_TOKENS = 64.0
 
 
 @dataclass
-class Fading:
+class DecayingSum:
     """A sum that forgets: what was added fades with the time constant `seconds`."""
 
     seconds: float
@@ -53,7 +53,7 @@ class Arrivals:
     with 0 nothing is taken for chance, with infinity every burst.
     """
 
-    _slow: Fading = field(default_factory=lambda: Fading(RATE_SECONDS))
+    _slow: DecayingSum = field(default_factory=lambda: DecayingSum(RATE_SECONDS))
     _answers: int = 0
     _last: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=max(_BURSTS)))
     """The last requests: when, and how many answers were asked for before."""

@@ -14,8 +14,9 @@ from pydantic import ValidationError
 from boomerang_core.sizes import SizeRow, SizeTable
 from server.engine.bodies import SizedChatCompletionRequest, SizedCompletionRequest
 from server.engine.serving import Handler, SizedHandlers
-from server.guard.limits import Limits, RequestSlots, Slots
+from server.guard.limits import Limits
 from server.guard.middleware import REQUEST_SLOTS
+from server.guard.slots import RequestSlots, Slots
 from server.memory.residency import Residency
 from server.metrics import Metrics
 from server.sizing import Policy, Reason

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from server.guard.limits import Limits, RequestSlots, RequestsPerKey, Slots, count_choices
+from server.guard.limits import Limits, count_choices
+from server.guard.slots import RequestSlots, RequestsPerKey, Slots
 from server.settings import Settings, read_settings
 from server.web.errors import RefusedError
 
