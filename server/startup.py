@@ -17,9 +17,9 @@ from server.memory.fit import kv_tokens, require_kv_cache, with_kv_cache
 from server.memory.residency import Residency
 from server.process.draining_server import DrainingServer
 from server.process.environment import prepare_environment
-from server.process.hang import Watchdog
 from server.process.lifecycle import Lifecycle
 from server.process.listening import http_config, listen, url_of
+from server.process.watchdog import Watchdog
 from server.settings import Settings
 from server.tracing import prepare_tracing
 

@@ -39,7 +39,7 @@ class GuardedBody(BaseModel):
 
     @model_validator(mode="wrap")
     @classmethod
-    def _mistyped(cls, body: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
+    def _refuse_mistyped(cls, body: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
         """Refuse what vLLM's own validators trip over: they use fields before they have a type.
 
         And what they would take seconds for.
@@ -55,7 +55,7 @@ class GuardedBody(BaseModel):
 
     @field_validator("use_beam_search", check_fields=False)
     @classmethod
-    def _no_beams(cls, wanted: bool) -> bool:
+    def _refuse_beams(cls, wanted: bool) -> bool:
         """Refuse beam search: vLLM runs it as a request for each beam and token.
 
         Each would count as one in the load, and answers would seem to be one token long: `auto`
@@ -98,7 +98,7 @@ class SizedResponsesRequest(SizeFields, GuardedBody, ResponsesRequest):
 
     @field_validator("input", mode="wrap")
     @classmethod
-    def _one_by_one(cls, given: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+    def _validate_each_item(cls, given: Any, validate: ValidatorFunctionWrapHandler) -> Any:
         """Each item by itself: pydantic tells two hundred errors of one that is wrong."""
         if isinstance(given, str):
             return validate(given)
@@ -118,7 +118,7 @@ class SizedResponsesRequest(SizeFields, GuardedBody, ResponsesRequest):
 
     @field_validator("truncation")
     @classmethod
-    def _said(cls, given: str | None) -> str:
+    def _default_truncation(cls, given: str | None) -> str:
         """vLLM's reply repeats it, and has no room for null."""
         return given or "disabled"
 

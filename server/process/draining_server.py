@@ -10,8 +10,8 @@ from typing import Any
 import uvicorn
 
 from boomerang_core.errors import EngineError
-from server.process.hang import Watchdog
 from server.process.lifecycle import Lifecycle, State
+from server.process.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from server.memory.residency import Holder
-from server.process.hang import kill_children
+from server.process.teardown import kill_children
 
 _STOP_SECONDS = 20.0
 

@@ -10,8 +10,8 @@ import pytest
 import uvicorn
 
 from server.process.draining_server import DrainingServer
-from server.process.hang import Watchdog
 from server.process.lifecycle import Lifecycle, State
+from server.process.watchdog import Watchdog
 from server.web.access import AccessLog
 from server.web.drain import Drain
 from server.web.paths import COMPLETIONS

@@ -15,8 +15,9 @@ import uvicorn
 from boomerang_core.errors import EngineError, SettingsError
 from boomerang_core.memory_plan import Span
 from server.process.draining_server import DrainingServer
-from server.process.hang import Watchdog, kill_children
 from server.process.lifecycle import Lifecycle, State
+from server.process.teardown import kill_children
+from server.process.watchdog import Watchdog
 from server.settings import read_settings
 
 SECONDS = 10.0

@@ -3,7 +3,7 @@
 import pytest
 
 from server.engine.pulse import LONGEST_READING, Pulse
-from server.process.hang import Watchdog
+from server.process.watchdog import Watchdog
 
 
 def test_a_step_begins_where_the_one_before_ended() -> None:

@@ -1,11 +1,7 @@
-"""An engine that lives and makes no step: noticed, and its processes ended."""
+"""Notices an engine that lives and makes no step."""
 
-import multiprocessing
 import time
 from collections.abc import Callable
-from contextlib import suppress
-
-import psutil
 
 _MOST_BETWEEN_LOOKS = 1.0
 
@@ -40,16 +36,3 @@ class Watchdog:
             self._still += min(now - self._looked, _MOST_BETWEEN_LOOKS)
         self._looked = now
         return self._still > self._seconds
-
-
-def kill_children() -> None:
-    """SIGKILL the processes that this one has started, and theirs: a stopped one obeys no other.
-
-    The parents go first: the death of a child would have them report it.
-    """
-    for child in multiprocessing.active_children():
-        with suppress(psutil.NoSuchProcess):
-            process = psutil.Process(child.pid)
-            for each in (process, *process.children(recursive=True)):
-                with suppress(psutil.NoSuchProcess):
-                    each.kill()
