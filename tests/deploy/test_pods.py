@@ -60,12 +60,19 @@ def test_another_version_of_the_chart_alone_rolls_no_pod(given: Object, newer: P
     "other",
     [
         {"settings": {"max_num_seqs": 33}},
-        {"keys": {"api": ["0123456789abcdeg"]}},
-        {"keys": {"api": ["0123456789abcdef"], "admin": ["0123456789abcdef"]}},
+        {"keys": {"api": ["0123456789abcdef"], "admin": ["fedcba9876543210"]}},
+        {"keys": {"api": []}},
     ],
 )
-def test_a_changed_setting_or_key_rolls_the_pods(other: Object) -> None:
+def test_a_changed_setting_rolls_the_pods(other: Object) -> None:
+    """Also whether there are keys, and an /admin, which a server decides when it starts."""
     assert template(SERVE, {**KEYS, **other}) != template(SERVE, KEYS)
+
+
+def test_a_changed_key_rolls_no_pod() -> None:
+    """The server follows the file of the mounted Secret."""
+    others: Object = {"keys": {"api": ["0123456789abcdeg  # team-one"]}}
+    assert template(SERVE, others) == template(SERVE, KEYS)
 
 
 @both_charts
