@@ -89,13 +89,13 @@ def make(
         from accelerate import PartialState
 
         from boomerang_core.distill.pipeline import make as make_family
+        from boomerang_core.distill.processes import ending_processes
 
         folder = work or Path(f"{out}.work")
-        family = make_family(chosen, out, folder, eval_text, device, tensorboard)
-        processes = PartialState()
-        if processes.is_main_process:  # of the processes that made it, the first tells
-            print_sizes(family)
-        processes.destroy_process_group()
+        with ending_processes():
+            family = make_family(chosen, out, folder, eval_text, device, tensorboard)
+            if PartialState().is_main_process:  # of the processes that made it, the first tells
+                print_sizes(family)
 
 
 def _settings(context: typer.Context) -> dict[str, Any]:

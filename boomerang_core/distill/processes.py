@@ -5,7 +5,9 @@ Without `accelerate launch` or `torchrun` there is one, which waits for nobody.
 
 from __future__ import annotations
 
+import gc
 import hashlib
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
@@ -65,6 +67,31 @@ class Turns:
         yield
         if self.is_first:
             self.wait()
+
+
+@contextmanager
+def ending_processes() -> Iterator[None]:
+    """End the group of processes after the work inside; after an error Python's exit ends it.
+
+    What holds the group is freed first.  A model that DDP wraps may sit in a cycle, or in the
+    frames of an error; found later, it would be the last holder, and end the group under Python's
+    lock, for which threads of the group may wait: the process would never end.
+    """
+    try:
+        yield
+    except BaseException as error:
+        _clear_frames(error)
+        gc.collect()
+        raise
+    gc.collect()
+    PartialState().destroy_process_group()
+
+
+def _clear_frames(error: BaseException | None) -> None:
+    """Forget the variables of the frames that an error, and those behind it, came through."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def agreed(find: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:

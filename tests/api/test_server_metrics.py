@@ -85,7 +85,8 @@ def test_metric_names_follow_prometheus(http: httpx.Client) -> None:
 def test_what_vllm_refuses_did_not_run(http: httpx.Client, path: str) -> None:
     names = ("boomerang_requests_total", 'boomerang_refusals_total{reason="malformed"}')
     before = [metric(http, name) for name in names]
-    for fields in ({"temperature": -1}, {"logprobs": 10**6, "top_logprobs": 10**6}):
+    asked = {"include": ["message.output_text.logprobs"]} if path == "/v1/responses" else {}
+    for fields in ({"temperature": -1}, asked | {"logprobs": 10**6, "top_logprobs": 10**6}):
         assert http.post(path, json={**ENDPOINTS[path], **fields}).status_code == 400, fields
     assert http.post(path, content=b"{}").status_code == 415
     assert http.post(path, json={**ENDPOINTS[path], "size": 0.999}).status_code == 200

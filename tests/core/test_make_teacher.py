@@ -44,7 +44,7 @@ class TestTheTeacher:
         model.save_pretrained(teacher)
         other = make(chosen, tmp_path / "other", tmp_path / "work")
         made_anew = set((tmp_path / "work").iterdir()) - stages
-        assert {path.name.partition("-")[0] for path in made_anew} == {"text", "blocks", "training"}
+        assert {path.name.partition("-")[0] for path in made_anew} == {"text", "blocks"}
         assert student_bytes(other) != student_bytes(first)
         versions = {family.provenance["teacher_version"] for family in (first, other)}
         assert len(versions) == 2

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 import subprocess
 import sys
+import weakref
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,9 +19,10 @@ from torch.distributed.tensor import Shard, distribute_tensor
 
 from boomerang_core.distill.endtoend import distill
 from boomerang_core.distill.metrics import METRICS
+from boomerang_core.distill.processes import ending_processes
 from boomerang_core.distill.schedule import EndToEnd
 from boomerang_core.distill.sharding import fsdp_settings, sharded_like
-from boomerang_core.errors import SettingsError
+from boomerang_core.errors import SettingsError, TrainingError
 from boomerang_core.route import StudentKind
 from boomerang_core.student import Student
 from tests.core.conftest import tiny_teacher
@@ -89,6 +93,34 @@ def test_another_way_to_the_same_student(name: str, two: Path) -> None:
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_processes_that_do_not_agree_all_say_so_at_once(launcher: str, tmp_path: Path) -> None:
     launch(launcher, str(tmp_path), "apart")
+
+
+class Left:
+    """Stands for a model that holds the group, in a cycle."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_may_hold_the_group_is_freed_before_it_ends(fails: bool) -> None:
+    """Also what an error holds that is still told of."""
+    left: list[weakref.ref[Left]] = []
+
+    def work() -> None:
+        model = Left()
+        left.append(weakref.ref(model))
+        if fails:
+            raise TrainingError("no")
+
+    expected = pytest.raises(TrainingError) if fails else nullcontext()
+    gc.disable()
+    try:
+        with expected as error, ending_processes():
+            work()
+        assert left[0]() is None, error
+    finally:
+        gc.enable()
 
 
 def test_a_restored_tensor_is_where_its_parameter_waits(

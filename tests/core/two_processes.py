@@ -40,6 +40,7 @@ from torch import nn
 from boomerang_core import errors
 from boomerang_core.distill import endtoend
 from boomerang_core.distill.distiller import Distiller
+from boomerang_core.distill.processes import ending_processes
 from boomerang_core.distill.schedule import EndToEnd
 from boomerang_core.distill.state import STATE
 from boomerang_core.errors import CheckpointError, SettingsError, TrainingError
@@ -169,5 +170,5 @@ def main(folder: Path) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     endtoend.FREE_SECONDS = math.inf  # a state after each step, however busy the machine is
-    {"compiled": compiled, "apart": apart}.get("".join(sys.argv[2:]), main)(Path(sys.argv[1]))
-    torch.distributed.destroy_process_group()
+    with ending_processes():
+        {"compiled": compiled, "apart": apart}.get("".join(sys.argv[2:]), main)(Path(sys.argv[1]))

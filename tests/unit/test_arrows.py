@@ -14,7 +14,7 @@ PURE = (
     "footprint",
     "sizes",
     "family",
-    "residency",
+    "memory_plan",
     "kv_groups",
     "precision",
 )
