@@ -65,9 +65,11 @@ def test_two_sizes_in_a_step_are_seen(http: httpx.Client) -> None:
         one = metric(http, 'boomerang_step_sizes_bucket{le="1.0"}')
         return metric(http, "boomerang_step_sizes_count") - one
 
-    before = mixed()
-    with ThreadPoolExecutor(2) as pool:
-        assert set(pool.map(run, ["student", "teacher"])) == {200}
+    before, tries = mixed(), 5  # on a busy machine one may end before the other begins
+    while mixed() == before and tries:
+        with ThreadPoolExecutor(2) as pool:
+            assert set(pool.map(run, ["student", "teacher"])) == {200}
+        tries -= 1
     assert mixed() > before
 
 
