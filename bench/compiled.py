@@ -27,7 +27,7 @@ from torch._dynamo.utils import counters
 from bench.engines import Engine, Request, plain_engine, routed_engine
 from bench.pairs import Ratio, time_in_turn
 from bench.run import add_common, add_dtype, add_sizes, finish, spread
-from bench.traffic import BATCHES, LIMITS, Batch
+from bench.traffic import LIMITS, Batch, add_batches, batches_of
 from boomerang_core.assemble import export
 from boomerang_core.cli import family_folder
 from boomerang_core.family import Family, load_family
@@ -133,14 +133,12 @@ def main() -> None:
     parser.add_argument("family", type=Path)
     add_sizes(parser, 3)
     parser.add_argument("--plain", action="store_true", help="compare plain vLLM on the largest")
-    parser.add_argument(
-        "--batch", nargs="+", choices=BATCHES, default=["decode 1", "decode 4", "decode 16"]
-    )
+    add_batches(parser, "decode 1", "decode 4", "decode 16")
     add_common(parser)
     add_dtype(parser)
     options = parser.parse_args()
     family = load_family(family_folder(options.family))
-    batches = {name: BATCHES[name] for name in options.batch}
+    batches = batches_of(options)
     measured = (batches, options.vocabulary, options.pairs, options.dtype)
     report = (
         run_plain(family, *measured) if options.plain else run(family, options.sizes, *measured)

@@ -16,7 +16,7 @@ from typing import Any
 from bench.engines import routed_engine
 from bench.one_size import Side, compare
 from bench.run import add_common, add_sizes, finish, spread
-from bench.traffic import BATCHES, LIMITS, Batch
+from bench.traffic import LIMITS, Batch, add_batches, batches_of
 from boomerang_core.cli import family_folder
 from boomerang_core.family import Family, load_family
 
@@ -31,9 +31,7 @@ def run(
 
     def table(size: int) -> dict[str, Any]:
         over, under = (Side(engine, size) for engine in engines.values())
-        return {
-            name: compare(over, under, batch, vocabulary, pairs) for name, batch in batches.items()
-        }
+        return compare(over, under, batches, vocabulary, pairs)
 
     return {
         "family": family.name,
@@ -47,13 +45,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("family", type=Path)
     add_sizes(parser, 2)
-    parser.add_argument(
-        "--batch", nargs="+", choices=BATCHES, default=["decode 1", "decode 16", "prefill 16 x 192"]
-    )
+    add_batches(parser, "decode 1", "decode 16", "prefill 16 x 192")
     add_common(parser)
     options = parser.parse_args()
     family = load_family(family_folder(options.family))
-    batches = {name: BATCHES[name] for name in options.batch}
+    batches = batches_of(options)
     finish(run(family, options.sizes, options.pairs, options.vocabulary, batches), options)
 
 

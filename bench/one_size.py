@@ -22,7 +22,7 @@ import torch
 from bench.engines import Engine, plain_engine, routed_engine
 from bench.pairs import Ratio, time_in_turn
 from bench.run import add_common, add_dtype, add_sizes, finish, spread
-from bench.traffic import BATCHES, LIMITS, Batch
+from bench.traffic import LIMITS, Batch, add_batches, batches_of
 from boomerang_core.assemble import export
 from boomerang_core.cli import family_folder
 from boomerang_core.family import Family, load_family
@@ -40,14 +40,23 @@ class Side:
         return self.engine.seconds(batch.at([self.size], vocabulary, seed=0), batch.tokens)
 
 
-def compare(over: Side, under: Side, batch: Batch, vocabulary: int, pairs: int) -> dict[str, Any]:
-    """The ratio of their seconds on one batch."""
+def compare(
+    over: Side, under: Side, batches: Mapping[str, Batch], vocabulary: int, pairs: int
+) -> dict[str, Any]:
+    """The ratios of their seconds, by batch."""
+    return {
+        name: asdict(_ratio(over, under, batch, vocabulary, pairs))
+        for name, batch in batches.items()
+    }
+
+
+def _ratio(over: Side, under: Side, batch: Batch, vocabulary: int, pairs: int) -> Ratio:
     ways = {
         "over": lambda: over.seconds(batch, vocabulary),
         "under": lambda: under.seconds(batch, vocabulary),
     }
     seconds = time_in_turn(ways, pairs)
-    return asdict(Ratio.of(seconds["over"], seconds["under"]))
+    return Ratio.of(seconds["over"], seconds["under"])
 
 
 def run(
@@ -69,9 +78,7 @@ def run(
         return kept[-1]
 
     def table(over: Side, under: Side) -> dict[str, Any]:
-        return {
-            name: compare(over, under, batch, vocabulary, pairs) for name, batch in batches.items()
-        }
+        return compare(over, under, batches, vocabulary, pairs)
 
     return {
         "family": family.name,
@@ -88,14 +95,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("family", type=Path)
     add_sizes(parser, 5)
-    parser.add_argument(
-        "--batch", nargs="+", choices=BATCHES, default=["decode 1", "decode 16", "prefill 16 x 192"]
-    )
+    add_batches(parser, "decode 1", "decode 16", "prefill 16 x 192")
     add_common(parser)
     add_dtype(parser)
     options = parser.parse_args()
     family = load_family(family_folder(options.family))
-    batches = {name: BATCHES[name] for name in options.batch}
+    batches = batches_of(options)
     finish(
         run(family, options.sizes, options.pairs, options.vocabulary, batches, options.dtype),
         options,

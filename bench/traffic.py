@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,3 +54,13 @@ LIMITS: dict[str, Any] = {
     "enable_prefix_caching": False,
 }
 """An engine's limits in which every batch runs at once, and each prompt anew."""
+
+
+def add_batches(parser: argparse.ArgumentParser, *default: str) -> None:
+    """`--batch`: the names of some of them."""
+    parser.add_argument("--batch", nargs="+", choices=BATCHES, default=list(default))
+
+
+def batches_of(options: argparse.Namespace) -> Mapping[str, Batch]:
+    """Those that `--batch` names."""
+    return {name: BATCHES[name] for name in options.batch}

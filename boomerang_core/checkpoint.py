@@ -16,13 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from boomerang_core.architectures import architecture_of
-from boomerang_core.architectures import model_shape as model_shape
 from boomerang_core.causes import http_error
-from boomerang_core.checkpoint_files import (
-    COMPANIONS,
-    CONFIG,
-    SHARDS,
-)
+from boomerang_core.checkpoint_files import COMPANIONS, CONFIG, SHARDS
 from boomerang_core.contents import sha256_of
 from boomerang_core.errors import CheckpointError, WriteError, first_line
 from boomerang_core.family import Family
