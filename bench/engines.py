@@ -17,6 +17,7 @@ os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # read when vLLM i
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")  # plans are carried by the V1 runner
 os.environ.setdefault("TRITON_F32_DEFAULT", "ieee")  # or attention in float32 would be in tf32
+os.environ.setdefault("VLLM_USE_BREAKABLE_CUDAGRAPH", "1")  # graphs of prompts, in our engines
 
 import torch
 
@@ -196,7 +197,25 @@ def plain_engine(folder: Path, **limits: Any) -> Engine:
     """Plain vLLM on a checkpoint; `limits` over those of `LIMITS`."""
     from vllm import LLM
 
-    return Engine(LLM(model=str(folder), **{"enforce_eager": True, **LIMITS, **limits}))
+    with _graphs_by_compiler():
+        return Engine(LLM(model=str(folder), **{"enforce_eager": True, **LIMITS, **limits}))
+
+
+@contextmanager
+def _graphs_by_compiler() -> Iterator[None]:
+    """Meanwhile, an engine captures prompts as vLLM does by default: where its compiler splits."""
+    from vllm.envs import disable_envs_cache, enable_envs_cache
+
+    name = "VLLM_USE_BREAKABLE_CUDAGRAPH"
+    ours = os.environ[name]
+    disable_envs_cache()  # an engine keeps what it has read
+    os.environ[name] = "0"
+    try:
+        yield
+    finally:
+        os.environ[name] = ours
+        disable_envs_cache()
+        enable_envs_cache()
 
 
 def _greedy(size: int | None, tokens: int) -> Any:

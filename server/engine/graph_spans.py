@@ -1,6 +1,6 @@
 """Which CUDA graphs a family needs.  Pure: no vLLM, no torch.
 
-A graph is captured for a span of sizes and serves every decoding step whose sizes lie in it.  A
+A graph is captured for a span of sizes and serves every step whose sizes lie in it.  A
 span of one size runs that size's layers; a wider one runs all the layers of its largest size for
 every row, and the student's beside them, and each row takes what its own size runs.  So the mix of
 a step is data of the graph, not a graph of its own.
@@ -11,7 +11,10 @@ from collections.abc import Iterable
 from boomerang_core.memory_plan import Span
 
 ROWS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
-"""Rows that graphs are captured with; a step is padded to the next."""
+"""Rows that graphs of decoding steps are captured with; a step is padded to the next."""
+
+PROMPT_ROWS = (*(rows for rows in ROWS if rows >= 8), 384, 512)
+"""Rows of steps with prompts; larger ones take longer to compute than to launch."""
 
 
 def spans_to_capture(offered: Iterable[int], held: Span) -> tuple[Span, ...]:
@@ -28,8 +31,12 @@ def span_for(captured: Iterable[Span], smallest: int, largest: int) -> Span | No
     return min(fitting, key=lambda span: (span.largest, -span.smallest), default=None)
 
 
-def rows_to_capture(max_num_seqs: int | None) -> list[int]:
-    """Rows of the graphs, in ascending order, for as many requests as run at once."""
-    if max_num_seqs is None:
-        return list(ROWS)
-    return sorted({*(rows for rows in ROWS if rows < max_num_seqs), min(max_num_seqs, ROWS[-1])})
+def rows_to_capture(max_num_seqs: int | None, prompts: bool) -> list[int]:
+    """Rows of the graphs, in ascending order, for as many requests as run at once.
+
+    vLLM takes those up to that number for steps that only decode, and where `prompts`, those of
+    `PROMPT_ROWS` for steps with prompts.
+    """
+    most = ROWS[-1] if max_num_seqs is None else min(max_num_seqs, ROWS[-1])
+    decoding = {*(rows for rows in ROWS if rows < most), most}
+    return sorted(decoding.union(PROMPT_ROWS if prompts else ()))

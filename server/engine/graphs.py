@@ -1,38 +1,40 @@
-"""CUDA graphs for decoding steps, of one size or of many.
+"""CUDA graphs for steps of one size or of many.
 
-vLLM captures a graph for each number of rows and replays the one that fits a step.  Here it
+vLLM captures a graph for each number of rows and replays the one that fits a step: whole for steps
+that only decode, and for those with prompts in pieces, between which attention runs.  Here it
 captures one for each number of rows and each span of sizes (`graph_spans.py`): in a span of one
 size the layers are fixed, in a wider one every row's size is read from a buffer (`masks.py`) that
-the runner fills before the replay.  All other steps, those with prompts in them, run as plans.
-
-Legend: T rows, G KV groups, A attention layers that only one side runs.
+the runner fills before the replay.  Steps of more rows than any graph has run as plans.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 
+from boomerang_core.errors import SettingsError
 from boomerang_core.memory_plan import Span
 from server.engine.compat import (
     BatchDescriptor,
     CUDAGraphMode,
     set_cudagraph_capturing_enabled,
 )
-from server.engine.graph_spans import span_for, spans_to_capture
+from server.engine.graph_spans import PROMPT_ROWS, span_for, spans_to_capture
 from server.engine.loader import carried
 from server.engine.masks import Graphed
+from server.engine.one_sided import OneSided
 from server.engine.plan import Ranks, Side
 from server.engine.runner import RoutedRunner
 
+BREAKS = "VLLM_USE_BREAKABLE_CUDAGRAPH=1"
+"""With it vLLM breaks a graph at attention; without, only its compiler can."""
+
 SCHEDULE = "scheduler_metadata"
 """Where FlashAttention's builder keeps the schedule of its kernel, and its metadata says it."""
-
-NOWHERE = 0
-"""A slot of vLLM's null block, which no request holds; a CPU's kernel does not take its -1."""
 
 
 @dataclass(frozen=True)
@@ -48,55 +50,14 @@ def routed_batch(batch: BatchDescriptor, span: Span) -> RoutedBatch:
     return RoutedBatch(**asdict(batch), span=span)
 
 
-@dataclass(frozen=True)
-class OneSided:
-    """Attention layers that only one side runs; in a mixed graph they run on every row.
-
-    Each writes the keys and values of its own rows only: a student's layer shares pages with the
-    teacher's that its block keeps, and a request holds no blocks for layers beyond its size.
-    """
-
-    names: Sequence[str]
-    groups_A: torch.Tensor
-    ranks_A1: torch.Tensor
-    teachers_A1: torch.Tensor
-    slots_AT: torch.Tensor
-
-    @classmethod
-    def of(
-        cls, sides: Mapping[str, tuple[int, Side]], group_of: Mapping[str, int], slots_AT: Any
-    ) -> "OneSided":
-        """What reads `slots_AT`, a row for each layer.
-
-        `sides`: attention layer → the rank of its block, and whose rows it runs on; `group_of`:
-        attention layer → its KV group.
-        """
-        place = slots_AT.device
-        groups = torch.tensor([group_of[name] for name in sides], device=place, dtype=torch.int64)
-        ranks = torch.tensor([rank for rank, _ in sides.values()], device=place)
-        teachers = torch.tensor([side is Side.TEACHER for _, side in sides.values()], device=place)
-        return cls(tuple(sides), groups, ranks.unsqueeze(1), teachers.unsqueeze(1), slots_AT)
-
-    def fill(self, by_group: Iterable[torch.Tensor], sizes_T: torch.Tensor) -> None:
-        """Write the KV slots of each layer; `NOWHERE` in rows that are not its own."""
-        if self.names:
-            slots_AT = torch.stack(tuple(by_group))[self.groups_A]
-            others_AT = (sizes_T > self.ranks_A1) != self.teachers_A1
-            self.slots_AT[:, : len(sizes_T)] = slots_AT.masked_fill_(others_AT, NOWHERE)
-
-    def clear(self) -> None:
-        """No layer writes anywhere: while a graph is captured, pages hold what requests keep."""
-        self.slots_AT.fill_(NOWHERE)
-
-    def by_layer(self, rows: int) -> dict[str, torch.Tensor]:
-        """Where each layer finds its slots."""
-        return dict(zip(self.names, self.slots_AT[:, :rows], strict=True))
-
-
 class GraphedRunner(RoutedRunner):
     """The runner that carries plans, and replays graphs where a step has one."""
 
-    graph_modes = (CUDAGraphMode.NONE, CUDAGraphMode.FULL_DECODE_ONLY)
+    graph_modes = (
+        CUDAGraphMode.NONE,
+        CUDAGraphMode.FULL_DECODE_ONLY,
+        CUDAGraphMode.FULL_AND_PIECEWISE,
+    )
 
     _graph: Graphed | None = None
     """What the graph of this step, or the one being captured, serves."""
@@ -147,11 +108,32 @@ class GraphedRunner(RoutedRunner):
 
     # ---- capture ----------------------------------------------------------------------------
 
+    def _check_and_update_cudagraph_mode(self, *args: Any, **kwargs: Any) -> None:
+        """As vLLM's; without graphs in pieces for fewer rows than steps with prompts mostly have.
+
+        vLLM has one list of rows for both kinds of graph.
+        """
+        super()._check_and_update_cudagraph_mode(*args, **kwargs)
+        keys = self.cudagraph_dispatcher.cudagraph_keys[CUDAGraphMode.PIECEWISE]
+        keys -= {key for key in keys if key.num_tokens < PROMPT_ROWS[0]}
+
     def capture_model(self) -> Any:
         """As vLLM's: the spans that are missing."""
         taken = super().capture_model()
+        self._require_breaks()
         self._spans, self._missing = self._spans + self._missing, ()
         return taken
+
+    def _require_breaks(self) -> None:
+        """Raise `SettingsError` where attention became part of a graph in pieces.
+
+        It does where vLLM was imported before it was told to break graphs there; a replay would
+        then answer from what requests had been there at the capture: none.
+        """
+        for batch, graph in self._in_pieces.items():
+            assert batch.span is not None, "a key of a graph has a span"
+            if graph.capture.num_eager_breaks != len(frozenset(self._running(batch.span))):
+                raise SettingsError(f"{BREAKS} must be set before vLLM is imported")
 
     def _warmup_and_capture(self, desc: Any, *args: Any, **kwargs: Any) -> None:
         """As vLLM's, once for each span."""
@@ -199,9 +181,15 @@ class GraphedRunner(RoutedRunner):
 
     def _drop_others(self) -> None:
         """Drop the graphs of spans that do not count as captured."""
-        graphs = self.model.concrete_cudagraph_entries
-        for batch in [batch for batch in graphs if batch.span not in self._spans]:
-            del graphs[batch]
+        for graphs in (self.model.concrete_cudagraph_entries, self._in_pieces):
+            for batch in [batch for batch in graphs if batch.span not in self._spans]:
+                del graphs[batch]
+
+    @property
+    def _in_pieces(self) -> dict[RoutedBatch, Any]:
+        """The graphs in pieces; vLLM wraps the model for them only where they are on."""
+        graphs: dict[RoutedBatch, Any] = getattr(self.model, "entries", {})
+        return graphs
 
     # ---- a step -----------------------------------------------------------------------------
 
@@ -215,7 +203,7 @@ class GraphedRunner(RoutedRunner):
         if not self._replays(mode):
             return mode, batch, *rest
         if not self._capturing:
-            self._enter(graph, batch.num_tokens)
+            self._enter(graph, mode, batch.num_tokens, kwargs["num_scheduled_tokens_np"])
         return mode, routed_batch(batch, graph.span), *rest
 
     def _fitting(self) -> Graphed | None:
@@ -226,24 +214,27 @@ class GraphedRunner(RoutedRunner):
         return None if span is None else Graphed(span, self._row_sizes.gpu)
 
     def _replays(self, mode: Any) -> bool:
-        return bool(mode == CUDAGraphMode.FULL)
+        return mode in (CUDAGraphMode.FULL, CUDAGraphMode.PIECEWISE)
 
-    def _enter(self, graph: Graphed, rows: int) -> None:
-        """Take that graph for this step, padded to `rows`."""
+    def _enter(self, graph: Graphed, mode: Any, rows: int, tokens: np.ndarray) -> None:
+        """Take that graph for this step of so many `tokens` each, padded to `rows`."""
         self._graph = graph
-        self._partial, self._whole = {}, self._built_for(graph.span)
+        self._partial, self._whole = {}, self._built_for(graph.span, mode)
         if graph.mixed:
-            self._row_sizes.np[: len(self._sizes)] = self._sizes
-            self._row_sizes.np[len(self._sizes) : rows] = graph.span.largest
+            sizes_T = np.repeat(self._sizes, tokens)
+            self._row_sizes.np[: len(sizes_T)] = sizes_T
+            self._row_sizes.np[len(sizes_T) : rows] = graph.span.largest
             self._row_sizes.copy_to_gpu(rows)
 
-    def _needed(self, span: Span) -> frozenset[str]:
-        """The attention layers for which a replay needs metadata built: those of one KV group.
+    def _needed(self, span: Span, mode: Any) -> frozenset[str]:
+        """The attention layers for which a replay needs metadata built.
 
-        A replay reads none of it but the schedule, which is the same for all groups and which they
-        keep in one place.
+        In pieces, all that run.  Whole, those of one KV group: a replay reads none of it but the
+        schedule, which is the same for all groups and which they keep in one place.
         """
         running = frozenset(self._running(span))
+        if mode != CUDAGraphMode.FULL:
+            return running
         parts = (part for group in self.attn_groups for part in group)
         return next(names for part in parts if (names := running.intersection(part.layer_names)))
 

@@ -59,7 +59,7 @@ def engine_arguments(
         teacher_dir: the teacher as a Hugging Face folder (config, tokenizer, safetensors).
         sizes: those to load the weights of; None: every one.
         compiled: compile the segments between sizes (`segments.py`) instead of running eagerly.
-        graphs: replay CUDA graphs in decoding steps (`graphs.py`); None: where there is a GPU.
+        graphs: replay CUDA graphs (`graphs.py`); None: where there is a GPU.
         **limits: further vLLM arguments: `max_model_len`, `max_num_seqs`, `dtype`,
             `kv_cache_memory_bytes`, `tensor_parallel_size`, …
 
@@ -103,13 +103,17 @@ def _refuse_arguments(limits: Mapping[str, Any]) -> None:
 
 
 def _graph_arguments(graphs: bool, max_num_seqs: int | None) -> dict[str, Any]:
-    """vLLM captures decoding steps only, and never compiles: it would bake one size in."""
+    """vLLM captures steps and never compiles: it would bake one size in.
+
+    Steps with prompts only where it breaks graphs at attention (`graphs.BREAKS`).
+    """
     if not graphs:
         return {"enforce_eager": True}
+    prompts = compat.is_breakable_cudagraph_enabled()
     config = {
         "mode": 0,
-        "cudagraph_mode": "FULL_DECODE_ONLY",
-        "cudagraph_capture_sizes": rows_to_capture(max_num_seqs),
+        "cudagraph_mode": "FULL_AND_PIECEWISE" if prompts else "FULL_DECODE_ONLY",
+        "cudagraph_capture_sizes": rows_to_capture(max_num_seqs, prompts),
     }
     return {"enforce_eager": False, "compilation_config": config}
 

@@ -47,6 +47,9 @@ NAMES: Mapping[str, str] = {
     "HybridKVCacheCoordinator": "vllm.v1.core.kv_cache_coordinator:HybridKVCacheCoordinator",
     "init_app_state": "vllm.entrypoints.launchers.api_server.app_state:init_app_state",
     "ir_ops": "vllm.ir:ops",
+    "is_breakable_cudagraph_enabled": (
+        "vllm.compilation.breakable_cudagraph:is_breakable_cudagraph_enabled"
+    ),
     "KVCacheManager": "vllm.v1.core.kv_cache_manager:KVCacheManager",
     "KVCacheSpecRegistry": "vllm.v1.kv_cache_spec_registry:KVCacheSpecRegistry",
     "LayerNorm": "vllm.model_executor.layers.layernorm:LayerNorm",
@@ -110,7 +113,11 @@ _KV_REGISTRY = "vllm.v1.kv_cache_spec_registry:KVCacheSpecRegistry"
 MEMBERS: Mapping[str, tuple[str, ...]] = {
     f"{_RUNNER}.__init__": ("vllm_config", "device"),
     f"{_RUNNER}._build_attention_metadata": ("ubatch_slices", "slot_mappings"),
-    f"{_RUNNER}._determine_batch_execution_and_padding": ("force_eager",),
+    f"{_RUNNER}._check_and_update_cudagraph_mode": (),
+    f"{_RUNNER}._determine_batch_execution_and_padding": (
+        "force_eager",
+        "num_scheduled_tokens_np",
+    ),
     f"{_RUNNER}._get_prompt_logprobs_dict": ("hidden_states", "num_scheduled_tokens"),
     f"{_RUNNER}._get_slot_mappings": ("ubatch_slices",),
     f"{_RUNNER}._may_reorder_batch": ("scheduler_output",),
@@ -124,7 +131,12 @@ MEMBERS: Mapping[str, tuple[str, ...]] = {
     f"{_RUNNER}.get_model": (),
     f"{_RUNNER}.initialize_kv_cache": ("kv_cache_config",),
     f"{_RUNNER}.sample_tokens": ("grammar_output",),
+    "vllm.compilation.breakable_cudagraph:_BreakableEntry": ("batch_descriptor", "capture"),
+    "vllm.compilation.breakable_cudagraph:BreakableCUDAGraphCapture.num_eager_breaks": (),
     "vllm.compilation.cuda_graph:CUDAGraphEntry": ("batch_descriptor",),
+    "vllm.v1.cudagraph_dispatcher:CudagraphDispatcher.initialize_cudagraph_keys": (
+        "cudagraph_mode",
+    ),
     "vllm.v1.worker.gpu_worker:Worker._make_model_runner": (),
     "vllm.v1.worker.gpu_worker:Worker.compile_or_warm_up_model": (),
     "vllm.v1.worker.gpu_worker:Worker.shutdown": (),

@@ -23,6 +23,8 @@ def prepare_environment(settings: Settings, logging_config: Path | None) -> None
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", settings.log_level.upper())
     os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"
+    # CUDA graphs of steps with prompts, without vLLM's compiler: it would bake one size in.
+    os.environ.setdefault("VLLM_USE_BREAKABLE_CUDAGRAPH", "1")
     # vLLM prefers FlashInfer's sampler, which nvcc and g++ compile at the start: few images have
     # both, and ours has neither.
     os.environ.setdefault("VLLM_USE_FLASHINFER_SAMPLER", "0")

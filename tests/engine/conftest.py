@@ -13,6 +13,7 @@ import torch
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")  # plans are carried by the V1 runner
+os.environ.setdefault("VLLM_USE_BREAKABLE_CUDAGRAPH", "1")  # graphs of prompts, as a server has
 os.environ.setdefault("TRITON_F32_DEFAULT", "ieee")  # or attention in float32 would be in tf32
 
 from boomerang_core.route import StudentKind

@@ -1,4 +1,4 @@
-"""A CPU worker that takes decoding steps by masks, as CUDA graphs are captured.
+"""A CPU worker that takes all steps by masks, as CUDA graphs are captured.
 
 Its norms write into what they are given, as vLLM's kernel for GPUs does and that for CPUs does not.
 """
@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from boomerang_core.memory_plan import Span
 from server.engine import compat
 from server.engine.compat import CPUWorker, ir_ops
 from server.engine.graphs import GraphedRunner
@@ -35,7 +34,7 @@ if IN_PLACE not in ir_ops.fused_add_rms_norm.impls:
 
 
 class MaskedRunner(GraphedRunner, BoomerangCPUModelRunner):
-    """Takes the way of a graph in every step that decodes only."""
+    """Takes the way of a graph in every step, decoding or not."""
 
     masked_steps = 0
 
@@ -44,11 +43,7 @@ class MaskedRunner(GraphedRunner, BoomerangCPUModelRunner):
         self._spans = self._missing  # as if they had been captured
 
     def _replays(self, mode: Any) -> bool:
-        plan = self._plan
-        return plan is not None and plan.num_tokens == plan.num_requests
-
-    def _needed(self, span: Span) -> frozenset[str]:
-        return frozenset(self._running(span))
+        return self._plan is not None
 
     @property
     def _runs_layers(self) -> bool:

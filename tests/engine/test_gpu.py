@@ -4,12 +4,15 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from vllm.compilation.breakable_cudagraph import BreakableCUDAGraphWrapper
 
+from boomerang_core.memory_plan import Span
+from server.engine.graph_spans import PROMPT_ROWS
 from server.engine.loader import engine_arguments
 from tests.engine import test_equality as equality
 from tests.engine.conftest import LIMITS
 from tests.engine.families import TinyFamily
-from tests.engine.test_equality import BATCH, expected, greedy
+from tests.engine.test_equality import BATCH, expected, greedy, prompts, reference
 
 pytestmark = pytest.mark.gpu
 
@@ -49,15 +52,39 @@ def engine(tiny: TinyFamily, way: dict[str, Any], keep: Callable[[Any], Any]) ->
     return keep(LLM(**engine_arguments(tiny.family, tiny.teacher_dir, **way, **LIMITS)))
 
 
-def captured(worker: Any) -> int:
-    """On a worker: how many graphs there are to replay."""
+def captured(worker: Any) -> tuple[int, int]:
+    """On a worker: how many graphs there are to replay, whole and in pieces."""
     model = worker.model_runner.model
-    return len(getattr(model, "concrete_cudagraph_entries", ()))
+    return len(getattr(model, "concrete_cudagraph_entries", ())), len(getattr(model, "entries", ()))
 
 
 def test_a_graph_for_each_span_and_number_of_rows(engine: Any, way: dict[str, Any]) -> None:
-    """Four sizes: each alone, and three spans from the smallest up; 1, 2, 4, 8 and 16 rows."""
-    assert engine.collective_rpc(captured) == [7 * 5 if way.get("graphs", True) else 0]
+    """Four sizes: each alone, and three spans from the smallest up.
+
+    Whole for 1, 2, 4, 8 and 16 rows; in pieces for more than 4.
+    """
+    graphs = (7 * 5, 7 * len(PROMPT_ROWS)) if way.get("graphs", True) else (0, 0)
+    assert engine.collective_rpc(captured) == [graphs]
+
+
+def test_steps_with_prompts_replay_graphs(
+    tiny: TinyFamily, engine: Any, way: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one size and of many; all prompts of a batch are taken in one step."""
+    replays = []
+    original = BreakableCUDAGraphWrapper._replay
+
+    def counted(graph: Any, entry: Any, *args: Any) -> Any:
+        replays.append(entry.batch_descriptor.span)
+        return original(graph, entry, *args)
+
+    monkeypatch.setattr(BreakableCUDAGraphWrapper, "_replay", counted)
+    top = tiny.sizes[-1]
+    for seed, sizes in enumerate(([top] * 4, [0, 1, top, top]), start=90):
+        batch = prompts(4, seed)  # that the prefix cache does not know
+        answers = [reference(tiny.export_dir(size), batch)[i] for i, size in enumerate(sizes)]
+        assert greedy(engine, batch, sizes) == answers
+    assert replays == ([Span(top, top), Span(0, top)] if way.get("graphs", True) else [])
 
 
 def test_weights_that_come_and_go_are_captured_anew(tiny: TinyFamily, engine: Any) -> None:

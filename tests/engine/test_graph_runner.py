@@ -13,7 +13,8 @@ import torch
 from boomerang_core.memory_plan import Span
 from server.engine.compat import CUDAGraphMode, GPUModelRunner
 from server.engine.graph_spans import spans_to_capture
-from server.engine.graphs import NOWHERE, SCHEDULE, GraphedRunner, OneSided, RoutedBatch
+from server.engine.graphs import SCHEDULE, GraphedRunner, RoutedBatch
+from server.engine.one_sided import NOWHERE, OneSided
 from server.engine.plan import Rows, Side
 from server.engine.runner import RoutedRunner
 
@@ -122,7 +123,10 @@ def test_graphs_of_all_groups_read_the_schedule_that_a_step_makes(
 
 
 def test_metadata_for_a_replay_is_built_for_one_group(captures: list[Span]) -> None:
-    """The first one that a size of the span runs: a replay reads its schedule, and nothing else."""
+    """The first one that a size of the span runs: a replay reads its schedule, and nothing else.
+
+    Between the pieces of a graph attention runs, in every layer.
+    """
     runner = Runner(Span(0, 3))
     runner.model.ranks = SimpleNamespace(blocks=(0, 2))
     runner.model.attention_sides = [
@@ -132,9 +136,11 @@ def test_metadata_for_a_replay_is_built_for_one_group(captures: list[Span]) -> N
     ]
     runner.attn_groups = [[SimpleNamespace(layer_names=[name])] for name in ("late", "early")]
     runner.attn_groups.append([SimpleNamespace(layer_names=["kept"])])
-    assert runner._needed(Span(3, 3)) == {"late"}
-    assert runner._needed(Span(1, 2)) == {"early"}
-    assert runner._needed(Span(0, 0)) == {"kept"}
+    whole, pieces = CUDAGraphMode.FULL, CUDAGraphMode.PIECEWISE
+    assert runner._needed(Span(3, 3), whole) == {"late"}
+    assert runner._needed(Span(1, 2), whole) == {"early"}
+    assert runner._needed(Span(0, 0), whole) == {"kept"}
+    assert runner._needed(Span(1, 2), pieces) == {"early", "kept"}
 
 
 def test_one_sided_layers_write_where_their_own_rows_are() -> None:

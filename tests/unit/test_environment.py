@@ -31,6 +31,14 @@ def test_no_sampler_that_is_compiled_at_the_start_unless_told(environment: dict[
     assert environment["VLLM_USE_FLASHINFER_SAMPLER"] == "1"
 
 
+def test_steps_with_prompts_have_graphs_unless_told(environment: dict[str, str]) -> None:
+    prepare_environment(read_settings(), None)
+    assert environment["VLLM_USE_BREAKABLE_CUDAGRAPH"] == "1"
+    environment["VLLM_USE_BREAKABLE_CUDAGRAPH"] = "0"
+    prepare_environment(read_settings(), None)
+    assert environment["VLLM_USE_BREAKABLE_CUDAGRAPH"] == "0"
+
+
 def test_tensor_parallel_ranks_are_not_bound_unless_told(environment: dict[str, str]) -> None:
     settings = read_settings(tensor_parallel_size=2)
     prepare_environment(settings, None)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from boomerang_core.memory_plan import Span
-from server.engine.graph_spans import ROWS, rows_to_capture, span_for, spans_to_capture
+from server.engine.graph_spans import PROMPT_ROWS, ROWS, rows_to_capture, span_for, spans_to_capture
 
 
 def test_each_offered_size_alone_and_from_the_smallest_up() -> None:
@@ -70,4 +70,5 @@ def test_every_step_of_held_sizes_has_a_span(
     ],
 )
 def test_rows_up_to_the_requests_that_run_at_once(most: int | None, rows: list[int]) -> None:
-    assert rows_to_capture(most) == rows
+    assert rows_to_capture(most, prompts=False) == rows
+    assert rows_to_capture(most, prompts=True) == sorted({*rows, *PROMPT_ROWS})
