@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +106,7 @@ class Engine:
         finally:
             scheduler.in_turn = False
 
-    def staggered(self, requests: Sequence[Request]) -> list[list[int]]:
+    def staggered(self, requests: Sequence[Request], tokens: int = TOKENS) -> list[list[int]]:
         """One more request joins at every second step, so that prefills meet decodes."""
         core = self._llm.llm_engine
         waiting = list(enumerate(requests))
@@ -115,7 +115,7 @@ class Engine:
         while waiting or core.has_unfinished_requests():
             if waiting and step % 2 == 0:
                 place, (size, prompt) = waiting.pop(0)
-                core.add_request(str(place), {"prompt_token_ids": prompt}, _greedy(size, TOKENS))
+                core.add_request(str(place), {"prompt_token_ids": prompt}, _greedy(size, tokens))
             for output in core.step():
                 if output.finished:
                     answers[output.request_id] = list(output.outputs[0].token_ids)
@@ -175,35 +175,40 @@ class AheadTurnTakingScheduler(TurnTakingScheduler, BoomerangAsyncScheduler):
 
 
 def routed_engine(
-    family: Family, compiled: bool = False, graphs: bool | None = None, **limits: Any
+    family: Family,
+    compiled: bool = False,
+    graphs: bool | None = None,
+    prompt_graphs: bool = True,
+    **limits: Any,
 ) -> Engine:
     """One engine for every size of a family; `limits` over those of `LIMITS`."""
     from vllm import LLM
 
     register()
-    arguments = engine_arguments(
-        family,
-        teacher_folder(family),
-        compiled=compiled,
-        graphs=graphs,
-        **{**LIMITS, **limits},
-    )
-    turns = AheadTurnTakingScheduler if arguments["async_scheduling"] else TurnTakingScheduler
-    scheduler = f"{turns.__module__}.{turns.__name__}"
-    return Engine(LLM(**{**arguments, "scheduler_cls": scheduler}))
+    with nullcontext() if prompt_graphs else _no_broken_graphs():
+        arguments = engine_arguments(
+            family,
+            teacher_folder(family),
+            compiled=compiled,
+            graphs=graphs,
+            **{**LIMITS, **limits},
+        )
+        turns = AheadTurnTakingScheduler if arguments["async_scheduling"] else TurnTakingScheduler
+        scheduler = f"{turns.__module__}.{turns.__name__}"
+        return Engine(LLM(**{**arguments, "scheduler_cls": scheduler}))
 
 
 def plain_engine(folder: Path, **limits: Any) -> Engine:
     """Plain vLLM on a checkpoint; `limits` over those of `LIMITS`."""
     from vllm import LLM
 
-    with _graphs_by_compiler():
+    with _no_broken_graphs():
         return Engine(LLM(model=str(folder), **{"enforce_eager": True, **LIMITS, **limits}))
 
 
 @contextmanager
-def _graphs_by_compiler() -> Iterator[None]:
-    """Meanwhile, an engine captures prompts as vLLM does by default: where its compiler splits."""
+def _no_broken_graphs() -> Iterator[None]:
+    """Meanwhile, engines capture no prompts but where vLLM's compiler splits, as by default."""
     from vllm.envs import disable_envs_cache, enable_envs_cache
 
     name = "VLLM_USE_BREAKABLE_CUDAGRAPH"

@@ -1,18 +1,22 @@
 """One engine for every size on a GPU, in bfloat16: sizes alone, mixed, and plain vLLM beside it.
 
-    python -m bench.gpu_engine FAMILY [--batch 1 16 64] [--sizes 3] [--pairs 7] [--merged]
+    python -m bench.gpu_engine FAMILY [--batch "decode 16"] [--sizes 3] [--pairs 7] [--merged]
                                       [--ours graphs compiled] [--out FILE]
+
+Batches: requests that are sent at once and decode; prompts alone; and requests that join, one at
+every second step, so that prompts meet decoding all the time.
 
 Ways, timed in turn in one process on the same prompts:
 
 * each of some sizes alone, in our engine, and in further ones that are set differently (`--ours`);
 * `mixed`, their requests at once; `one_after_another`; `in_turn`, steps of one size in turn; and
-  `all_at_largest`, with which everyone gets another size than asked for;
+  `all_at_largest`, with which everyone gets another size than asked for; where requests join,
+  `mixed` and `all_at_largest`;
 * `plain`: plain vLLM on the teacher as it comes, so with its own compilation, CUDA graphs and
   asynchronous scheduling; with `--merged`, plain vLLM on each of the sizes, exported.
 
-Reports tokens a second, the time of a step over its floor (bytes of weights and KV read, over the
-memory bandwidth that this run measured), and ratios pair by pair.  Prints JSON.
+Reports milliseconds a token of an answer, those over their floor (bytes of weights and KV read in
+decoding, over the memory bandwidth that this run measured), and ratios pair by pair.  Prints JSON.
 """
 
 from __future__ import annotations
@@ -21,26 +25,33 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from bench.engines import Engine, plain_engine, routed_engine
+from bench.engines import Engine, Request, plain_engine, routed_engine
 from bench.mixing import ways
 from bench.pairs import Ratio, time_in_turn
 from bench.run import add_common, add_sizes, finish, spread
 from bench.speed import bytes_of_answers
-from bench.speed import timed as timed_at
 from bench.traffic import Batch
 from boomerang_core.assemble import export
 from boomerang_core.checkpoint import teacher_folder
 from boomerang_core.cli import family_folder
 from boomerang_core.family import Family, load_family
 
-PROMPT, ANSWER = 16, 128
+BATCHES = {
+    "decode 1": Batch(1, 16, 128),
+    "decode 16": Batch(16, 16, 128),
+    "decode 64": Batch(64, 16, 128),
+    "prompts 4 x 100": Batch(4, 100, 1),
+    "prompts 16 x 192": Batch(16, 192, 1),
+    "join 32": Batch(32, 64, 32),
+}
 LIMITS: dict[str, Any] = {
     "dtype": "bfloat16",
     "max_num_seqs": 256,
@@ -52,10 +63,14 @@ LIMITS: dict[str, Any] = {
 OURS: dict[str, dict[str, Any]] = {
     "graphs": {},
     "compiled": {"compiled": True},
+    "decoding": {"prompt_graphs": False},
     "synchronous": {"async_scheduling": False},
     "eager": {"graphs": False},
 }
 """How our engine can be set; without anything, as a server sets it."""
+
+Way = Callable[[], float]
+"""Does the work once and returns its seconds."""
 
 _COPIED_BYTES = 1 << 30
 
@@ -86,31 +101,72 @@ def plain_engines(family: Family, sizes: Sequence[int], merged: bool) -> dict[in
     return engines
 
 
+def seconds_to_join(engine: Engine, requests: Sequence[Request], tokens: int) -> float:
+    """Seconds until all have their answers, one more request joining at every second step."""
+    start = time.perf_counter()
+    engine.staggered(requests, tokens)
+    return time.perf_counter() - start
+
+
+def alone(engine: Engine, batch: Batch, size: int | None, vocabulary: int, joins: bool) -> Way:
+    """What runs the batch at one size, or in plain vLLM at none."""
+    requests = batch.at([size], vocabulary, seed=0)
+    if joins:
+        return partial(seconds_to_join, engine, requests, batch.tokens)
+    return partial(engine.seconds, requests, batch.tokens)
+
+
+def together(
+    engine: Engine, batch: Batch, sizes: list[int], vocabulary: int, joins: bool
+) -> Mapping[str, Way]:
+    """What runs the batch at several sizes, mixed and otherwise; nothing where it is too small."""
+    if batch.requests < len(sizes):
+        return {}
+    requests = batch.at(sizes, vocabulary, seed=0)
+    if not joins:
+        return ways(engine, requests, batch.tokens)
+    return {
+        "mixed": partial(seconds_to_join, engine, requests, batch.tokens),
+        "all_at_largest": alone(engine, batch, sizes[-1], vocabulary, joins),
+    }
+
+
 def compare(
     family: Family,
     ours: dict[str, Engine],
     plain: dict[int, Engine],
     batch: Batch,
+    joins: bool,
     sizes: list[int],
-    vocabulary: int,
-    pairs: int,
-    bandwidth: float,
-) -> dict[str, Any]:
-    """One batch, every way; sizes are mixed in the first of our engines."""
+    options: argparse.Namespace,
+) -> dict[str, list[float]]:
+    """Seconds of one batch, every way; sizes are mixed in the first of our engines."""
     names = {size: family.rows[size].id for size in sizes}
-    timed: dict[str, Callable[[], float]] = {}
+    timed: dict[str, Way] = {}
     for size in sizes:
         for way, engine in ours.items():
-            timed[f"{names[size]} {way}"] = timed_at(engine, batch, size, vocabulary)
+            timed[f"{names[size]} {way}"] = alone(engine, batch, size, options.vocabulary, joins)
     for size, engine in plain.items():
-        timed[f"{names[size]} plain"] = timed_at(engine, batch, None, vocabulary)
-    if batch.requests >= len(sizes):
-        first = next(iter(ours.values()))
-        timed |= ways(first, batch.at(sizes, vocabulary, seed=0), batch.tokens)
-    seconds = time_in_turn(timed, pairs)
+        timed[f"{names[size]} plain"] = alone(engine, batch, None, options.vocabulary, joins)
+    timed |= together(next(iter(ours.values())), batch, sizes, options.vocabulary, joins)
+    return time_in_turn(timed, options.pairs)
+
+
+def summary(
+    family: Family,
+    seconds: dict[str, list[float]],
+    batch: Batch,
+    joins: bool,
+    ours: Sequence[str],
+    plain: Sequence[int],
+    sizes: list[int],
+    bandwidth: float,
+) -> dict[str, Any]:
+    """What one batch's seconds say."""
+    names = {size: family.rows[size].id for size in sizes}
     floors = {names[size]: bytes_of_answers(family.rows[size], batch) / bandwidth for size in sizes}
     return {
-        "step_ms": {
+        "token_ms": {
             name: round(1000 * statistics.median(values) / batch.tokens, 3)
             for name, values in seconds.items()
         },
@@ -118,6 +174,7 @@ def compare(
             f"{name} {way}": round(statistics.median(seconds[f"{name} {way}"]) / floor, 2)
             for name, floor in floors.items()
             for way in ours
+            if batch.tokens > 1 and not joins
         },
         "plain_over_ours": {
             f"{names[size]} {way}": asdict(
@@ -144,6 +201,13 @@ def run(family: Family, options: argparse.Namespace) -> dict[str, Any]:
         ours[way] = routed_engine(family, **{**LIMITS, **OURS[way]})
         started[way] = round(time.perf_counter() - start, 1)
     plain = plain_engines(family, sizes, options.merged) if options.plain else {}
+    batches = {}
+    for name in options.batch:
+        batch, joins = BATCHES[name], name.startswith("join")
+        seconds = compare(family, ours, plain, batch, joins, sizes, options)
+        batches[name] = summary(
+            family, seconds, batch, joins, list(ours), list(plain), sizes, bandwidth
+        )
     return {
         "family": family.name,
         "device": torch.cuda.get_device_name(),
@@ -151,19 +215,7 @@ def run(family: Family, options: argparse.Namespace) -> dict[str, Any]:
         "sizes_offered": len(family.table.offered),
         "start_seconds": started,
         "copy_bytes_per_second": round(bandwidth),
-        "batches": {
-            f"{rows} decoding": compare(
-                family,
-                ours,
-                plain,
-                Batch(rows, PROMPT, ANSWER),
-                sizes,
-                options.vocabulary,
-                options.pairs,
-                bandwidth,
-            )
-            for rows in options.batch
-        },
+        "batches": batches,
     }
 
 
@@ -171,7 +223,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("family", type=Path)
     add_sizes(parser, 3)
-    parser.add_argument("--batch", type=int, nargs="+", default=[1, 16, 64])
+    parser.add_argument("--batch", nargs="+", choices=BATCHES, default=list(BATCHES))
     parser.add_argument("--merged", action="store_true", help="plain vLLM on every size, exported")
     parser.add_argument("--no-plain", dest="plain", action="store_false", help="our engine alone")
     parser.add_argument("--ours", nargs="+", choices=OURS, default=["graphs"])
