@@ -1,19 +1,22 @@
 """The runner's bookkeeping of CUDA graphs, with vLLM's own capture and builders replaced."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields
 from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from boomerang_core.errors import SettingsError
 from boomerang_core.memory_plan import Span
-from server.engine.compat import CUDAGraphMode, GPUModelRunner
+from server.engine.compat import BatchDescriptor, CUDAGraphMode, GPUModelRunner
 from server.engine.graph_spans import spans_to_capture
-from server.engine.graphs import SCHEDULE, GraphedRunner, RoutedBatch
+from server.engine.graphs import BREAKS, SCHEDULE, GraphedRunner, RoutedBatch
+from server.engine.masks import Graphed
 from server.engine.one_sided import NOWHERE, OneSided
 from server.engine.plan import Rows, Side
 from server.engine.runner import RoutedRunner
@@ -96,6 +99,53 @@ def test_graphs_of_weights_that_are_given_up_again_are_dropped(captures: list[Sp
     runner.model.held = Span(0, 1)
     runner.drop_graphs()
     assert runner.graphs() == set(runner._spans) == {Span(0, 0), Span(1, 1), Span(0, 1)}
+
+
+def test_graphs_in_pieces_are_dropped_with_their_sizes_too(captures: list[Span]) -> None:
+    runner = Runner(Span(0, 3))
+    runner.capture_model()
+    batches = [RoutedBatch(num_tokens=32, span=span) for span in runner._spans]
+    runner.model.entries = dict.fromkeys(batches)
+    runner.model.held = Span(0, 1)
+    runner.drop_graphs()
+    assert {batch.span for batch in runner.model.entries} == set(runner._spans)
+
+
+def test_no_graph_in_pieces_for_few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(GPUModelRunner, "_check_and_update_cudagraph_mode", lambda runner: None)
+    runner = Runner(Span(0, 3))
+    keys = {rows: BatchDescriptor(num_tokens=rows) for rows in (1, 4, 8, 512)}
+    whole, pieces = CUDAGraphMode.FULL, CUDAGraphMode.PIECEWISE
+    dispatcher = SimpleNamespace(cudagraph_keys={whole: {keys[1]}, pieces: set(keys.values())})
+    runner.cudagraph_dispatcher = dispatcher
+    runner._check_and_update_cudagraph_mode()
+    assert dispatcher.cudagraph_keys == {whole: {keys[1]}, pieces: {keys[8], keys[512]}}
+
+
+@pytest.mark.parametrize(("breaks", "is_refused"), [(2, False), (0, True), (1, True)])
+def test_a_graph_that_did_not_break_at_attention_is_refused(
+    monkeypatch: pytest.MonkeyPatch, breaks: int, is_refused: bool
+) -> None:
+    """It would replay the attention of the capture, where no request had been there."""
+    runner = Runner(Span(0, 3))
+    runner.model.ranks = SimpleNamespace(blocks=(0, 2))
+    runner.model.attention_sides = [("kept", 0, Side.ALL), ("late", 1, Side.TEACHER)]
+    capture = SimpleNamespace(num_eager_breaks=breaks)
+    batch = RoutedBatch(num_tokens=32, span=Span(3, 3))
+    runner.model.entries = {batch: SimpleNamespace(capture=capture)}
+    monkeypatch.setattr(GPUModelRunner, "capture_model", lambda runner: 0)
+    with pytest.raises(SettingsError, match=BREAKS) if is_refused else nullcontext():
+        runner.capture_model()
+
+
+def test_every_token_of_a_prompt_has_the_size_of_its_request() -> None:
+    runner = Runner(Span(0, 3))
+    runner._built_for = lambda span, mode: frozenset()
+    runner._sizes = (3, 1)
+    runner._row_sizes = SimpleNamespace(np=np.full(9, -7), copy_to_gpu=lambda rows: None)
+    graph = Graphed(Span(0, 3), torch.empty(0))
+    runner._enter(graph, CUDAGraphMode.PIECEWISE, 8, np.array([4, 2]))
+    assert runner._row_sizes.np.tolist() == [3, 3, 3, 3, 1, 1, 3, 3, -7]
 
 
 @dataclass(frozen=True)
