@@ -67,7 +67,7 @@ def test_a_graph_for_each_span_and_number_of_rows(engine: Any, way: dict[str, An
     assert engine.collective_rpc(captured) == [graphs]
 
 
-def test_steps_with_prompts_replay_graphs(
+def test_steps_with_prompts_are_replayed(
     tiny: TinyFamily, engine: Any, way: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of one size and of many; all prompts of a batch are taken in one step."""
