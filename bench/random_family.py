@@ -20,9 +20,10 @@ from bench.gpu_layers.routes import SHAPES, Shape, family_design
 from bench.run import spread
 from boomerang_core.architectures import model_shape
 from boomerang_core.family import Family, build_rows, load_family, write_family
+from boomerang_core.initial_student import initial_student
 from boomerang_core.lowrank import B
 from boomerang_core.route import StudentKind
-from boomerang_core.student import initial_student, save_student
+from boomerang_core.student import save_student
 from boomerang_core.teacher_ref import TeacherRef
 
 SMALL = Shape("135m", 30, 576, 1536, 9, 3, 64, 49_152, tied=True)

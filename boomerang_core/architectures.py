@@ -7,10 +7,19 @@ names within a layer are relative to the layer.
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 from boomerang_core.errors import ArchitectureError, SettingsError
 from boomerang_core.footprint import ModelShape
+
+
+class Maps(StrEnum):
+    """Which linear maps of a layer."""
+
+    ALL = "all"
+    ATTENTION = "attention"
+    MLP = "mlp"
 
 
 @dataclass(frozen=True)
@@ -47,11 +56,12 @@ class Architecture:
         """The modules that turn tokens into the first layer's input."""
         return (self.embedding,) if self.positions is None else (self.embedding, self.positions)
 
-    @property
-    def attention_maps(self) -> tuple[str, ...]:
-        """The linear maps of attention: those that are not beside `down_map`, in the MLP."""
+    def maps(self, which: Maps) -> tuple[str, ...]:
+        """Those linear maps; the MLP's are the ones beside `down_map`."""
         mlp = self.down_map.rpartition(".")[0]
-        return tuple(name for name in self.linear_maps if name.rpartition(".")[0] != mlp)
+        in_mlp = {name for name in self.linear_maps if name.rpartition(".")[0] == mlp}
+        wanted = {Maps.ATTENTION: (False,), Maps.MLP: (True,)}.get(which, (False, True))
+        return tuple(name for name in self.linear_maps if (name in in_mlp) in wanted)
 
     def layer_name(self, index: int, name: str) -> str:
         """The tensor `name` of layer `index`, as the checkpoint calls it."""

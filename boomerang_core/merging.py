@@ -12,12 +12,11 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from enum import StrEnum
 from pathlib import Path
 
 import torch
 
-from boomerang_core.architectures import Architecture
+from boomerang_core.architectures import Architecture, Maps
 from boomerang_core.checkpoint import load_teacher
 from boomerang_core.contents import INDEX, SIMILARITY, STUDENT, TASKS, sha256_of
 from boomerang_core.errors import SettingsError
@@ -31,21 +30,14 @@ from boomerang_core.route import StudentKind
 from boomerang_core.student import Student, Tensors, load_student, merged_layer, save_student
 
 
-class Maps(StrEnum):
-    """Which linear maps to merge.  With `all` of them the student is full."""
-
-    ALL = "all"
-    ATTENTION = "attention"
-
-
 def merge_family(family: Family, out: Path, maps: Maps = Maps.ALL) -> Family:
     """Write the family with deltas merged into `out`, whole or not at all, and read it back.
 
-    The merged maps are stored in the teacher's dtype.  Name, ladder, default size, report and
-    measured quality stay; the recipe, which would make the deltas again, does not.  A packed
-    family's teacher comes along.  Raises `SettingsError` where there is no delta left to merge
-    or `out` lies in the family, `CheckpointError` where `out` is in use, `FamilyError` where the
-    teacher is not this family's.
+    With those of all `maps` the student is full; else the others stay.  The merged maps are stored
+    in the teacher's dtype.  Name, ladder, default size, report and measured quality stay; the
+    recipe, which would make the deltas again, does not.  A packed family's teacher comes along.
+    Raises `SettingsError` where there is no delta left to merge or `out` lies in the family,
+    `CheckpointError` where `out` is in use, `FamilyError` where the teacher is not this family's.
     """
     if family.design.kind is not StudentKind.LOWRANK:
         raise SettingsError(f"{family.name} has a full student already: there is nothing to merge")
@@ -85,7 +77,7 @@ def merged_student(family: Family, maps: Maps = Maps.ALL) -> Student:
     """
     teacher, lowrank = load_teacher(family), load_student(family.student_dir)
     layers = teacher.get_submodule(lowrank.row.layers)
-    wanted = lowrank.row.linear_maps if maps is Maps.ALL else lowrank.row.attention_maps
+    wanted = lowrank.row.maps(maps)
     tensors: Tensors = {}
     for index, block in enumerate(lowrank.block_map):
         if not block.shared:

@@ -21,7 +21,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from boomerang_core.architectures import ARCHITECTURES, Architecture, architecture_of, shallower
+from boomerang_core.architectures import ARCHITECTURES, Architecture, architecture_of
 from boomerang_core.blocks import BlockMap
 from boomerang_core.errors import BlockMapError, CheckpointError, SettingsError
 from boomerang_core.files import save_json, save_tensors
@@ -87,7 +87,7 @@ class Student:
         row = architecture_of(teacher.config)
         if row.name != self.architecture:
             raise CheckpointError(f"the student is a {self.architecture}, the teacher a {row.name}")
-        _check_depth(self.block_map, teacher, row)
+        check_depth(self.block_map, teacher, row)
         required, optional = _expected(self, teacher, row)
         if missing := sorted(required.keys() - self.tensors.keys()):
             raise CheckpointError(f"the student lacks {missing[0]}")
@@ -116,48 +116,6 @@ def _is_touched(name: str, deltas: Mapping[str, torch.Tensor]) -> bool:
     return name.removesuffix(".weight") + A in deltas
 
 
-def initial_student(
-    teacher: Any, block_map: BlockMap, kind: StudentKind, rank: int, own_embeddings: bool
-) -> Student:
-    """A student before distillation: copies of the kept layers, or deltas that change nothing.
-
-    `rank` is that of low-rank deltas, at most the linear map's own; A is random (torch's global
-    generator), B zero.  Tensors have the teacher's dtype.  Raises `CheckpointError` where the block
-    map is for a teacher of another depth.
-    """
-    row = architecture_of(teacher.config)
-    _check_depth(block_map, teacher, row)
-    tensors: Tensors = {}
-    for index, block in enumerate(block_map):
-        if block.shared:
-            continue
-        layer = dict(teacher.get_submodule(row.layers)[block.kept].named_parameters())
-        own = layer if kind is StudentKind.FULL else _no_deltas(layer, row, rank)
-        tensors |= {row.layer_name(index, name): tensor for name, tensor in own.items()}
-    if own_embeddings:
-        tensors |= _ends(teacher, row)
-    copied = {name: tensor.detach().clone() for name, tensor in tensors.items()}
-    return Student(row.name, kind, block_map, own_embeddings, copied)
-
-
-def random_student(teacher: Any, block_map: BlockMap, own_embeddings: bool) -> Student:
-    """A `full` student of random weights, drawn as its architecture draws them.
-
-    The paper's control (arXiv 2510.05064, section 4): the same training without the teacher's
-    layers to start from.  Torch's global generator; the teacher's dtype and device.
-    """
-    from transformers import AutoModelForCausalLM
-
-    row = architecture_of(teacher.config)
-    _check_depth(block_map, teacher, row)
-    config = shallower(teacher.config, [block.kept for block in block_map])
-    model = AutoModelForCausalLM.from_config(config).to(teacher.get_submodule(row.norm).weight)
-    drawn = student_from_model(model, teacher, block_map)
-    ends = () if own_embeddings else _ends(teacher, row)
-    tensors = {name: t.detach() for name, t in drawn.tensors.items() if name not in ends}
-    return replace(drawn, own_embeddings=own_embeddings, tensors=tensors)
-
-
 def student_from_model(model: Any, teacher: Any, block_map: BlockMap) -> Student:
     """A `full` student with its own embeddings out of a checkpoint of one layer a block.
 
@@ -171,7 +129,7 @@ def student_from_model(model: Any, teacher: Any, block_map: BlockMap) -> Student
         if not block.shared:
             layer = model.get_submodule(row.layers)[index]
             tensors |= {row.layer_name(index, n): t for n, t in layer.named_parameters()}
-    tensors |= _ends(model, row)
+    tensors |= ends_of(model, row)
     student = Student(
         architecture_of(model.config).name, StudentKind.FULL, block_map, True, tensors
     )
@@ -216,22 +174,7 @@ def load_student(folder: Path) -> Student:
         raise CheckpointError(f"{path} is malformed: {error}") from error
 
 
-def _no_deltas(layer: Mapping[str, torch.Tensor], row: Architecture, rank: int) -> Tensors:
-    """A layer's norms, and factors of zero for each of its linear maps."""
-    if rank < 1:
-        raise SettingsError(f"the rank must be at least 1, got {rank}")
-    own = {name: layer[name] for name in layer if name.rpartition(".")[0] in row.norms}
-    for linear in row.linear_maps:
-        weight = layer[f"{linear}.weight"]
-        outputs, inputs = reversed(weight.shape) if row.conv1d else weight.shape
-        r = min(rank, outputs, inputs)
-        # unit variance out of unit variance in, so that the rate of B does not depend on the width
-        own[linear + A] = torch.randn(r, inputs, device=weight.device).to(weight) / inputs**0.5
-        own[linear + B] = weight.new_zeros(outputs, r)
-    return own
-
-
-def _ends(model: Any, row: Architecture) -> Tensors:
+def ends_of(model: Any, row: Architecture) -> Tensors:
     """Embeddings and final norm by name, and the LM head where it is not tied."""
     heads = () if model.config.tie_word_embeddings else (row.head,)
     return {
@@ -255,7 +198,7 @@ def _expected(student: Student, teacher: Any, row: Architecture) -> tuple[Shapes
         else:
             optional |= {row.layer_name(index, n): s for n, s in _lowrank_shapes(shapes, row)}
     if student.own_embeddings:
-        required |= {name: tensor.shape for name, tensor in _ends(teacher, row).items()}
+        required |= {name: tensor.shape for name, tensor in ends_of(teacher, row).items()}
     return required, optional
 
 
@@ -290,7 +233,7 @@ def _check_shape(
             raise CheckpointError(f"the student's {stem}{A} and {stem}{B} differ in rank")
 
 
-def _check_depth(block_map: BlockMap, teacher: Any, row: Architecture) -> None:
+def check_depth(block_map: BlockMap, teacher: Any, row: Architecture) -> None:
     layers = len(teacher.get_submodule(row.layers))
     _require_layers(layers, block_map.num_teacher_layers, "teacher")
 

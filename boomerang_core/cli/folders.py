@@ -134,16 +134,17 @@ def merge(
     family: FamilyFolder,
     out: Annotated[Path, typer.Option(help="The family folder to write.")],
     maps: Annotated[
-        str, typer.Option(help="Deltas to merge: all, or attention (its maps are small).")
+        str, typer.Option(help="Deltas to merge: all, attention (its maps are small), or mlp.")
     ] = "all",
 ) -> None:
     """Merge deltas: small sizes run faster, and take more memory."""
     with plain_errors():
         loaded = load_family(family_folder(family))
-        from boomerang_core.merging import Maps, merge_family
+        from boomerang_core.architectures import Maps
+        from boomerang_core.choices import choose
+        from boomerang_core.merging import merge_family
 
-        if maps not in list(Maps):
-            raise SettingsError(f"--maps must be {' or '.join(Maps)}, got {maps!r}")
+        choose("--maps", maps, list(Maps))
         merged = merge_family(loaded, out, Maps(maps))
         print_resident(merged)
         typer.echo(f"{merged.name}, merged → {out}")

@@ -56,6 +56,7 @@ def make(
     kept: options.Kept = None,
     kind: options.Kind = None,
     rank: options.Rank = None,
+    maps: options.Maps = None,
     own_embeddings: options.OwnEmbeddings = None,
     start: options.Start = None,
     ladder: options.Ladder = None,

@@ -29,6 +29,9 @@ Kept = Annotated[
 ]
 Kind = Annotated[str | None, typer.Option(help="full or lowrank.")]
 Rank = Annotated[int | None, typer.Option(help="Rank of a lowrank student.")]
+Maps = Annotated[
+    str | None, typer.Option(help="Which maps of a lowrank student have deltas: all or mlp.")
+]
 OwnEmbeddings = Annotated[
     bool | None, typer.Option(help="A full student has its own embedding, final norm and head.")
 ]

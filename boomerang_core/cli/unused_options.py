@@ -17,7 +17,7 @@ STAGE = {name: f"end_to_end.{name}" for name in ("tokens", "precision")}
 """Options of the end-to-end stage, and the fields of a recipe that they set."""
 
 _NEEDS: Sequence[tuple[tuple[str, ...], str, Callable[[Recipe], bool]]] = (
-    (("rank",), "--kind lowrank", lambda recipe: recipe.kind == "lowrank"),
+    (("rank", "maps"), "--kind lowrank", lambda recipe: recipe.kind == "lowrank"),
     (("text_tokens", "chat_share"), "--text", lambda recipe: bool(recipe.text)),
     (
         ("sample_rows", "sample_length"),

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
+from boomerang_core.architectures import Maps
 from boomerang_core.blocks import BlockMap
 from boomerang_core.choices import (
     CHOICES,
@@ -66,6 +67,9 @@ class Recipe:
     half where there is chat and other text.  `document_ends`: the end token follows each raw
     document of a source.
 
+    `rank` and `maps` are of a low-rank student: its deltas', and which linear maps have one, all
+    or the MLP's.
+
     `layout` and `ladder` are names or JSON lists (`choices.py`); `shared` are one-layer
     blocks that the student takes from the teacher as they are.  `kept` chooses the layer that a
     block's student starts from (`kept.py`), or is a JSON list, a layer a block.  `start` is
@@ -85,6 +89,7 @@ class Recipe:
     kept_tokens: int = 1024
     kind: str = "lowrank"
     rank: int = 64
+    maps: str = Maps.ALL.value
     own_embeddings: bool = False
     start: str = "blockwise"
     ladder: str = "last-to-first"
@@ -115,6 +120,7 @@ class Recipe:
             raise SettingsError(f"name must be {FAMILY_NAME}, got {self.name!r}")
         choose("kind", self.kind, [kind.value for kind in StudentKind])
         choose("start", self.start, STARTS)
+        choose("maps", self.maps, (Maps.ALL, Maps.MLP))  # a block's first fit is of its down map
         for name in CHOICES:
             check_choice(name, getattr(self, name))
         self._check_start()

@@ -8,11 +8,13 @@ from typing import Any
 
 import torch
 
+from boomerang_core.architectures import Maps
 from boomerang_core.distill.blockwise import Fit, distill_blocks
 from boomerang_core.distill.recipe import Recipe
+from boomerang_core.initial_student import initial_student, random_student
 from boomerang_core.layer_runner import LayerRunner
 from boomerang_core.route import FamilyDesign
-from boomerang_core.student import Student, initial_student, random_student
+from boomerang_core.student import Student
 from boomerang_core.text.rows import Rows
 
 
@@ -27,7 +29,12 @@ def starting_student(
     if recipe.start == "random":
         return random_student(model, design.block_map, design.own_embeddings), {}
     initial = initial_student(
-        model, design.block_map, design.kind, recipe.rank, design.own_embeddings
+        model,
+        design.block_map,
+        design.kind,
+        recipe.rank,
+        design.own_embeddings,
+        Maps(recipe.maps),
     )
     if recipe.start == "naive":
         return initial, {}

@@ -23,9 +23,10 @@ from boomerang_core.blocks import BlockMap
 from boomerang_core.distill.recipe import Recipe
 from boomerang_core.distill.schedule import EndToEnd
 from boomerang_core.family import Family
+from boomerang_core.initial_student import initial_student
 from boomerang_core.ladder import Ladder
 from boomerang_core.route import FamilyDesign, StudentKind
-from boomerang_core.student import Student, initial_student, save_student
+from boomerang_core.student import Student, save_student
 from tests.folders import write_tiny
 
 VOCABULARY, HIDDEN, LAYERS, RANK = 64, 32, 6, 3

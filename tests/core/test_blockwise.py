@@ -9,10 +9,10 @@ from boomerang_core.blocks import BlockMap
 from boomerang_core.distill.blockwise import BlockTrainer, Regression
 from boomerang_core.distill.closed_form import Moments, fit_down_map
 from boomerang_core.errors import SettingsError
+from boomerang_core.initial_student import initial_student
 from boomerang_core.layer_runner import LayerRunner
 from boomerang_core.lowrank import add_delta, balanced_factors, dense_weights, reduce_rank
 from boomerang_core.route import StudentKind
-from boomerang_core.student import initial_student
 from tests.core.conftest import ROW_LENGTH, VOCABULARY, tiny_recipe, tiny_teacher
 
 

@@ -46,12 +46,13 @@ def made_longer(longer: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Fam
     return make(longer, root / "family", root / "work")
 
 
-@pytest.fixture(scope="module", params=["full", "lowrank"])
+@pytest.fixture(scope="module", params=["full", "lowrank", "lowrank-mlp"])
 def made(
     request: pytest.FixtureRequest, recipe: Recipe, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Recipe, Family, Path]:
     root = tmp_path_factory.mktemp(request.param)
-    chosen = replace(recipe, kind=request.param)
+    kind, _, maps = request.param.partition("-")
+    chosen = replace(recipe, kind=kind, maps=maps or "all")
     return chosen, make(chosen, root / "family", root / "work"), root / "work"
 
 

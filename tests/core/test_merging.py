@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from boomerang_core.architectures import Maps
 from boomerang_core.assemble import assemble
 from boomerang_core.errors import SettingsError
 from boomerang_core.evaluate.record import save_report
 from boomerang_core.family import Family, family_source, load_family
-from boomerang_core.merging import Maps, merge_family
+from boomerang_core.merging import merge_family
 from boomerang_core.route import StudentKind, build_route
 from boomerang_core.student import load_student
 from tests.core.conftest import tiny_design, tiny_student, tiny_teacher, write_tiny_family

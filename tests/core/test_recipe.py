@@ -52,6 +52,7 @@ class TestRecipe:
             {"ladder": "sideways"},
             {"layout": "threes"},
             {"rank": 0},
+            {"maps": "attention"},  # a block's first fit is of a map of its MLP
             {"sample_tokens": 0},
             {"unheard_of": 1},
             {"start": "cold"},

@@ -11,6 +11,7 @@ import torch
 from boomerang_core.assemble import assemble
 from boomerang_core.blocks import Block, BlockMap
 from boomerang_core.errors import BlockMapError, CheckpointError, DataError, SettingsError
+from boomerang_core.initial_student import initial_student
 from boomerang_core.ladder import Ladder
 from boomerang_core.layer_runner import LayerRunner
 from boomerang_core.route import FamilyDesign, Route, StudentKind, route_of_set, spell
@@ -19,7 +20,6 @@ from boomerang_core.search import measure
 from boomerang_core.search.ladders import lattice_of
 from boomerang_core.search.layouts import LayoutChoice, replaced, search_layout
 from boomerang_core.search.measure import Oracle, content_key, similarities
-from boomerang_core.student import initial_student
 from tests.core.conftest import (
     LAYERS,
     RANK,

@@ -19,11 +19,12 @@ from boomerang_core.evaluate.ladder import Measured, evaluate_family
 from boomerang_core.evaluate.record import rounded, save_report
 from boomerang_core.family import Family, load_family
 from boomerang_core.files import save_json
+from boomerang_core.initial_student import initial_student
 from boomerang_core.ladder import Ladder
 from boomerang_core.route import FamilyDesign, StudentKind
 from boomerang_core.search.save import save_ladder
 from boomerang_core.sizes import Quality
-from boomerang_core.student import Student, initial_student
+from boomerang_core.student import Student
 from boomerang_core.text.evaluation import Sample
 from tests.core.conftest import (
     LAYERS,

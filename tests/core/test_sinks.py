@@ -12,9 +12,9 @@ from boomerang_core.distill.closed_form import Moments
 from boomerang_core.distill.objective import relative_error
 from boomerang_core.distill.sinks import MASSIVE, attention_sinks, token_weights
 from boomerang_core.errors import SettingsError
+from boomerang_core.initial_student import initial_student
 from boomerang_core.layer_runner import LayerRunner
 from boomerang_core.route import StudentKind
-from boomerang_core.student import initial_student
 from tests.core.conftest import ROW_LENGTH, VOCABULARY, tiny_recipe, tiny_teacher
 
 

@@ -8,17 +8,13 @@ import pytest
 import torch
 
 from bench.assemble import student_model
+from boomerang_core.architectures import Maps
 from boomerang_core.assemble import assemble
 from boomerang_core.blocks import BlockMap
 from boomerang_core.errors import CheckpointError, SettingsError
+from boomerang_core.initial_student import initial_student
 from boomerang_core.route import build_route
-from boomerang_core.student import (
-    initial_student,
-    load_student,
-    merged_layer,
-    save_student,
-    student_from_model,
-)
+from boomerang_core.student import load_student, merged_layer, save_student, student_from_model
 from tests.core.cases import FULL, LOWRANK, Case, llama
 from tests.core.conftest import BLOCKS, CONFIGS, LAYERS, RANK, tiny_design, tiny_teacher
 
@@ -46,6 +42,19 @@ class TestStudent:
         one, other = (assemble(teacher, s, route)(ids).logits for s in (start, copies))
         assert torch.equal(one, other)
         assert start.num_params < copies.num_params
+
+    @pytest.mark.parametrize("name", CONFIGS)
+    def test_deltas_of_the_mlp_alone(self, name: str) -> None:
+        teacher = tiny_teacher(name, True)
+        some, every = (
+            initial_student(teacher, BLOCKS, LOWRANK, RANK, False, maps)
+            for maps in (Maps.MLP, Maps.ALL)
+        )
+        some.check(teacher)
+        left_out = every.tensors.keys() - some.tensors.keys()
+        assert left_out
+        assert all("lora" in name and ".mlp." not in name for name in left_out)
+        assert all(".mlp." in name for name in some.tensors if "lora" in name)
 
     def test_the_rank_is_at_most_the_maps_own(self) -> None:
         start = initial_student(tiny_teacher("llama", True), BLOCKS, LOWRANK, 1000, False)

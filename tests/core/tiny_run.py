@@ -14,9 +14,10 @@ import torch
 from boomerang_core.blocks import BlockMap
 from boomerang_core.distill.metrics import METRICS
 from boomerang_core.distill.schedule import EndToEnd, Schedule
+from boomerang_core.initial_student import initial_student
 from boomerang_core.ladder import Ladder
 from boomerang_core.route import FamilyDesign, StudentKind
-from boomerang_core.student import Student, initial_student
+from boomerang_core.student import Student
 from tests.core.conftest import BLOCKS, LADDER, RANK, VOCABULARY
 
 ROW = 12

@@ -22,11 +22,12 @@ from transformers import (
     Qwen3Config,
 )
 
-from boomerang_core.architectures import ARCHITECTURES, model_shape
+from boomerang_core.architectures import ARCHITECTURES, Maps, model_shape
 from boomerang_core.assemble import assemble
-from boomerang_core.merging import Maps, merge_family
+from boomerang_core.initial_student import initial_student
+from boomerang_core.merging import merge_family
 from boomerang_core.route import FamilyDesign, StudentKind, build_route
-from boomerang_core.student import initial_student, load_student, save_student
+from boomerang_core.student import load_student, save_student
 from server.engine import compat
 from server.engine.architectures import ENGINE_ARCHITECTURES, EngineArchitecture
 from server.engine.loader import engine_arguments
@@ -69,8 +70,12 @@ def randomise(tensors: dict[str, torch.Tensor], seed: int) -> dict[str, torch.Te
     return {name: noise(name, tensor) for name, tensor in tensors.items()}
 
 
-def make(folder: Path, architecture: str, kind: StudentKind, attention: bool) -> TinyFamily:
-    """A family; `attention`: with the deltas of its attention merged."""
+ALL, MERGED, ONLY_MLP = "all", "attention merged", "mlp"
+"""Where a low-rank student of the tests has deltas."""
+
+
+def make(folder: Path, architecture: str, kind: StudentKind, deltas: str) -> TinyFamily:
+    """A family."""
     torch.manual_seed(0)
     teacher = AutoModelForCausalLM.from_config(CONFIGS[architecture]).eval()
     with torch.no_grad():
@@ -78,13 +83,14 @@ def make(folder: Path, architecture: str, kind: StudentKind, attention: bool) ->
             teacher.get_parameter(name).copy_(value)
     teacher.save_pretrained(folder / "teacher")
     own_ends = kind is StudentKind.FULL
-    student = initial_student(teacher, BLOCKS, kind, 4, own_ends)
+    maps = Maps.MLP if deltas == ONLY_MLP else Maps.ALL
+    student = initial_student(teacher, BLOCKS, kind, 4, own_ends, maps)
     tensors = randomise(dict(student.tensors), 4)
     save_student(replace(student, tensors=tensors), folder / "family/student")
     design = FamilyDesign(BLOCKS, LADDER, kind, own_ends)
     teacher_dir, shape = folder / "teacher", model_shape(teacher)
     family = write_tiny(folder / "family", design, shape, teacher_dir, architecture=architecture)
-    if attention:
+    if deltas == MERGED:
         family = merge_family(family, folder / "merged", Maps.ATTENTION)
     return TinyFamily(family, teacher_dir)
 
@@ -96,25 +102,26 @@ differently from those of `test_compiled`, where both kinds are quick."""
 
 def cases() -> Iterator[Any]:
     for name, kind in product(CONFIGS, StudentKind):
-        yield pytest.param(name, False, kind, False)
+        yield pytest.param(name, False, kind, ALL)
         slow = [pytest.mark.slow] * ((name, kind) != QUICK)
-        yield pytest.param(name, True, kind, False, marks=slow)
+        yield pytest.param(name, True, kind, ALL, marks=slow)
     for name in ("Qwen2ForCausalLM", "GPT2LMHeadModel"):  # maps with biases; and stored transposed
-        yield pytest.param(name, False, StudentKind.LOWRANK, True)
+        for deltas in (MERGED, ONLY_MLP):
+            yield pytest.param(name, False, StudentKind.LOWRANK, deltas)
 
 
-@pytest.mark.parametrize(("architecture", "compiled", "kind", "attention"), cases())
+@pytest.mark.parametrize(("architecture", "compiled", "kind", "deltas"), cases())
 def test_every_size_of_an_architecture_in_one_mixed_batch(
     architecture: str,
     compiled: bool,
     kind: StudentKind,
-    attention: bool,
+    deltas: str,
     tmp_path: Path,
     keep: Callable[[Any], Any],
 ) -> None:
     from vllm import LLM
 
-    tiny = make(tmp_path, architecture, kind, attention)
+    tiny = make(tmp_path, architecture, kind, deltas)
     arguments = engine_arguments(tiny.family, tiny.teacher_dir, compiled=compiled, **LIMITS)
     engine = keep(LLM(**arguments))
     teacher = AutoModelForCausalLM.from_pretrained(tiny.teacher_dir, dtype=torch.float32).eval()

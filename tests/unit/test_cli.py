@@ -184,9 +184,9 @@ def test_sizes_takes_the_kv_cache_in_one_way() -> None:
 
 def test_merge_refuses_maps_that_it_does_not_know(tmp_path: Path) -> None:
     out = ["--out", str(tmp_path / "merged")]
-    result = runner.invoke(cli.app, ["merge", "smollm2-135m", *out, "--maps", "mlp"])
+    result = runner.invoke(cli.app, ["merge", "smollm2-135m", *out, "--maps", "head"])
     assert result.exit_code == 2
-    assert "--maps must be all or attention, got 'mlp'" in result.output
+    assert "--maps must be one of all, attention, mlp, got 'head'" in result.output
 
 
 def test_verify_accepts_a_whole_folder(family_dir: Path) -> None:
