@@ -96,8 +96,8 @@ class Settings(BaseSettings):
     )
     cuda_graphs: bool | None = Field(
         None,
-        description="Replay CUDA graphs in steps that only decode, whatever sizes they mix; on by "
-        "default if there is a GPU.",
+        description="Replay CUDA graphs in steps of up to 512 tokens, whatever sizes they mix; on "
+        "by default if there is a GPU.",
     )
     attention_backend: Literal["FLASH_ATTN", "TRITON_ATTN"] | None = Field(
         None,

@@ -13,8 +13,9 @@ from boomerang_core.memory_plan import Span
 ROWS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 """Rows that graphs of decoding steps are captured with; a step is padded to the next."""
 
-PROMPT_ROWS = (*(rows for rows in ROWS if rows >= 8), 384, 512)
-"""Rows of steps with prompts; larger ones take longer to compute than to launch."""
+PROMPT_ROWS = (16, 32, 64, 128, 192, 256, 384, 512)
+"""Rows that graphs of steps with prompts are captured with: few, since each is a graph for every
+piece between attentions; larger steps take longer to compute than to launch."""
 
 
 def spans_to_capture(offered: Iterable[int], held: Span) -> tuple[Span, ...]:

@@ -66,6 +66,8 @@ class GraphedRunner(RoutedRunner):
     """Those that are captured."""
     _missing: tuple[Span, ...] = ()
     """Those to capture next."""
+    _prompt_rows: tuple[int, ...] = ()
+    """Rows of graphs in pieces, in ascending order."""
 
     def __init__(self, vllm_config: Any, device: Any) -> None:
         super().__init__(vllm_config, device)
@@ -109,13 +111,11 @@ class GraphedRunner(RoutedRunner):
     # ---- capture ----------------------------------------------------------------------------
 
     def _check_and_update_cudagraph_mode(self, *args: Any, **kwargs: Any) -> None:
-        """As vLLM's; without graphs in pieces for fewer rows than steps with prompts mostly have.
-
-        vLLM has one list of rows for both kinds of graph.
-        """
+        """As vLLM's, which has one list of rows for both kinds of graph; in pieces few are made."""
         super()._check_and_update_cudagraph_mode(*args, **kwargs)
         keys = self.cudagraph_dispatcher.cudagraph_keys[CUDAGraphMode.PIECEWISE]
-        keys -= {key for key in keys if key.num_tokens < PROMPT_ROWS[0]}
+        keys -= {key for key in keys if key.num_tokens not in PROMPT_ROWS}
+        self._prompt_rows = tuple(sorted(key.num_tokens for key in keys))
 
     def capture_model(self) -> Any:
         """As vLLM's: the spans that are missing."""
@@ -199,12 +199,18 @@ class GraphedRunner(RoutedRunner):
         graph = self._graph if self._capturing else self._fitting()
         if graph is None:
             return decide(*args, **{**kwargs, "force_eager": True})
+        if kwargs["max_num_scheduled_tokens"] > 1:
+            kwargs["num_tokens"] = self._padded_prompts(kwargs["num_tokens"])
         mode, batch, *rest = decide(*args, **kwargs)
         if not self._replays(mode):
             return mode, batch, *rest
         if not self._capturing:
             self._enter(graph, mode, batch.num_tokens, kwargs["num_scheduled_tokens_np"])
         return mode, routed_batch(batch, graph.span), *rest
+
+    def _padded_prompts(self, rows: int) -> int:
+        """Rows of the graph for a step with prompts; as many as it has where there is none."""
+        return next((padded for padded in self._prompt_rows if padded >= rows), rows)
 
     def _fitting(self) -> Graphed | None:
         """What the graph for this step serves; None where there is none, and in dummy runs."""

@@ -61,7 +61,7 @@ def captured(worker: Any) -> tuple[int, int]:
 def test_a_graph_for_each_span_and_number_of_rows(engine: Any, way: dict[str, Any]) -> None:
     """Four sizes: each alone, and three spans from the smallest up.
 
-    Whole for 1, 2, 4, 8 and 16 rows; in pieces for more than 4.
+    Whole for 1, 2, 4, 8 and 16 rows; in pieces for those of prompts.
     """
     graphs = (7 * 5, 7 * len(PROMPT_ROWS)) if way.get("graphs", True) else (0, 0)
     assert engine.collective_rpc(captured) == [graphs]

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from vllm.v1.cudagraph_dispatcher import CudagraphDispatcher
 
 from boomerang_core.errors import SettingsError
 from boomerang_core.memory_plan import Span
-from server.engine.compat import BatchDescriptor, CUDAGraphMode, GPUModelRunner
-from server.engine.graph_spans import spans_to_capture
+from server.engine.compat import CUDAGraphMode, GPUModelRunner
+from server.engine.graph_spans import PROMPT_ROWS, rows_to_capture, spans_to_capture
 from server.engine.graphs import BREAKS, SCHEDULE, GraphedRunner, RoutedBatch
 from server.engine.masks import Graphed
 from server.engine.one_sided import NOWHERE, OneSided
@@ -111,15 +112,63 @@ def test_graphs_in_pieces_are_dropped_with_their_sizes_too(captures: list[Span])
     assert {batch.span for batch in runner.model.entries} == set(runner._spans)
 
 
-def test_no_graph_in_pieces_for_few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(GPUModelRunner, "_check_and_update_cudagraph_mode", lambda runner: None)
+@pytest.mark.parametrize(("prompts", "most"), [(True, 512), (True, 300), (False, 512)])
+def test_every_step_has_the_graph_that_pads_it_least(
+    monkeypatch: pytest.MonkeyPatch, prompts: bool, most: int
+) -> None:
+    """With vLLM's own dispatcher, of 24 requests at once and at most so many tokens a step."""
+    rows = [each for each in rows_to_capture(24, prompts) if each <= most]
+    mode = CUDAGraphMode.FULL_AND_PIECEWISE if prompts else CUDAGraphMode.FULL_DECODE_ONLY
+    compilation = SimpleNamespace(
+        cudagraph_mode=mode,
+        cudagraph_capture_sizes=rows,
+        max_cudagraph_capture_size=rows[-1],
+        compile_sizes=[],
+        is_attention_compiled_piecewise=lambda: True,
+    )
+    config = SimpleNamespace(
+        compilation_config=compilation,
+        scheduler_config=SimpleNamespace(max_num_seqs=24),
+        num_speculative_tokens=0,
+        lora_config=None,
+    )
+    monkeypatch.setattr(
+        GPUModelRunner,
+        "_check_and_update_cudagraph_mode",
+        lambda runner: runner.cudagraph_dispatcher.initialize_cudagraph_keys(mode),
+    )
+    monkeypatch.setattr(
+        GPUModelRunner,
+        "_determine_batch_execution_and_padding",
+        lambda runner, num_tokens, max_num_scheduled_tokens, **_: (
+            runner.cudagraph_dispatcher.dispatch(num_tokens, max_num_scheduled_tokens == 1)
+        ),
+    )
     runner = Runner(Span(0, 3))
-    keys = {rows: BatchDescriptor(num_tokens=rows) for rows in (1, 4, 8, 512)}
-    whole, pieces = CUDAGraphMode.FULL, CUDAGraphMode.PIECEWISE
-    dispatcher = SimpleNamespace(cudagraph_keys={whole: {keys[1]}, pieces: set(keys.values())})
-    runner.cudagraph_dispatcher = dispatcher
+    runner.cudagraph_dispatcher = CudagraphDispatcher(config)
     runner._check_and_update_cudagraph_mode()
-    assert dispatcher.cudagraph_keys == {whole: {keys[1]}, pieces: {keys[8], keys[512]}}
+    runner._spans, runner._row_sizes = (Span(0, 0),), SimpleNamespace(gpu=None)
+    runner._built_for = lambda span, mode: frozenset()
+
+    def graph(counts: list[int]) -> tuple[Any, int]:
+        runner._sizes = (0,) * len(counts)
+        mode, batch = runner._determine_batch_execution_and_padding(
+            num_tokens=sum(counts),
+            max_num_scheduled_tokens=max(counts),
+            num_scheduled_tokens_np=np.array(counts),
+        )
+        return mode, batch.num_tokens
+
+    full, pieces, none = CUDAGraphMode.FULL, CUDAGraphMode.PIECEWISE, CUDAGraphMode.NONE
+    assert graph([1] * 3) == (full, 4)
+    assert graph([1] * 17) == (full, 24)
+    largest = max((each for each in PROMPT_ROWS if each <= most), default=0) if prompts else 0
+    for tokens in (2, 16, 17, 40, 100, 256, 257, 300, 301, 512, 513):
+        if tokens <= largest:
+            wanted = min(each for each in PROMPT_ROWS if each >= tokens)
+            assert graph([tokens]) == (pieces, wanted)
+        else:
+            assert graph([tokens]) == (none, tokens)
 
 
 @pytest.mark.parametrize(("breaks", "is_refused"), [(2, False), (0, True), (1, True)])
