@@ -1,7 +1,8 @@
 """What steps take that overlap: while one runs, the engine's thread launches the next.
 
 So it is where steps are scheduled ahead in one process.  The launch of a step with prompts is
-long, kernel by kernel, and falls into the time of the step before, whose own launch is short.
+long, piece by piece or kernel by kernel, and falls into the time of the step before, whose own
+launch is short.
 """
 
 from dataclasses import dataclass, replace
