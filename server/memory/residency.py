@@ -143,10 +143,10 @@ class Residency:
         await engine.hold_sizes(kept)
 
     def _steps(self, now: Span, target: Span) -> Iterator[Span]:
-        """From the sizes held to the target, one more size at a time, so that no step of the
-        engine waits long."""
+        """From the sizes held to the target, one more offered size at a time, so that no step of
+        the engine waits long, and a GPU captures no graphs for sizes on the way alone."""
         for row in self._family.rows:
-            if now.largest < row.size < target.largest:
+            if row.offered and now.largest < row.size < target.largest:
                 yield Span(now.smallest, row.size)
         yield target
 

@@ -2,6 +2,7 @@
 events can be tried."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Self
@@ -76,6 +77,14 @@ def test_a_larger_budget_brings_one_size_after_another() -> None:
         assert residency.policy == Policy.of(SHIPPED)
 
     asyncio.run(scene())
+
+
+def test_sizes_that_are_not_offered_come_with_the_next_that_is() -> None:
+    rows = tuple(replace(row, offered=row.size in (0, 10, 12, 13)) for row in SHIPPED.rows)
+    residency = Residency(replace(SHIPPED, rows=rows), KV, budget(10))
+    engine = Engine(residency)
+    assert asyncio.run(residency.change(None, engine)) == RESIDENTS.weight_bytes(Span(0, 13))
+    assert engine.spans == [Span(0, 10), Span(0, 12), Span(0, 13)]
 
 
 def test_a_budget_that_fits_nothing_changes_nothing() -> None:
