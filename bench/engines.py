@@ -208,7 +208,7 @@ def plain_engine(folder: Path, **limits: Any) -> Engine:
 
 @contextmanager
 def _no_broken_graphs() -> Iterator[None]:
-    """Meanwhile, engines capture no prompts but where vLLM's compiler splits, as by default."""
+    """Meanwhile, engines are built as without that variable, vLLM's default."""
     from vllm.envs import disable_envs_cache, enable_envs_cache
 
     name = "VLLM_USE_BREAKABLE_CUDAGRAPH"

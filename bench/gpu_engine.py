@@ -15,8 +15,9 @@ Ways, timed in turn in one process on the same prompts:
 * `plain`: plain vLLM on the teacher as it comes, so with its own compilation, CUDA graphs and
   asynchronous scheduling; with `--merged`, plain vLLM on each of the sizes, exported.
 
-Reports milliseconds a token of an answer, those over their floor (bytes of weights and KV read in
-decoding, over the memory bandwidth that this run measured), and ratios pair by pair.  Prints JSON.
+Reports milliseconds of a whole batch, in decoding batches those over their floor (bytes of weights
+and KV read, over the memory bandwidth that this run measured), and ratios pair by pair.  Prints
+JSON.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ BATCHES = {
     "decode 64": Batch(64, 16, 128),
     "prompts 4 x 100": Batch(4, 100, 1),
     "prompts 16 x 192": Batch(16, 192, 1),
-    "join 32": Batch(32, 64, 32),
+    "join 32": Batch(32, 64, 32, joins=True),
 }
 LIMITS: dict[str, Any] = {
     "dtype": "bfloat16",
@@ -86,6 +87,8 @@ def copy_bandwidth(repeats: int = 20) -> float:
         target.copy_(source)
         torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
+    del source, target
+    torch.cuda.empty_cache()
     return 2 * _COPIED_BYTES / statistics.median(seconds)
 
 
@@ -108,26 +111,24 @@ def seconds_to_join(engine: Engine, requests: Sequence[Request], tokens: int) ->
     return time.perf_counter() - start
 
 
-def alone(engine: Engine, batch: Batch, size: int | None, vocabulary: int, joins: bool) -> Way:
+def alone(engine: Engine, batch: Batch, size: int | None, vocabulary: int) -> Way:
     """What runs the batch at one size, or in plain vLLM at none."""
     requests = batch.at([size], vocabulary, seed=0)
-    if joins:
+    if batch.joins:
         return partial(seconds_to_join, engine, requests, batch.tokens)
     return partial(engine.seconds, requests, batch.tokens)
 
 
-def together(
-    engine: Engine, batch: Batch, sizes: list[int], vocabulary: int, joins: bool
-) -> Mapping[str, Way]:
+def together(engine: Engine, batch: Batch, sizes: list[int], vocabulary: int) -> Mapping[str, Way]:
     """What runs the batch at several sizes, mixed and otherwise; nothing where it is too small."""
     if batch.requests < len(sizes):
         return {}
     requests = batch.at(sizes, vocabulary, seed=0)
-    if not joins:
+    if not batch.joins:
         return ways(engine, requests, batch.tokens)
     return {
         "mixed": partial(seconds_to_join, engine, requests, batch.tokens),
-        "all_at_largest": alone(engine, batch, sizes[-1], vocabulary, joins),
+        "all_at_largest": alone(engine, batch, sizes[-1], vocabulary),
     }
 
 
@@ -136,7 +137,6 @@ def compare(
     ours: dict[str, Engine],
     plain: dict[int, Engine],
     batch: Batch,
-    joins: bool,
     sizes: list[int],
     options: argparse.Namespace,
 ) -> dict[str, list[float]]:
@@ -145,10 +145,10 @@ def compare(
     timed: dict[str, Way] = {}
     for size in sizes:
         for way, engine in ours.items():
-            timed[f"{names[size]} {way}"] = alone(engine, batch, size, options.vocabulary, joins)
+            timed[f"{names[size]} {way}"] = alone(engine, batch, size, options.vocabulary)
     for size, engine in plain.items():
-        timed[f"{names[size]} plain"] = alone(engine, batch, None, options.vocabulary, joins)
-    timed |= together(next(iter(ours.values())), batch, sizes, options.vocabulary, joins)
+        timed[f"{names[size]} plain"] = alone(engine, batch, None, options.vocabulary)
+    timed |= together(next(iter(ours.values())), batch, sizes, options.vocabulary)
     return time_in_turn(timed, options.pairs)
 
 
@@ -156,7 +156,6 @@ def summary(
     family: Family,
     seconds: dict[str, list[float]],
     batch: Batch,
-    joins: bool,
     ours: Sequence[str],
     plain: Sequence[int],
     sizes: list[int],
@@ -166,15 +165,14 @@ def summary(
     names = {size: family.rows[size].id for size in sizes}
     floors = {names[size]: bytes_of_answers(family.rows[size], batch) / bandwidth for size in sizes}
     return {
-        "token_ms": {
-            name: round(1000 * statistics.median(values) / batch.tokens, 3)
-            for name, values in seconds.items()
+        "ms": {
+            name: round(1000 * statistics.median(values), 2) for name, values in seconds.items()
         },
         "over_floor": {
             f"{name} {way}": round(statistics.median(seconds[f"{name} {way}"]) / floor, 2)
             for name, floor in floors.items()
             for way in ours
-            if batch.tokens > 1 and not joins
+            if batch.tokens > 1 and not batch.joins
         },
         "plain_over_ours": {
             f"{names[size]} {way}": asdict(
@@ -203,11 +201,9 @@ def run(family: Family, options: argparse.Namespace) -> dict[str, Any]:
     plain = plain_engines(family, sizes, options.merged) if options.plain else {}
     batches = {}
     for name in options.batch:
-        batch, joins = BATCHES[name], name.startswith("join")
-        seconds = compare(family, ours, plain, batch, joins, sizes, options)
-        batches[name] = summary(
-            family, seconds, batch, joins, list(ours), list(plain), sizes, bandwidth
-        )
+        batch = BATCHES[name]
+        seconds = compare(family, ours, plain, batch, sizes, options)
+        batches[name] = summary(family, seconds, batch, list(ours), list(plain), sizes, bandwidth)
     return {
         "family": family.name,
         "device": torch.cuda.get_device_name(),

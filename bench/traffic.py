@@ -13,11 +13,15 @@ from bench.engines import Request
 
 @dataclass(frozen=True)
 class Batch:
-    """Requests sent at once: how many, tokens of each prompt, tokens of each answer."""
+    """Requests: how many, tokens of each prompt, tokens of each answer.
+
+    They are sent at once, or where one `joins` after another, at every second step.
+    """
 
     requests: int
     prompt: int
     tokens: int
+    joins: bool = False
 
     @property
     def crowd(self) -> str:

@@ -58,10 +58,13 @@ class Architecture:
 
     def maps(self, which: Maps) -> tuple[str, ...]:
         """Those linear maps; the MLP's are the ones beside `down_map`."""
+        if which is Maps.ALL:
+            return self.linear_maps
         mlp = self.down_map.rpartition(".")[0]
-        in_mlp = {name for name in self.linear_maps if name.rpartition(".")[0] == mlp}
-        wanted = {Maps.ATTENTION: (False,), Maps.MLP: (True,)}.get(which, (False, True))
-        return tuple(name for name in self.linear_maps if (name in in_mlp) in wanted)
+        in_mlp = tuple(name for name in self.linear_maps if name.rpartition(".")[0] == mlp)
+        if which is Maps.MLP:
+            return in_mlp
+        return tuple(name for name in self.linear_maps if name not in in_mlp)
 
     def layer_name(self, index: int, name: str) -> str:
         """The tensor `name` of layer `index`, as the checkpoint calls it."""

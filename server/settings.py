@@ -91,8 +91,8 @@ class Settings(BaseSettings):
     )
     compile: bool = Field(
         False,
-        description="Compile the layers instead of running them eagerly: faster tokens, slower "
-        "start; needs a C++ compiler on a CPU.",
+        description="Compile the layers instead of running them eagerly: faster tokens on a "
+        "CPU, slower start; needs a C++ compiler on a CPU.",
     )
     cuda_graphs: bool | None = Field(
         None,

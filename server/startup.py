@@ -16,7 +16,7 @@ from server.memory.cgroup import memory_left
 from server.memory.fit import kv_tokens, require_kv_cache, with_kv_cache
 from server.memory.residency import Residency
 from server.process.draining_server import DrainingServer
-from server.process.environment import prepare_environment
+from server.process.environment import break_graphs_at_attention, prepare_environment
 from server.process.lifecycle import Lifecycle
 from server.process.listening import http_config, listen, url_of
 from server.process.watchdog import Watchdog
@@ -82,3 +82,4 @@ def _set_up_logging(settings: Settings) -> None:
         file = write_logging_config(settings)
         atexit.register(file.unlink, missing_ok=True)
     prepare_environment(settings, file)
+    break_graphs_at_attention()

@@ -199,8 +199,8 @@ class GraphedRunner(RoutedRunner):
         graph = self._graph if self._capturing else self._fitting()
         if graph is None:
             return decide(*args, **{**kwargs, "force_eager": True})
-        if kwargs["max_num_scheduled_tokens"] > 1:
-            kwargs["num_tokens"] = self._padded_prompts(kwargs["num_tokens"])
+        if kwargs["max_num_scheduled_tokens"] > 1:  # vLLM would pad to rows of decoding steps
+            kwargs["num_tokens"] = self._rows_in_pieces(kwargs["num_tokens"])
         mode, batch, *rest = decide(*args, **kwargs)
         if not self._replays(mode):
             return mode, batch, *rest
@@ -208,8 +208,8 @@ class GraphedRunner(RoutedRunner):
             self._enter(graph, mode, batch.num_tokens, kwargs["num_scheduled_tokens_np"])
         return mode, routed_batch(batch, graph.span), *rest
 
-    def _padded_prompts(self, rows: int) -> int:
-        """Rows of the graph for a step with prompts; as many as it has where there is none."""
+    def _rows_in_pieces(self, rows: int) -> int:
+        """The next number of rows that has graphs in pieces; `rows` where none has."""
         return next((padded for padded in self._prompt_rows if padded >= rows), rows)
 
     def _fitting(self) -> Graphed | None:

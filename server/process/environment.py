@@ -23,8 +23,6 @@ def prepare_environment(settings: Settings, logging_config: Path | None) -> None
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", settings.log_level.upper())
     os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"
-    # CUDA graphs of steps with prompts, without vLLM's compiler: it would bake one size in.
-    os.environ.setdefault("VLLM_USE_BREAKABLE_CUDAGRAPH", "1")
     # vLLM prefers FlashInfer's sampler, which nvcc and g++ compile at the start: few images have
     # both, and ours has neither.
     os.environ.setdefault("VLLM_USE_FLASHINFER_SAMPLER", "0")
@@ -36,3 +34,11 @@ def prepare_environment(settings: Settings, logging_config: Path | None) -> None
         os.environ["BOOMERANG_CACHE"] = str(settings.cache)
     if settings.compile:  # by default torch's is in /tmp, which pods lose
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_root() / "compiled"))
+
+
+def break_graphs_at_attention() -> None:
+    """Let vLLM capture steps with prompts without its compiler, which would bake one size in.
+
+    For the engine of a family alone: with it, vLLM compiles no other model either.
+    """
+    os.environ.setdefault("VLLM_USE_BREAKABLE_CUDAGRAPH", "1")

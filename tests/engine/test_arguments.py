@@ -12,6 +12,8 @@ import torch
 
 from boomerang_core.errors import ArchitectureError, SettingsError
 from server.engine import compat
+from server.engine.graph_spans import rows_to_capture
+from server.engine.graphs import GraphedRunner
 from server.engine.loader import engine_arguments
 from server.engine.sizes import SIZE_KEY, size_of
 from tests.engine.families import TinyFamily
@@ -67,6 +69,20 @@ def test_on_a_gpu_steps_are_scheduled_ahead(
     kind = "Async" if ahead else ""
     assert arguments["async_scheduling"] is ahead
     assert arguments["scheduler_cls"] == f"server.engine.scheduler.Boomerang{kind}Scheduler"
+
+
+@pytest.mark.parametrize("prompts", [False, True])
+def test_on_a_gpu_prompts_have_graphs_where_vllm_breaks_them(
+    family: TinyFamily, monkeypatch: pytest.MonkeyPatch, prompts: bool
+) -> None:
+    monkeypatch.setattr(compat, "platform", lambda: "gpu")
+    monkeypatch.setattr(compat, "is_breakable_cudagraph_enabled", lambda: prompts, raising=False)
+    arguments = engine_arguments(family.family, family.teacher_dir, max_num_seqs=24)
+    config = arguments["compilation_config"]
+    mode = "FULL_AND_PIECEWISE" if prompts else "FULL_DECODE_ONLY"
+    assert (config["mode"], config["cudagraph_mode"]) == (0, mode)
+    assert config["cudagraph_capture_sizes"] == rows_to_capture(24, prompts)
+    assert compat.CUDAGraphMode[mode] in GraphedRunner.graph_modes
 
 
 @pytest.mark.parametrize(

@@ -112,12 +112,15 @@ def test_graphs_in_pieces_are_dropped_with_their_sizes_too(captures: list[Span])
     assert {batch.span for batch in runner.model.entries} == set(runner._spans)
 
 
-@pytest.mark.parametrize(("prompts", "most"), [(True, 512), (True, 300), (False, 512)])
+@pytest.mark.parametrize(
+    ("requests", "prompts", "most"),
+    [(24, True, 512), (24, True, 300), (24, True, 100), (24, False, 512), (300, True, 512)],
+)
 def test_every_step_has_the_graph_that_pads_it_least(
-    monkeypatch: pytest.MonkeyPatch, prompts: bool, most: int
+    monkeypatch: pytest.MonkeyPatch, requests: int, prompts: bool, most: int
 ) -> None:
-    """With vLLM's own dispatcher, of 24 requests at once and at most so many tokens a step."""
-    rows = [each for each in rows_to_capture(24, prompts) if each <= most]
+    """With vLLM's own dispatcher, of so many requests at once and at most so many tokens a step."""
+    rows = [each for each in rows_to_capture(requests, prompts) if each <= most]
     mode = CUDAGraphMode.FULL_AND_PIECEWISE if prompts else CUDAGraphMode.FULL_DECODE_ONLY
     compilation = SimpleNamespace(
         cudagraph_mode=mode,
@@ -128,7 +131,7 @@ def test_every_step_has_the_graph_that_pads_it_least(
     )
     config = SimpleNamespace(
         compilation_config=compilation,
-        scheduler_config=SimpleNamespace(max_num_seqs=24),
+        scheduler_config=SimpleNamespace(max_num_seqs=requests),
         num_speculative_tokens=0,
         lora_config=None,
     )
@@ -157,11 +160,17 @@ def test_every_step_has_the_graph_that_pads_it_least(
             max_num_scheduled_tokens=max(counts),
             num_scheduled_tokens_np=np.array(counts),
         )
+        found = runner._graph is not None
+        assert found == (mode != CUDAGraphMode.NONE) == isinstance(batch, RoutedBatch)
+        assert not found or batch.span == Span(0, 0)
+        runner._graph = None
         return mode, batch.num_tokens
 
     full, pieces, none = CUDAGraphMode.FULL, CUDAGraphMode.PIECEWISE, CUDAGraphMode.NONE
     assert graph([1] * 3) == (full, 4)
     assert graph([1] * 17) == (full, 24)
+    if requests > 256:
+        assert graph([1] * 290) == (pieces, 384)  # no more than 256 whole
     largest = max((each for each in PROMPT_ROWS if each <= most), default=0) if prompts else 0
     for tokens in (2, 16, 17, 40, 100, 256, 257, 300, 301, 512, 513):
         if tokens <= largest:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from server.process.environment import prepare_environment
+from server.process.environment import break_graphs_at_attention, prepare_environment
 from server.settings import read_settings
 
 
@@ -32,10 +32,12 @@ def test_no_sampler_that_is_compiled_at_the_start_unless_told(environment: dict[
 
 
 def test_steps_with_prompts_have_graphs_unless_told(environment: dict[str, str]) -> None:
-    prepare_environment(read_settings(), None)
+    prepare_environment(read_settings(), None)  # for a plain model, too, that is compiled
+    assert "VLLM_USE_BREAKABLE_CUDAGRAPH" not in environment
+    break_graphs_at_attention()
     assert environment["VLLM_USE_BREAKABLE_CUDAGRAPH"] == "1"
     environment["VLLM_USE_BREAKABLE_CUDAGRAPH"] = "0"
-    prepare_environment(read_settings(), None)
+    break_graphs_at_attention()
     assert environment["VLLM_USE_BREAKABLE_CUDAGRAPH"] == "0"
 
 
