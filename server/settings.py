@@ -108,7 +108,7 @@ class Settings(BaseSettings):
         None,
         description="Memory for weights and KV cache: the server holds as many offered sizes as "
         "fit, from the smallest up. By default nine tenths of the GPUs' memory, leaving at least "
-        "1.5 GiB of each; on a CPU the container's limit, if it has one, minus 2.5 GiB.",
+        "2.5 GiB of each; on a CPU the container's limit, if it has one, minus 2.5 GiB.",
     )
     api_keys_file: Path | None = Field(
         None,

@@ -10,8 +10,9 @@ from boomerang_core.memory_plan import MemoryPlan
 
 DEVICE_SHARE = 0.9
 """The rest is for activations, CUDA graphs and CUDA itself."""
-PROCESS_BYTES = 3 << 29
-"""What these take at the least, on each GPU: an assumption, 1.5 GiB."""
+PROCESS_BYTES = 5 << 29
+"""What is left to these at the least, on each GPU: an assumption, 2.5 GiB.  On an H200 a small
+model with 225 graphs took 0.7 GiB without CUDA itself (docs/benchmarks/h200-engine.md)."""
 VLLM_SHARE = 0.92
 """vLLM's own `gpu_memory_utilization`."""
 _SECONDS = 120

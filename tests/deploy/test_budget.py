@@ -39,7 +39,7 @@ def test_slices_of_different_memory_get_different_budgets() -> None:
         int(settings_of(values(SERVE / "profiles" / f"mig-{size}.yaml"))["BOOMERANG_MEMORY_BUDGET"])
         for size in ("10gb", "20gb")
     ]
-    assert budgets == [int(9.5 * 2**30) - (1536 << 20), int(19.5 * 2**30) - (1536 << 20)]
+    assert budgets == [int(9.5 * 2**30) - (2560 << 20), int(19.5 * 2**30) - (2560 << 20)]
 
 
 @pytest.mark.parametrize("count", [1, 4])

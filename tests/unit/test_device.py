@@ -24,10 +24,10 @@ def test_cuda_is_asked_of_every_gpu(count: int) -> None:
     assert device_memory(count, FAKE) == (8 * GIGABYTE,) * count
 
 
-@pytest.mark.parametrize(("each", "left"), [(80, 8.0), (16, 1.6), (8, 1.5), (4, 1.5), (1, 1.0)])
+@pytest.mark.parametrize(("each", "left"), [(80, 8.0), (32, 3.2), (16, 2.5), (4, 2.5), (1, 1.0)])
 @pytest.mark.parametrize("count", [1, 4])
 def test_a_budget_leaves_the_process_its_memory(each: int, left: float, count: int) -> None:
-    """A tenth, and of small GPUs 1.5 GiB; of one that has less, nothing is for weights."""
+    """A tenth, and of small GPUs 2.5 GiB; of one that has less, nothing is for weights."""
     budget = device_budget([each * GIGABYTE] * count)
     assert budget == pytest.approx(count * (each - left) * GIGABYTE, abs=count)
     assert budget <= count * each * GIGABYTE * DEVICE_SHARE
@@ -49,7 +49,7 @@ def test_vllm_must_find_free_what_the_server_takes() -> None:
 
 def test_vllm_asks_for_no_more_than_by_itself() -> None:
     assert device_share(held(8 * GIGABYTE, GIGABYTE), [8 * GIGABYTE]) == VLLM_SHARE
-    assert 0 < device_share(held(1, 1), [200 * GIGABYTE]) < 0.01  # vLLM refuses 0
+    assert 0 < device_share(held(1, 1), [200 * GIGABYTE]) < 0.02  # vLLM refuses 0
 
 
 @pytest.mark.parametrize("fault", ["raise RuntimeError('no CUDA GPUs')", "import no_such_module"])
