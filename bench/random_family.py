@@ -1,6 +1,7 @@
 """A family of random weights at the shape of a larger model, to time engines on.
 
-    python -m bench.random_family qwen3-4b --out FOLDER [--rank 64] [--sizes 5] [--device cuda]
+    python -m bench.random_family qwen3-4b --out FOLDER [--rank 64] [--maps mlp] [--sizes 5]
+                                           [--device cuda]
 
 Teacher and low-rank student, the paper's layout and order, bfloat16, no tokenizer; what it answers
 means nothing, what it costs is what the real one would cost.
@@ -18,7 +19,7 @@ from transformers import AutoModelForCausalLM, Qwen3Config
 
 from bench.gpu_layers.routes import SHAPES, Shape, family_design
 from bench.run import spread
-from boomerang_core.architectures import model_shape
+from boomerang_core.architectures import Maps, model_shape
 from boomerang_core.family import Family, build_rows, load_family, write_family
 from boomerang_core.initial_student import initial_student
 from boomerang_core.lowrank import B
@@ -48,14 +49,18 @@ def config_of(shape: Shape) -> Any:
     )
 
 
-def random_family(shape: Shape, rank: int, offered: int, folder: Path, device: str) -> Family:
+def random_family(
+    shape: Shape, rank: int, maps: Maps, offered: int, folder: Path, device: str
+) -> Family:
     """Write the family and load it; so many of its sizes are offered."""
     torch.manual_seed(0)
     with torch.device(device):
         teacher = AutoModelForCausalLM.from_config(config_of(shape), dtype=torch.bfloat16)
     teacher.save_pretrained(folder / "weights")
     design = family_design(shape, StudentKind.LOWRANK)
-    student = initial_student(teacher, design.block_map, design.kind, rank, own_embeddings=False)
+    student = initial_student(
+        teacher, design.block_map, design.kind, rank, own_embeddings=False, maps=maps
+    )
     for name, tensor in student.tensors.items():
         if name.endswith(B):  # drawn, so that the student is not the kept layers alone
             tensor.normal_(std=0.02 / rank**0.5)
@@ -84,11 +89,17 @@ def main() -> None:
     parser.add_argument("shape", choices=_SHAPES)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--rank", type=int, default=64)
+    parser.add_argument("--maps", choices=list(Maps), default=Maps.ALL, help="those with deltas")
     parser.add_argument("--sizes", type=int, default=5, help="how many are offered: default 5")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
     family = random_family(
-        _SHAPES[options.shape], options.rank, options.sizes, options.out, options.device
+        _SHAPES[options.shape],
+        options.rank,
+        Maps(options.maps),
+        options.sizes,
+        options.out,
+        options.device,
     )
     print(family.root)
 
