@@ -39,6 +39,7 @@ from bench.mixing import ways
 from bench.pairs import Ratio, time_in_turn
 from bench.run import add_common, add_sizes, finish, spread
 from bench.speed import bytes_of_answers
+from bench.speed import timed as timed_at
 from bench.traffic import Batch
 from boomerang_core.assemble import export
 from boomerang_core.checkpoint import teacher_folder
@@ -113,10 +114,10 @@ def seconds_to_join(engine: Engine, requests: Sequence[Request], tokens: int) ->
 
 def alone(engine: Engine, batch: Batch, size: int | None, vocabulary: int) -> Way:
     """What runs the batch at one size, or in plain vLLM at none."""
+    if not batch.joins:
+        return timed_at(engine, batch, size, vocabulary)
     requests = batch.at([size], vocabulary, seed=0)
-    if batch.joins:
-        return partial(seconds_to_join, engine, requests, batch.tokens)
-    return partial(engine.seconds, requests, batch.tokens)
+    return partial(seconds_to_join, engine, requests, batch.tokens)
 
 
 def together(engine: Engine, batch: Batch, sizes: list[int], vocabulary: int) -> Mapping[str, Way]:

@@ -132,7 +132,8 @@ class GraphedRunner(RoutedRunner):
         """
         for batch, graph in self._in_pieces.items():
             assert batch.span is not None, "a key of a graph has a span"
-            if graph.capture.num_eager_breaks != len(frozenset(self._running(batch.span))):
+            layers = self._needed(batch.span, CUDAGraphMode.PIECEWISE)
+            if graph.capture.num_eager_breaks != len(layers):
                 raise SettingsError(f"{BREAKS} must be set before vLLM is imported")
 
     def _warmup_and_capture(self, desc: Any, *args: Any, **kwargs: Any) -> None:
