@@ -20,25 +20,24 @@ from typing import Any
 from bench.report import write_report
 from boomerang_core.cli import family_folder
 from boomerang_core.family import load_family
-from boomerang_core.merging import merge_family
 from boomerang_core.route import StudentKind
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A benchmark's name in the report, its module, its arguments, and on which family it runs."""
+    """A benchmark's name in the report, its module and its arguments."""
 
     name: str
     module: str
     arguments: tuple[str, ...] = ()
-    full: bool = False
 
 
+MERGE = ("--merge",)
 BENCHMARKS = (
     Benchmark("one-size", "bench.one_size"),
-    Benchmark("one-size-full", "bench.one_size", full=True),
+    Benchmark("one-size-merged", "bench.one_size", MERGE),
     Benchmark("mixing", "bench.mixing"),
-    Benchmark("mixing-full", "bench.mixing", full=True),
+    Benchmark("mixing-merged", "bench.mixing", MERGE),
     Benchmark("kv", "bench.kv"),
     Benchmark("bookkeeping", "bench.bookkeeping"),
     Benchmark("changes", "bench.changes"),
@@ -46,7 +45,6 @@ BENCHMARKS = (
     Benchmark("speed-16", "bench.speed", ("--batch", "decode 16")),
     Benchmark("processes", "bench.processes"),
 )
-"""`full`: on the family with its student merged, where that is low-rank."""
 
 
 def run(benchmark: Benchmark, family: Path, pairs: int, out: Path) -> None:
@@ -67,15 +65,6 @@ def read(out: Path) -> dict[str, Any]:
     return {name: json.loads(file.read_text()) for name, file in files.items() if file.exists()}
 
 
-def _merged(folder: Path, out: Path) -> Path:
-    family = load_family(folder)
-    if family.design.kind is StudentKind.FULL:
-        return folder
-    if not (out / "merged").exists():
-        merge_family(family, out / "merged")
-    return out / "merged"
-
-
 def main() -> None:
     names = [benchmark.name for benchmark in BENCHMARKS]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -88,9 +77,10 @@ def main() -> None:
     folder = family_folder(options.family)
     options.out.mkdir(parents=True, exist_ok=True)
     if not options.report:
+        is_full = load_family(folder).design.kind is StudentKind.FULL
         for benchmark in (each for each in BENCHMARKS if each.name in options.only):
-            family = _merged(folder, options.out) if benchmark.full else folder
-            run(benchmark, family, options.pairs, options.out)
+            if not (is_full and benchmark.arguments == MERGE):  # there is nothing to merge
+                run(benchmark, folder, options.pairs, options.out)
     write_report(read(options.out), options.out)
 
 

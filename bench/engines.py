@@ -176,6 +176,7 @@ class AheadTurnTakingScheduler(TurnTakingScheduler, BoomerangAsyncScheduler):
 
 def routed_engine(
     family: Family,
+    merge: bool = False,
     compiled: bool = False,
     graphs: bool | None = None,
     prompt_graphs: bool = True,
@@ -187,7 +188,7 @@ def routed_engine(
     register()
     with nullcontext() if prompt_graphs else _no_broken_graphs():
         arguments = engine_arguments(
-            family,
+            family.merged_when_read() if merge else family,
             teacher_folder(family),
             compiled=compiled,
             graphs=graphs,

@@ -1,6 +1,6 @@
 """One engine for every size on a GPU, in bfloat16: sizes alone, mixed, and plain vLLM beside it.
 
-    python -m bench.gpu_engine FAMILY [--batch "decode 16"] [--sizes 3] [--pairs 7] [--merged]
+    python -m bench.gpu_engine FAMILY [--batch "decode 16"] [--sizes 3] [--pairs 7] [--exported]
                                       [--ours graphs compiled] [--out FILE]
 
 Batches: requests that are sent at once and decode; prompts alone; and requests that join, one at
@@ -13,7 +13,7 @@ Ways, timed in turn in one process on the same prompts:
   `all_at_largest`, with which everyone gets another size than asked for; where requests join,
   `mixed` and `all_at_largest`;
 * `plain`: plain vLLM on the teacher as it comes, so with its own compilation, CUDA graphs and
-  asynchronous scheduling; with `--merged`, plain vLLM on each of the sizes, exported.
+  asynchronous scheduling; with `--exported`, plain vLLM on each of the sizes, exported.
 
 Reports milliseconds of a whole batch, in decoding batches those over their floor (bytes of weights
 and KV read, over the memory bandwidth that this run measured), and ratios pair by pair.  Prints
@@ -65,6 +65,7 @@ LIMITS: dict[str, Any] = {
 OURS: dict[str, dict[str, Any]] = {
     "graphs": {},
     "compiled": {"compiled": True},
+    "merged": {"merge": True},
     "decoding": {"prompt_graphs": False},
     "synchronous": {"async_scheduling": False},
     "eager": {"graphs": False},
@@ -93,12 +94,12 @@ def copy_bandwidth(repeats: int = 20) -> float:
     return 2 * _COPIED_BYTES / statistics.median(seconds)
 
 
-def plain_engines(family: Family, sizes: Sequence[int], merged: bool) -> dict[int, Engine]:
-    """Plain vLLM as it comes, on the teacher or, merged, on every size."""
+def plain_engines(family: Family, sizes: Sequence[int], exported: bool) -> dict[int, Engine]:
+    """Plain vLLM as it comes, on the teacher or, exported, on every size."""
     limits = {**LIMITS, "enforce_eager": False}
     top = len(family.rows) - 1
     engines = {top: plain_engine(teacher_folder(family), **limits)}
-    for size in sizes[:-1] if merged else ():
+    for size in sizes[:-1] if exported else ():
         with tempfile.TemporaryDirectory() as folder:
             export(family, size, Path(folder) / "size", torch.bfloat16)
             engines[size] = plain_engine(Path(folder) / "size", **limits)
@@ -199,7 +200,7 @@ def run(family: Family, options: argparse.Namespace) -> dict[str, Any]:
         start = time.perf_counter()
         ours[way] = routed_engine(family, **{**LIMITS, **OURS[way]})
         started[way] = round(time.perf_counter() - start, 1)
-    plain = plain_engines(family, sizes, options.merged) if options.plain else {}
+    plain = plain_engines(family, sizes, options.exported) if options.plain else {}
     batches = {}
     for name in options.batch:
         batch = BATCHES[name]
@@ -221,7 +222,7 @@ def main() -> None:
     parser.add_argument("family", type=Path)
     add_sizes(parser, 3)
     parser.add_argument("--batch", nargs="+", choices=BATCHES, default=list(BATCHES))
-    parser.add_argument("--merged", action="store_true", help="plain vLLM on every size, exported")
+    parser.add_argument("--exported", action="store_true", help="plain vLLM on every size")
     parser.add_argument("--no-plain", dest="plain", action="store_false", help="our engine alone")
     parser.add_argument("--ours", nargs="+", choices=OURS, default=["graphs"])
     add_common(parser)

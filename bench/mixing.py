@@ -1,6 +1,7 @@
 """Requests of several sizes in one engine: mixed steps against every other way to serve them.
 
-    python -m bench.mixing FAMILY [--sizes 3] [--pairs 7] [--dtype float32] [--out FILE]
+    python -m bench.mixing FAMILY [--merge] [--sizes 3] [--pairs 7] [--dtype float32]
+                           [--out FILE]
 
 The same requests, their sizes dealt out in turn, are sent at once.  Ways:
 
@@ -18,15 +19,22 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from bench.engines import Engine, Request, routed_engine
 from bench.pairs import Ratio, time_in_turn
-from bench.run import add_common, add_dtype, add_sizes, finish, spread
+from bench.run import (
+    add_common,
+    add_dtype,
+    add_family,
+    add_sizes,
+    family_of,
+    finish,
+    kind_of,
+    spread,
+)
 from bench.traffic import BATCHES, LIMITS, Batch
-from boomerang_core.cli import family_folder
-from boomerang_core.family import Family, load_family
+from boomerang_core.family import Family
 
 BASE = "mixed"
 
@@ -68,7 +76,7 @@ def run(family: Family, count: int, pairs: int, vocabulary: int, dtype: str) -> 
     sizes = spread(len(family.rows), count)
     return {
         "family": family.name,
-        "kind": family.design.kind.value,
+        "kind": kind_of(family),
         "sizes": [family.rows[size].id for size in sizes],
         "others_over_mixed": {
             name: compare(engine, batch, sizes, vocabulary, pairs)
@@ -80,12 +88,12 @@ def run(family: Family, count: int, pairs: int, vocabulary: int, dtype: str) -> 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("family", type=Path)
+    add_family(parser)
     add_sizes(parser, 3)
     add_common(parser)
     add_dtype(parser)
     options = parser.parse_args()
-    family = load_family(family_folder(options.family))
+    family = family_of(options)
     report = run(family, options.sizes, options.pairs, options.vocabulary, options.dtype)
     finish(report, options)
 

@@ -1,6 +1,7 @@
 """All requests at one size: the engine of the whole family against plain vLLM on that size alone.
 
-    python -m bench.one_size FAMILY [--sizes 5] [--pairs 7] [--dtype float32] [--out FILE]
+    python -m bench.one_size FAMILY [--merge] [--sizes 5] [--pairs 7] [--dtype float32]
+                             [--out FILE]
 
 Each size is exported (low-rank students merged into dense weights) and served by plain vLLM in the
 same process and mode.  A ratio is plain vLLM's seconds over ours, pair by pair: 1 where serving
@@ -21,11 +22,19 @@ import torch
 
 from bench.engines import Engine, plain_engine, routed_engine
 from bench.pairs import Ratio, time_in_turn
-from bench.run import add_common, add_dtype, add_sizes, finish, spread
+from bench.run import (
+    add_common,
+    add_dtype,
+    add_family,
+    add_sizes,
+    family_of,
+    finish,
+    kind_of,
+    spread,
+)
 from bench.traffic import LIMITS, Batch, add_batches, batches_of
 from boomerang_core.assemble import export
-from boomerang_core.cli import family_folder
-from boomerang_core.family import Family, load_family
+from boomerang_core.family import Family
 
 
 @dataclass(frozen=True)
@@ -82,7 +91,7 @@ def run(
 
     return {
         "family": family.name,
-        "kind": family.design.kind.value,
+        "kind": kind_of(family),
         "plain_over_ours": {
             family.rows[size].id: table(plain(size), Side(ours, size))
             for size in spread(len(family.rows), count)
@@ -93,13 +102,13 @@ def run(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("family", type=Path)
+    add_family(parser)
     add_sizes(parser, 5)
     add_batches(parser, "decode 1", "decode 16", "prefill 16 x 192")
     add_common(parser)
     add_dtype(parser)
     options = parser.parse_args()
-    family = load_family(family_folder(options.family))
+    family = family_of(options)
     batches = batches_of(options)
     finish(
         run(family, options.sizes, options.pairs, options.vocabulary, batches, options.dtype),

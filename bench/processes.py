@@ -1,7 +1,7 @@
 """One engine for all sizes against one plain vLLM process for each size, on the same machine.
 
-    python -m bench.processes FAMILY [--sizes 3] [--loads 0.7 1.5] [--pairs 7] [--seconds 20]
-        [--kv-mib 192] [--sequences 96] [--compiled] [--out FILE]
+    python -m bench.processes FAMILY [--merge] [--sizes 3] [--loads 0.7 1.5] [--pairs 7]
+        [--seconds 20] [--kv-mib 192] [--sequences 96] [--compiled] [--out FILE]
 
 Both sides are up at once and are loaded in turn.  The processes serve the exported sizes (low-rank
 students merged), share the KV memory and the sequences at the same time that ours has for itself,
@@ -35,11 +35,19 @@ import torch
 from bench.burst import Load, ask
 from bench.burst_report import Outcome, percentile_95
 from bench.pairs import Ratio
-from bench.run import add_dtype, add_pairs, add_sizes, finish, spread
+from bench.run import (
+    add_dtype,
+    add_family,
+    add_pairs,
+    add_sizes,
+    family_of,
+    finish,
+    kind_of,
+    spread,
+)
 from bench.servers import Server, serving, serving_plain
 from boomerang_core.assemble import export
-from boomerang_core.cli import family_folder
-from boomerang_core.family import Family, load_family
+from boomerang_core.family import Family
 
 CLIENTS = 16
 LENGTHS = {"prompt_tokens": 32, "answer_tokens": 32}
@@ -72,6 +80,7 @@ def one_engine(family: Family, sizes: Sequence[int], options: argparse.Namespace
     """Our server with every size."""
     kv = str(options.kv_mib << 20)
     limits = [*MODEL_LEN, "--dtype", options.dtype, "--kv-cache-bytes", kv]
+    limits += ["--merge"] * family.merges_deltas
     most = {"BOOMERANG_MAX_NUM_SEQS": str(options.sequences)}
     with serving(family, limits, most) as server:
         names = {size: family.table.model_id(family.rows[size]) for size in sizes}
@@ -204,7 +213,7 @@ def run(family: Family, options: argparse.Namespace) -> dict[str, Any]:
         result = asyncio.run(measure(ours, theirs, options))
     return {
         "family": family.name,
-        "kind": family.design.kind.value,
+        "kind": kind_of(family),
         "sizes": [family.rows[size].id for size in sizes],
         "compiled": options.compiled,
         "kv_bytes": options.kv_mib << 20,
@@ -216,7 +225,7 @@ def run(family: Family, options: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("family", type=Path)
+    add_family(parser)
     add_sizes(parser, 3)
     parser.add_argument("--loads", type=float, nargs="+", default=[0.7, 1.5])
     parser.add_argument("--seconds", type=float, default=20.0, help="of each run: default 20")
@@ -226,7 +235,7 @@ def main() -> None:
     add_pairs(parser)
     add_dtype(parser)
     options = parser.parse_args()
-    finish(run(load_family(family_folder(options.family)), options), options)
+    finish(run(family_of(options), options), options)
 
 
 if __name__ == "__main__":

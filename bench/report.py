@@ -62,10 +62,16 @@ def write_report(found: Json, out: Path) -> None:
         draw(groups, out / "report.png")
 
 
+_STUDENTS = {
+    "full": "full student",
+    "lowrank": "low-rank student",
+    "merged": "low-rank student, merged",
+}
+
+
 def _groups(found: Json) -> Iterator[Group]:
     for name, report in found.items():
-        kind = {"full": "full student", "lowrank": "low-rank student"}.get(report.get("kind", ""))
-        what = f"{kind}, {report.get('dtype')}"
+        what = f"{_STUDENTS.get(report.get('kind', ''))}, {report.get('dtype')}"
         if name.startswith("one-size"):
             title = f"One size: plain vLLM's time over ours, {what}"
             control = {"plain vLLM over itself": report.get("plain_over_itself", {})}

@@ -27,7 +27,7 @@ from boomerang_core.contents import (
     sha256_of,
     verify_files,
 )
-from boomerang_core.errors import BoomerangError, FamilyError
+from boomerang_core.errors import BoomerangError, FamilyError, SettingsError
 from boomerang_core.files import write_text
 from boomerang_core.footprint import ModelShape, kv_bytes_per_token, route_params
 from boomerang_core.ladder import Ladder
@@ -62,6 +62,8 @@ class Family:
     default_size: int
     provenance: Mapping[str, Any] = field(default_factory=dict)
     root: Path = Path()
+    merges_deltas: bool = False
+    """Whether they become weights as they are read (`merged_when_read`); never in a folder."""
 
     def __post_init__(self) -> None:
         if not is_family_name(self.name):
@@ -110,6 +112,25 @@ class Family:
             for row in self.rows
         )
         return replace(self, shape=shape, rows=rows)
+
+    def require_deltas(self) -> None:
+        """Raise `SettingsError` where the student is full: there is no delta to merge."""
+        if self.design.kind is StudentKind.FULL:
+            raise SettingsError(f"{self.name} has a full student already: nothing to merge")
+
+    def merged_when_read(self) -> "Family":
+        """The family as it is served with its deltas merged: in memory its student is full.
+
+        The folder stays as it is.  Raises `SettingsError` where no delta is left to merge.
+        """
+        self.require_deltas()
+        own = sum(not block.shared for block in self.design.block_map)
+        return replace(
+            self,
+            design=replace(self.design, kind=StudentKind.FULL),
+            student_params=own * self.shape.layer_params,
+            merges_deltas=True,
+        )
 
 
 def build_rows(

@@ -107,8 +107,8 @@ class EndParams:
 class Residents:
     """Bytes that a server holds, by the sizes that it offers.
 
-    The student's layers are counted as they lie in its file: where the low-rank maps that vLLM
-    fuses differ in rank, the padding to the largest comes on top.
+    The student's layers are counted as they lie in its file, unless its deltas are merged: where
+    the low-rank maps that vLLM fuses differ in rank, the padding to the largest comes on top.
     """
 
     design: FamilyDesign
@@ -126,13 +126,14 @@ class Residents:
         shapes: dict[str, tuple[int, ...]] = {}
         for file in sorted(family.student_dir.glob("*.safetensors")):
             shapes |= tensor_shapes(file)
-        row = ARCHITECTURES[family.architecture]
+        row, model = ARCHITECTURES[family.architecture], family.shape
         layers: dict[int, int] = {}
         for name, shape in shapes.items():
             if name.startswith(f"{row.layers}."):
                 block = int(name.removeprefix(f"{row.layers}.").partition(".")[0])
                 layers[block] = layers.get(block, 0) + prod(shape)
-        model = family.shape
+        if family.merges_deltas:
+            layers = dict.fromkeys(layers, model.layer_params)
         ends = {
             Owner.TEACHER: _end_params(model, model.tied),
             Owner.STUDENT: _end_params(model, f"{row.head}.weight" not in shapes),

@@ -39,8 +39,7 @@ def merge_family(family: Family, out: Path, maps: Maps = Maps.ALL) -> Family:
     Raises `SettingsError` where there is no delta left to merge or `out` lies in the family,
     `CheckpointError` where `out` is in use, `FamilyError` where the teacher is not this family's.
     """
-    if family.design.kind is not StudentKind.LOWRANK:
-        raise SettingsError(f"{family.name} has a full student already: there is nothing to merge")
+    family.require_deltas()
     require_unused(out)
     require_outside(out, family)
     require_own_teacher(family)

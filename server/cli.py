@@ -30,6 +30,7 @@ def serve(**options: Any) -> None:
         precision = served_precision(settings.dtype)
         loaded = load_family(family_folder(Path(settings.family)))
         served = loaded.served_in(precision.bytes_per_param)
+        served = served.merged_when_read() if settings.merge else served
         with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:  # uvloop, where it is
             lifecycle = runner.run(serve_family(settings, served, precision))
     except BoomerangError as error:

@@ -21,6 +21,7 @@ COMMON = (
     "memory_budget",
     "default_size",
     "tensor_parallel_size",
+    "merge",
     "compile",
     "cuda_graphs",
     "vllm_options",

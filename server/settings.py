@@ -89,6 +89,11 @@ class Settings(BaseSettings):
     tensor_parallel_size: int = Field(
         1, ge=1, description="GPUs (on a CPU: processes) that every layer is split over."
     )
+    merge: bool = Field(
+        False,
+        description="Merge a low-rank student's deltas into weights of its own while they are "
+        "read: small sizes run faster, and take a full student's memory.",
+    )
     compile: bool = Field(
         False,
         description="Compile the layers instead of running them eagerly: faster tokens on a "

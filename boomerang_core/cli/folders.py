@@ -53,6 +53,9 @@ def sizes(
     dtype: Annotated[
         str, typer.Option(help="bfloat16, float16, float32, or auto: what `serve` uses here.")
     ] = AUTO,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Count what `serve --merge` holds, which merges deltas.")
+    ] = False,
 ) -> None:
     """Print the sizes of a family: parameters, footprint, quality.
 
@@ -64,6 +67,7 @@ def sizes(
         refuse_without(context, "memory_budget", "kv_cache_bytes")
         precision = served_precision(dtype)
         loaded = load_family(family_folder(family)).served_in(precision.bytes_per_param)
+        loaded = loaded.merged_when_read() if merge else loaded
         server = None
         if memory_budget is not None:
             budget = parse_bytes(memory_budget)
@@ -75,7 +79,7 @@ def sizes(
             print_holding(loaded, server.budget, server.kv_bytes)
             typer.echo(
                 f"so with: boomerang serve {family} --memory-budget {server.budget} "
-                f"{server.options}--dtype {precision.dtype}"
+                f"{server.options}--dtype {precision.dtype}{' --merge' if merge else ''}"
             )
 
 

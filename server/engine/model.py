@@ -24,6 +24,7 @@ from server.engine.held_weights import ENDS, HeldWeights, Place, place_of, place
 from server.engine.loader import carried, design_of, student_shapes
 from server.engine.lowrank import LowRankLayer, load_layers, within_layer
 from server.engine.masks import Cuts, Graphed
+from server.engine.merged_layers import MergedLayers
 from server.engine.party import Parties, Party, student_config
 from server.engine.plan import Ranks, Side, StepPlan, build_plan
 from server.engine.segments import segments_of, trace
@@ -52,6 +53,11 @@ class BoomerangForCausalLM(nn.Module):
             Owner.STUDENT: Path(record["student"]),
         }
         shapes = student_shapes(self._folders[Owner.STUDENT])
+        self._merged_layers = (
+            MergedLayers(self._folders, self.design.block_map, self.architecture, shapes)
+            if record["merges_deltas"]
+            else None
+        )
         self._tied = {
             Owner.TEACHER: bool(self.config.tie_word_embeddings),
             Owner.STUDENT: f"{self.architecture.names.head}.weight" not in shapes,
@@ -282,6 +288,8 @@ class BoomerangForCausalLM(nn.Module):
                 return False
             return place in places or not self.held_weights.knows(place)
 
-        for full_name, value in read_tensors(self._folders[owner], wanted):
+        merged = self._merged_layers if owner is Owner.STUDENT else None
+        read = merged.read(wanted) if merged else read_tensors(self._folders[owner], wanted)
+        for full_name, value in read:
             name = local(full_name)
             yield name, value.t() if self.architecture.is_transposed(name) else value

@@ -53,7 +53,7 @@ def test_make_bench_runs_every_benchmark_and_reports_it(family: Family, tmp_path
         assert found["family"] == family.name
     report = (tmp_path / "report.md").read_text()
     assert report.count("\n## ") == len(names)
-    assert "full student" in report
+    assert "low-rank student, merged" in report
     assert "low-rank student" in report
     assert (tmp_path / "report.png").read_bytes().startswith(PNG)
 

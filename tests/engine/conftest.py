@@ -3,6 +3,7 @@
 import gc
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ KINDS = {
     "full-own-tied-ends": (StudentKind.FULL, True, True),
     "lowrank": (StudentKind.LOWRANK, False, True),
     "lowrank-attention-merged": (StudentKind.LOWRANK, False, True),
+    "lowrank-merged-when-read": (StudentKind.LOWRANK, False, True),
 }
 
 
@@ -48,9 +50,11 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], TinyFamil
 
     @cache
     def make(name: str) -> TinyFamily:
-        return make_family(
-            tmp_path_factory.mktemp(name), *KINDS[name], attention="attention" in name
-        )
+        folder = tmp_path_factory.mktemp(name)
+        tiny = make_family(folder, *KINDS[name], attention="attention" in name)
+        if "when-read" in name:
+            return replace(tiny, family=tiny.family.merged_when_read())
+        return tiny
 
     return make
 

@@ -176,7 +176,7 @@ def route_tensors(tiny: TinyFamily, size: int) -> Tensors:
     for place, layer in enumerate(route.layers):
         if layer.owner is Owner.TEACHER:
             source = layer_of(teacher, layer.index)
-        elif design.kind is StudentKind.FULL:
+        elif design.kind is StudentKind.FULL and not tiny.family.merges_deltas:
             source = layer_of(student, layer.index)
         else:
             kept = layer_of(teacher, design.block_map[layer.index].kept)

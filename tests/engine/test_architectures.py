@@ -70,7 +70,7 @@ def randomise(tensors: dict[str, torch.Tensor], seed: int) -> dict[str, torch.Te
     return {name: noise(name, tensor) for name, tensor in tensors.items()}
 
 
-ALL, MERGED, ONLY_MLP = "all", "attention merged", "mlp"
+ALL, MERGED, READ_MERGED, ONLY_MLP = "all", "attention merged", "merged when read", "mlp"
 """Where a low-rank student of the tests has deltas."""
 
 
@@ -92,6 +92,8 @@ def make(folder: Path, architecture: str, kind: StudentKind, deltas: str) -> Tin
     family = write_tiny(folder / "family", design, shape, teacher_dir, architecture=architecture)
     if deltas == MERGED:
         family = merge_family(family, folder / "merged", Maps.ATTENTION)
+    if deltas == READ_MERGED:
+        family = family.merged_when_read()
     return TinyFamily(family, teacher_dir)
 
 
@@ -106,7 +108,7 @@ def cases() -> Iterator[Any]:
         slow = [pytest.mark.slow] * ((name, kind) != QUICK)
         yield pytest.param(name, True, kind, ALL, marks=slow)
     for name in ("Qwen2ForCausalLM", "GPT2LMHeadModel"):  # maps with biases; and stored transposed
-        for deltas in (MERGED, ONLY_MLP):
+        for deltas in (MERGED, READ_MERGED, ONLY_MLP):
             yield pytest.param(name, False, StudentKind.LOWRANK, deltas)
 
 

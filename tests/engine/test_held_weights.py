@@ -1,6 +1,7 @@
 """Weights that no held size needs are not there, and come back the same: fp32 and bf16."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def predicted(tiny: TinyFamily, span: Span) -> int:
     family = tiny.family
     total = Residents.of(family).weight_bytes(span)
     names = load_file(family.student_dir / "model.safetensors").keys()
-    if any(name.endswith("k_proj.lora_A") for name in names):
+    if not family.merges_deltas and any(name.endswith("k_proj.lora_A") for name in names):
         narrow = HIDDEN // 2 + HIDDEN  # k_proj: outputs of one head of two, inputs
         patched = family.design.ladder.patched(span.smallest)
         students = [
@@ -112,9 +113,14 @@ def test_bfloat16_comes_back_the_same(build: Callable[[str], TinyFamily], keep: 
         assert greedy(engine, BATCH, sizes) == before
 
 
-def test_a_student_that_lost_a_tensor_is_not_taken_for_whole(tmp_path: Path, keep: Keep) -> None:
+@pytest.mark.parametrize("merge", [False, True])
+def test_a_student_that_lost_a_tensor_is_not_taken_for_whole(
+    tmp_path: Path, keep: Keep, merge: bool
+) -> None:
     """Zeros in its place would answer, and wrongly."""
     tiny = make_family(tmp_path, StudentKind.LOWRANK, False, True)
+    if merge:
+        tiny = replace(tiny, family=tiny.family.merged_when_read())
     largest = tiny.sizes[-1]
     engine = keep(start(tiny, tiny.teacher_dir, Span(largest, largest)))
     file = tiny.family.student_dir / "model.safetensors"

@@ -15,7 +15,7 @@ from boomerang_core.family import load_family
 from boomerang_core.footprint import ModelShape
 from boomerang_core.kv_groups import kv_bytes
 from boomerang_core.ladder import Ladder
-from boomerang_core.memory_plan import DEFAULT_REQUESTS, Residents, Span
+from boomerang_core.memory_plan import DEFAULT_REQUESTS, Residents, Span, whole
 from boomerang_core.precision import served_precision
 from boomerang_core.route import FamilyDesign, StudentKind
 from boomerang_core.sizes import Quality, format_bytes
@@ -100,6 +100,19 @@ def test_sizes_tells_what_a_server_would_hold() -> None:
     result = runner.invoke(cli.app, [*command, "1MiB"])
     assert result.exit_code == 2
     assert "error: a memory budget of 1,048,576 bytes fits no size" in result.output
+
+
+def test_sizes_counts_what_a_server_that_merges_would_hold() -> None:
+    family = load_family(cli.common.FAMILIES / "smollm2-135m").served_in(4)
+    need = Residents.of(family).weight_bytes(whole(family.design)) + (256 << 20)
+    command = ["sizes", "smollm2-135m", "--dtype", "float32", "--memory-budget", str(need)]
+    assert verdicts(runner.invoke(cli.app, command).output) == ["offered"] * 14
+    result = runner.invoke(cli.app, [*command, "--merge"])
+    told = verdicts(result.output)
+    assert told[0] == "offered"
+    assert told[-1] == "does not fit"
+    assert "1.342 of the teacher" in result.output
+    assert result.output.splitlines()[-1].endswith("--dtype float32 --merge")
 
 
 def verdicts(output: str) -> list[str]:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from boomerang_core.blocks import BlockMap
-from boomerang_core.errors import BudgetError, CheckpointError
+from boomerang_core.errors import BudgetError, CheckpointError, SettingsError
 from boomerang_core.family import Family, load_family
 from boomerang_core.footprint import resident_params, teacher_params
 from boomerang_core.headers import tensor_shapes
@@ -95,6 +95,21 @@ def test_every_size_of_the_shipped_family_is_what_the_footprint_says() -> None:
     top = SHIPPED.design.ladder.teacher_size
     alone = RESIDENTS.weight_bytes(Span(top, top))
     assert alone == teacher_params(shape) * shape.bytes_per_param
+
+
+def test_merged_when_read_a_low_rank_student_takes_what_a_full_one_would() -> None:
+    merged = SHIPPED.merged_when_read()
+    shape, design = merged.shape, merged.design
+    own = sum(not block.shared for block in design.block_map)
+    residents = Residents.of(merged)
+    every = residents.weight_bytes(whole(design)) // shape.bytes_per_param
+    assert every == teacher_params(shape) + own * shape.layer_params
+    assert every == resident_params(shape, merged.student_params)
+    smallest = residents.weight_bytes(Span(0, 0))
+    assert smallest == merged.rows[0].weight_bytes < RESIDENTS.weight_bytes(Span(0, 0))
+    assert (merged.rows, merged.root) == (SHIPPED.rows, SHIPPED.root)
+    with pytest.raises(SettingsError, match="has a full student already: nothing to merge"):
+        merged.merged_when_read()
 
 
 def test_a_shared_matrix_counts_once() -> None:
