@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from bench.engines import Engine, Request, routed_engine
@@ -26,15 +27,15 @@ from bench.pairs import Ratio, time_in_turn
 from bench.run import (
     add_common,
     add_dtype,
-    add_family,
+    add_merge,
     add_sizes,
-    family_of,
     finish,
     kind_of,
     spread,
 )
 from bench.traffic import BATCHES, LIMITS, Batch
-from boomerang_core.family import Family
+from boomerang_core.cli import family_folder
+from boomerang_core.family import Family, load_family
 
 BASE = "mixed"
 
@@ -70,32 +71,31 @@ def compare(
     return {name: asdict(Ratio.of(values, base)) for name, values in seconds.items()}
 
 
-def run(family: Family, count: int, pairs: int, vocabulary: int, dtype: str) -> dict[str, Any]:
-    """Every batch, requests of `count` sizes spread over the ladder."""
-    engine = routed_engine(family, **LIMITS, dtype=dtype)
-    sizes = spread(len(family.rows), count)
+def run(family: Family, options: argparse.Namespace) -> dict[str, Any]:
+    """Every batch, requests of some sizes spread over the ladder."""
+    engine = routed_engine(family, options.merge, **LIMITS, dtype=options.dtype)
+    sizes = spread(len(family.rows), options.sizes)
     return {
         "family": family.name,
-        "kind": kind_of(family),
+        "kind": kind_of(family, options.merge),
         "sizes": [family.rows[size].id for size in sizes],
         "others_over_mixed": {
-            name: compare(engine, batch, sizes, vocabulary, pairs)
+            name: compare(engine, batch, sizes, options.vocabulary, options.pairs)
             for name, batch in BATCHES.items()
-            if batch.requests >= count
+            if batch.requests >= len(sizes)
         },
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    add_family(parser)
+    parser.add_argument("family", type=Path)
+    add_merge(parser)
     add_sizes(parser, 3)
     add_common(parser)
     add_dtype(parser)
     options = parser.parse_args()
-    family = family_of(options)
-    report = run(family, options.sizes, options.pairs, options.vocabulary, options.dtype)
-    finish(report, options)
+    finish(run(load_family(family_folder(options.family)), options), options)
 
 
 if __name__ == "__main__":

@@ -25,16 +25,16 @@ from bench.pairs import Ratio, time_in_turn
 from bench.run import (
     add_common,
     add_dtype,
-    add_family,
+    add_merge,
     add_sizes,
-    family_of,
     finish,
     kind_of,
     spread,
 )
 from bench.traffic import LIMITS, Batch, add_batches, batches_of
 from boomerang_core.assemble import export
-from boomerang_core.family import Family
+from boomerang_core.cli import family_folder
+from boomerang_core.family import Family, load_family
 
 
 @dataclass(frozen=True)
@@ -68,33 +68,27 @@ def _ratio(over: Side, under: Side, batch: Batch, vocabulary: int, pairs: int) -
     return Ratio.of(seconds["over"], seconds["under"])
 
 
-def run(
-    family: Family,
-    count: int,
-    pairs: int,
-    vocabulary: int,
-    batches: Mapping[str, Batch],
-    dtype: str,
-) -> dict[str, Any]:
-    """`count` sizes spread over the ladder, each on every batch."""
-    ours = routed_engine(family, **LIMITS, dtype=dtype)
+def run(family: Family, options: argparse.Namespace) -> dict[str, Any]:
+    """Some sizes spread over the ladder, each on every batch."""
+    limits = {**LIMITS, "dtype": options.dtype}
+    ours = routed_engine(family, options.merge, **limits)
     kept = []  # to the end: an engine that goes takes vLLM's process groups with it
 
     def plain(size: int) -> Side:
         with tempfile.TemporaryDirectory() as folder:
-            export(family, size, Path(folder) / "size", getattr(torch, dtype))
-            kept.append(Side(plain_engine(Path(folder) / "size", **LIMITS, dtype=dtype)))
+            export(family, size, Path(folder) / "size", getattr(torch, options.dtype))
+            kept.append(Side(plain_engine(Path(folder) / "size", **limits)))
         return kept[-1]
 
     def table(over: Side, under: Side) -> dict[str, Any]:
-        return compare(over, under, batches, vocabulary, pairs)
+        return compare(over, under, batches_of(options), options.vocabulary, options.pairs)
 
     return {
         "family": family.name,
-        "kind": kind_of(family),
+        "kind": kind_of(family, options.merge),
         "plain_over_ours": {
             family.rows[size].id: table(plain(size), Side(ours, size))
-            for size in spread(len(family.rows), count)
+            for size in spread(len(family.rows), options.sizes)
         },
         "plain_over_itself": table(kept[-1], plain(len(family.rows) - 1)),
     }
@@ -102,18 +96,14 @@ def run(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    add_family(parser)
+    parser.add_argument("family", type=Path)
+    add_merge(parser)
     add_sizes(parser, 5)
     add_batches(parser, "decode 1", "decode 16", "prefill 16 x 192")
     add_common(parser)
     add_dtype(parser)
     options = parser.parse_args()
-    family = family_of(options)
-    batches = batches_of(options)
-    finish(
-        run(family, options.sizes, options.pairs, options.vocabulary, batches, options.dtype),
-        options,
-    )
+    finish(run(load_family(family_folder(options.family)), options), options)
 
 
 if __name__ == "__main__":

@@ -37,17 +37,17 @@ from bench.burst_report import Outcome, percentile_95
 from bench.pairs import Ratio
 from bench.run import (
     add_dtype,
-    add_family,
+    add_merge,
     add_pairs,
     add_sizes,
-    family_of,
     finish,
     kind_of,
     spread,
 )
 from bench.servers import Server, serving, serving_plain
 from boomerang_core.assemble import export
-from boomerang_core.family import Family
+from boomerang_core.cli import family_folder
+from boomerang_core.family import Family, load_family
 
 CLIENTS = 16
 LENGTHS = {"prompt_tokens": 32, "answer_tokens": 32}
@@ -80,7 +80,7 @@ def one_engine(family: Family, sizes: Sequence[int], options: argparse.Namespace
     """Our server with every size."""
     kv = str(options.kv_mib << 20)
     limits = [*MODEL_LEN, "--dtype", options.dtype, "--kv-cache-bytes", kv]
-    limits += ["--merge"] * family.merges_deltas
+    limits += ["--merge"] * options.merge
     most = {"BOOMERANG_MAX_NUM_SEQS": str(options.sequences)}
     with serving(family, limits, most) as server:
         names = {size: family.table.model_id(family.rows[size]) for size in sizes}
@@ -213,7 +213,7 @@ def run(family: Family, options: argparse.Namespace) -> dict[str, Any]:
         result = asyncio.run(measure(ours, theirs, options))
     return {
         "family": family.name,
-        "kind": kind_of(family),
+        "kind": kind_of(family, options.merge),
         "sizes": [family.rows[size].id for size in sizes],
         "compiled": options.compiled,
         "kv_bytes": options.kv_mib << 20,
@@ -225,7 +225,8 @@ def run(family: Family, options: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    add_family(parser)
+    parser.add_argument("family", type=Path)
+    add_merge(parser)
     add_sizes(parser, 3)
     parser.add_argument("--loads", type=float, nargs="+", default=[0.7, 1.5])
     parser.add_argument("--seconds", type=float, default=20.0, help="of each run: default 20")
@@ -235,7 +236,7 @@ def main() -> None:
     add_pairs(parser)
     add_dtype(parser)
     options = parser.parse_args()
-    finish(run(family_of(options), options), options)
+    finish(run(load_family(family_folder(options.family)), options), options)
 
 
 if __name__ == "__main__":

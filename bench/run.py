@@ -9,30 +9,22 @@ from typing import Any
 
 import torch
 
-from boomerang_core.cli import family_folder
 from boomerang_core.devices import multiplies_bfloat16
-from boomerang_core.family import Family, load_family
+from boomerang_core.family import Family
 from boomerang_core.files import save_json
 from boomerang_core.provenance import provenance
 
 
-def add_family(parser: argparse.ArgumentParser) -> None:
-    """The family, and `--merge`."""
-    parser.add_argument("family", type=Path)
+def add_merge(parser: argparse.ArgumentParser) -> None:
+    """`--merge`."""
     parser.add_argument(
-        "--merge", action="store_true", help="serve it with its deltas merged, as `serve --merge`"
+        "--merge", action="store_true", help="serve with deltas merged, as `serve --merge`"
     )
 
 
-def family_of(options: argparse.Namespace) -> Family:
-    """The family to serve, by the options of `add_family`."""
-    family = load_family(family_folder(options.family))
-    return family.merged_when_read() if options.merge else family
-
-
-def kind_of(family: Family) -> str:
-    """What a report calls its student."""
-    return "merged" if family.merges_deltas else family.design.kind.value
+def kind_of(family: Family, merge: bool) -> str:
+    """What a report calls the student that is served."""
+    return "merged" if merge else family.design.kind.value
 
 
 def add_pairs(parser: argparse.ArgumentParser) -> None:

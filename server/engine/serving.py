@@ -47,6 +47,7 @@ from server.web.leased_response import LeasedResponse
 from server.web.paths import COMPLETIONS
 from server.web.request_ids import named_by_body
 from server.web.usage import usage
+from server.withdrawn import refuse_withdrawn
 
 _EVENTS = "text/event-stream"
 _UNBUFFERED = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
@@ -158,7 +159,9 @@ class SizedHandlers:
         request.bound_prompt(self.limits.prompt_tokens)
 
     def _decide(self, request: Any) -> Decision:
-        refuse_misspelt(request.model_extra or {})
+        unknown = request.model_extra or {}
+        refuse_misspelt(unknown)
+        refuse_withdrawn(unknown)
         if SIZE_KEY in (request.vllm_xargs or {}):
             raise SizeError(f"{SIZE_KEY} is internal; use the field 'size'", "vllm_xargs")
         prompt_tokens = about_tokens(request)

@@ -37,6 +37,24 @@ def test_other_unknown_fields_are_ignored(http: httpx.Client, path: str) -> None
     assert reply.status_code == 200, reply.text
 
 
+@pytest.mark.parametrize("path", ENDPOINTS)
+@pytest.mark.parametrize(
+    ("field", "value", "instead"),
+    [
+        ("guided_json", {"type": "object"}, '"structured_outputs": {"json": …}'),
+        ("guided_choice", ["yes", "no"], '"structured_outputs": {"choice": …}'),
+        ("best_of", 3, "n answers"),
+    ],
+)
+def test_fields_that_vllm_no_longer_has(
+    http: httpx.Client, path: str, field: str, value: Any, instead: str
+) -> None:
+    reply = http.post(path, json={**ENDPOINTS[path], field: value})
+    assert instead in assert_error(reply, 400, field)
+    harmless = 1 if field == "best_of" else None
+    assert http.post(path, json={**ENDPOINTS[path], field: harmless}).status_code == 200
+
+
 @pytest.mark.parametrize("path", COMPLETIONS)
 @pytest.mark.parametrize(
     ("fields", "param"),
