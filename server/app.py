@@ -54,6 +54,7 @@ def create_app(
         description=f"Every size of {family.name}.",
         docs_url=None,  # FastAPI's pages load scripts from other hosts
         redoc_url=None,
+        redirect_slashes=False,  # behind TLS that ends elsewhere, it would redirect to http://
     )
     app.state.metrics = metrics
     install_handlers(app)

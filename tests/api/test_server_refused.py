@@ -110,3 +110,10 @@ def test_a_budget_that_fits_nothing_names_one_that_does(http: httpx.Client, fami
     smallest = family.table.offered[0]
     assert family.table.model_id(smallest) in message
     assert f"{smallest.footprint_bytes(Policy.of(family).footprint_tokens):,} bytes" in message
+
+
+@pytest.mark.parametrize("path", ENDPOINTS)
+def test_a_path_with_a_slash_too_many_is_not_redirected(http: httpx.Client, path: str) -> None:
+    """A redirect names the scheme that the server sees, which is http:// behind a TLS proxy."""
+    reply = http.post(f"{path}/", json=ENDPOINTS[path])
+    assert_error(reply, 404, None)
