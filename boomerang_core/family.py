@@ -121,7 +121,7 @@ class Family:
     def merged_when_read(self) -> "Family":
         """The family as it is served with its deltas merged: in memory its student is full.
 
-        The folder stays as it is.  Raises `SettingsError` where no delta is left to merge.
+        The folder stays as it is.  Raises `SettingsError` where the student is full already.
         """
         self.require_deltas()
         own = sum(not block.shared for block in self.design.block_map)

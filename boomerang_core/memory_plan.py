@@ -133,7 +133,8 @@ class Residents:
                 block = int(name.removeprefix(f"{row.layers}.").partition(".")[0])
                 layers[block] = layers.get(block, 0) + prod(shape)
         if family.merges_deltas:
-            layers = dict.fromkeys(layers, model.layer_params)
+            own = (index for index, block in enumerate(family.design.block_map) if not block.shared)
+            layers = dict.fromkeys(own, model.layer_params)
         ends = {
             Owner.TEACHER: _end_params(model, model.tied),
             Owner.STUDENT: _end_params(model, f"{row.head}.weight" not in shapes),

@@ -101,5 +101,6 @@ class EngineStart:
         sizes = (
             f"{total} sizes" if offered == total else f"{offered} of {total} sizes, by its budget"
         )
+        merged = ", deltas merged" if self.family.merges_deltas else ""
         compiled = "" if compile_seconds is None else f", compiled in {compile_seconds:.0f} s"
-        say(self.settings, f"{self.family.name} is ready: {sizes}{compiled}")
+        say(self.settings, f"{self.family.name} is ready: {sizes}{merged}{compiled}")

@@ -161,7 +161,7 @@ class SizedHandlers:
     def _decide(self, request: Any) -> Decision:
         unknown = request.model_extra or {}
         refuse_misspelt(unknown)
-        refuse_withdrawn(unknown)
+        refuse_withdrawn(unknown, getattr(request, "n", None))
         if SIZE_KEY in (request.vllm_xargs or {}):
             raise SizeError(f"{SIZE_KEY} is internal; use the field 'size'", "vllm_xargs")
         prompt_tokens = about_tokens(request)

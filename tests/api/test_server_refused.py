@@ -7,6 +7,7 @@ import pytest
 
 from boomerang_core.family import Family
 from server.sizing import Policy
+from server.withdrawn import WITHDRAWN
 from tests.api.asking import ENDPOINTS, GREEDY, assert_error
 from tests.api.malformed import LEGITIMATE, MALFORMED, MISSPELT, Malformed, named
 
@@ -43,6 +44,7 @@ def test_other_unknown_fields_are_ignored(http: httpx.Client, path: str) -> None
     [
         ("guided_json", {"type": "object"}, '"structured_outputs": {"json": …}'),
         ("guided_choice", ["yes", "no"], '"structured_outputs": {"choice": …}'),
+        ("guided_decoding_backend", "xgrammar", '"structured_outputs"'),
         ("best_of", 3, "n answers"),
     ],
 )
@@ -53,6 +55,12 @@ def test_fields_that_vllm_no_longer_has(
     assert instead in assert_error(reply, 400, field)
     harmless = 1 if field == "best_of" else None
     assert http.post(path, json={**ENDPOINTS[path], field: harmless}).status_code == 200
+
+
+def test_all_that_vllm_ignores_with_a_warning_is_among_them() -> None:
+    from vllm.entrypoints.serve.engine.protocol import _REMOVED_GUIDED_FIELDS
+
+    assert _REMOVED_GUIDED_FIELDS <= WITHDRAWN
 
 
 @pytest.mark.parametrize("path", COMPLETIONS)

@@ -32,6 +32,7 @@ FAMILIES = [
     "full-teachers-ends",
     pytest.param("full-own-ends", marks=pytest.mark.slow),  # half a minute more of compiling
     pytest.param("lowrank-attention-merged", marks=pytest.mark.slow),
+    pytest.param("lowrank-merged-when-read", marks=pytest.mark.slow),
 ]
 
 

@@ -103,7 +103,7 @@ def _layers_with_storage(model: Any) -> list[str]:
 
 def test_bfloat16_comes_back_the_same(build: Callable[[str], TinyFamily], keep: Keep) -> None:
     """The weights that vLLM packs for bfloat16 too; one batch shape, so that sums are the same."""
-    for name in ("lowrank", "full-own-ends"):
+    for name in ("lowrank", "lowrank-merged-when-read", "full-own-ends"):
         tiny = build(name)
         engine = keep(start(tiny, tiny.teacher_dir, dtype="bfloat16"))
         sizes = [index % len(tiny.sizes) for index in range(len(BATCH))]

@@ -96,6 +96,7 @@ def test_two_ranks_follow_a_change_together_or_not_at_all(
         pytest.param("full-own-ends", marks=pytest.mark.slow),
         "lowrank",
         pytest.param("lowrank-attention-merged", marks=pytest.mark.slow),
+        pytest.param("lowrank-merged-when-read", marks=pytest.mark.slow),
     ],
 )
 @pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])

@@ -30,8 +30,13 @@ runner = CliRunner()
 
 @pytest.fixture
 def family_dir(tmp_path: Path) -> Path:
+    return write_small(tmp_path, StudentKind.LOWRANK)
+
+
+def write_small(tmp_path: Path, kind: StudentKind) -> Path:
+    """A family of three sizes, one of them not offered."""
     block_map = BlockMap.from_layers([[0], [1, 2], [3, 4], [5]], shared=(0, 5))
-    design = FamilyDesign(block_map, Ladder.last_to_first(block_map), StudentKind.LOWRANK)
+    design = FamilyDesign(block_map, Ladder.last_to_first(block_map), kind)
     shape = ModelShape(6, 32, 2, 8, 9_280_000, 2_048_000, 2_048_000, 32, tied=True)
     quality = {0: Quality(0.5, 0.6, 40.0, 1000)}
     folder = tmp_path / "small"
@@ -113,6 +118,15 @@ def test_sizes_counts_what_a_server_that_merges_would_hold() -> None:
     assert told[-1] == "does not fit"
     assert "1.342 of the teacher" in result.output
     assert result.output.splitlines()[-1].endswith("--dtype float32 --merge")
+
+
+def test_serve_refuses_to_merge_what_has_no_deltas(tmp_path: Path) -> None:
+    from server.cli import app
+
+    folder = write_small(tmp_path, StudentKind.FULL)
+    result = runner.invoke(app, ["serve", str(folder), "--merge"])
+    assert result.exit_code == 2
+    assert result.output == "error: small has a full student already: nothing to merge\n"
 
 
 def verdicts(output: str) -> list[str]:
