@@ -79,8 +79,10 @@ def main() -> None:
     if not options.report:
         is_full = load_family(folder).design.kind is StudentKind.FULL
         for benchmark in (each for each in BENCHMARKS if each.name in options.only):
-            if not (is_full and benchmark.arguments == MERGE):  # there is nothing to merge
-                run(benchmark, folder, options.pairs, options.out)
+            if is_full and benchmark.arguments == MERGE:
+                print(f"{benchmark.name}: the student is full, nothing to merge", file=sys.stderr)
+                continue
+            run(benchmark, folder, options.pairs, options.out)
     write_report(read(options.out), options.out)
 
 
