@@ -1,6 +1,6 @@
 """Greedy tokens of one engine for all sizes, against transformers and against plain vLLM.
 
-    python -m bench.equality FAMILY [--sizes 5]
+    python -m bench.equality FAMILY [--merge] [--sizes 5]
 
 In float32.  The same prompts at each size: in transformers on the assembled model; in plain vLLM
 on the exported checkpoint, an engine of its own for each size; and in the routed engine one at a
@@ -26,7 +26,7 @@ import torch
 
 from bench.engines import Engine, plain_engine, routed_engine
 from bench.expected import PROMPTS, TOKENS, Answers, Key, in_transformers
-from bench.run import add_sizes
+from bench.run import add_merge, add_sizes, kind_of, spread
 from boomerang_core.assemble import export
 from boomerang_core.checkpoint import load_tokenizer
 from boomerang_core.cli import family_folder
@@ -103,19 +103,18 @@ def in_one_engine(
     }
 
 
-def compare(family: Family, count: int) -> dict[str, Any]:
+def compare(family: Family, count: int, merge: bool) -> dict[str, Any]:
     """The report for ``count`` sizes spread over the ladder."""
-    top = len(family.rows) - 1
-    sizes = sorted({round(index * top / (count - 1)) for index in range(count)})
+    sizes = spread(len(family.rows), count)
     tokenizer = load_tokenizer(family)
     prompts: list[list[int]] = [tokenizer(text)["input_ids"] for text in PROMPTS]
     keys = [(size, place) for size in sizes for place in range(len(prompts))]
     expected = in_transformers(family, keys, prompts)
     vllm = in_plain_vllm(family, keys, prompts)
-    engine = routed_engine(family)
+    engine = routed_engine(family, merge)
     return {
         "family": family.name,
-        "kind": family.design.kind.value,
+        "kind": kind_of(family, merge),
         "sizes": [family.rows[size].id for size in sizes],
         "tokens": TOKENS,
         "distinct_answers": len({tuple(answer) for answer in expected.values()}),
@@ -132,13 +131,14 @@ def compare(family: Family, count: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("family", type=Path)
+    add_merge(parser)
     add_sizes(parser, 5)
     parser.add_argument("--plain", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.plain:
         plain(options.family)
         return
-    report = compare(load_family(family_folder(options.family)), options.sizes)
+    report = compare(load_family(family_folder(options.family)), options.sizes, options.merge)
     print(json.dumps(report, indent=1))
     scores = [report["plain_vllm_on_the_exports"], report["one_at_a_time"], report["staggered"]]
     scores += [*report["mixed_in_three_orders"], report["prefix_hits"]]
