@@ -11,6 +11,7 @@ from boomerang_core.family import Family
 from boomerang_core.sizes import SizeRow
 from boomerang_core.versions import boomerang_version, vllm_version
 from server.memory.residency import Residency
+from server.refusals import Refusal
 from server.sizing import Decision
 from server.web.access import CLIENT_GONE
 
@@ -55,8 +56,10 @@ class RequestMetrics:
             ("code",),
             registry=registry,
         )
-        for code in _CODES:
-            self.responses.labels(code)  # from 0 on, so that the first error is an increase
+        for code in _CODES:  # from 0 on, so that the first error is an increase
+            self.responses.labels(code)
+        for reason in Refusal:
+            self.refusals.labels(reason)
 
 
 class ServerMetrics:
@@ -184,8 +187,8 @@ class Metrics:
         """Count a request that ran, or whose stream begins."""
         self._requests.ran.labels(decision.row.id, decision.reason.value).inc()
 
-    def refused(self, reason: str) -> None:
-        """Count a refusal; `reason` comes from `errors`, or is `stalled`."""
+    def refused(self, reason: Refusal) -> None:
+        """Count a refusal, or an answer that was left unread."""
         self._requests.refusals.labels(reason).inc()
 
     def responded(self, status: int) -> None:

@@ -40,6 +40,7 @@ from server.memory.residency import Residency
 from server.metrics import Metrics
 from server.misspelt import refuse_misspelt
 from server.prompts import about_tokens, token_prompts
+from server.refusals import Refusal
 from server.sizing import Decision, Policy, Reason, decide
 from server.vllm_options import NO_OPTIONS, VllmOptions
 from server.web.access import CLIENT_GONE
@@ -146,7 +147,7 @@ class SizedHandlers:
         What failed is neither, and counted by its status alone.
         """
         if HTTPStatus.BAD_REQUEST <= status < CLIENT_GONE:
-            self.metrics.refused("malformed")
+            self.metrics.refused(Refusal.MALFORMED)
         elif status <= CLIENT_GONE:
             self.metrics.decided(decision)
 

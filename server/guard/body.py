@@ -7,6 +7,7 @@ from http import HTTPStatus
 from starlette.types import Message, Receive, Send
 
 from server.guard.limits import Limits
+from server.refusals import Refusal
 from server.web.errors import RefusedError
 
 CLOSE = {"Connection": "close"}
@@ -74,7 +75,7 @@ class BoundedBody:
         return RefusedError(
             HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
             f"the body is larger than {self._limits.body_bytes} bytes, the most allowed",
-            "too_large",
+            Refusal.TOO_LARGE,
             headers=CLOSE,
         )
 
@@ -82,6 +83,6 @@ class BoundedBody:
         return RefusedError(
             HTTPStatus.REQUEST_TIMEOUT,
             f"the body did not arrive within {self._limits.body_seconds:g} seconds",
-            "too_slow",
+            Refusal.TOO_SLOW,
             headers=CLOSE,
         )

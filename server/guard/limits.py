@@ -5,6 +5,7 @@ from http import HTTPStatus
 from typing import Any
 
 from server.prompts import prompts_of
+from server.refusals import Refusal
 from server.settings import Settings
 from server.web.errors import RefusedError
 
@@ -64,7 +65,7 @@ def prompt_too_long(message: str, param: str) -> RefusedError:
 
 
 def _too_large(message: str, param: str) -> RefusedError:
-    return RefusedError(HTTPStatus.BAD_REQUEST, message, "too_large", param)
+    return RefusedError(HTTPStatus.BAD_REQUEST, message, Refusal.TOO_LARGE, param)
 
 
 def count_choices(n: int | None, prompt: Any) -> int:

@@ -17,6 +17,7 @@ from server.guard.keys import Key, Keys
 from server.guard.limits import Limits
 from server.guard.slots import RequestSlots, RequestsPerKey, Slots
 from server.metrics import Metrics
+from server.refusals import Refusal
 from server.settings import Settings
 from server.web.access import KEY_NAME
 from server.web.errors import RefusedError, refusal_response
@@ -89,7 +90,7 @@ class Guard:
                 raise RefusedError(
                     HTTPStatus.NOT_FOUND,
                     "there is no /admin without admin_keys_file",
-                    "unauthorized",
+                    Refusal.UNAUTHORIZED,
                 )
             _authorised(scope, valid.admin, "an admin key")
             return None
@@ -118,4 +119,4 @@ def _authorised(scope: Scope, keys: Keys, what: str) -> Key:
 
 
 def _unauthorised(message: str) -> RefusedError:
-    return RefusedError(HTTPStatus.UNAUTHORIZED, message, "unauthorized", headers=_CHALLENGE)
+    return RefusedError(HTTPStatus.UNAUTHORIZED, message, Refusal.UNAUTHORIZED, headers=_CHALLENGE)

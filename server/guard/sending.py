@@ -14,6 +14,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.metrics import Metrics
+from server.refusals import Refusal
 from server.web.request_ids import REQUEST_ID
 
 logger = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ class BoundedSend:
         try:
             await self._app(scope, receive, send_in_time)
         except StalledError:
-            self._metrics.refused("stalled")
+            self._metrics.refused(Refusal.STALLED)
             logger.warning(
                 "an answer is broken off: its client did not read on for %g seconds; request %s",
                 self._seconds,

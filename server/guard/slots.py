@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
 
+from server.refusals import Refusal
 from server.web.errors import RefusedError
 
 RETRY_SECONDS = 1
@@ -26,7 +27,7 @@ class Slots:
             raise RefusedError(
                 HTTPStatus.TOO_MANY_REQUESTS,
                 f"the server is busy: {self.taken} answers run or wait; try again later",
-                "queue_full",
+                Refusal.QUEUE_FULL,
                 headers=_RETRY,
             )
         self.taken += count
@@ -72,7 +73,7 @@ class RequestsPerKey:
             raise RefusedError(
                 HTTPStatus.TOO_MANY_REQUESTS,
                 f"this API key has {self._per_key} requests running, the most allowed",
-                "too_many",
+                Refusal.TOO_MANY,
                 headers=_RETRY,
             )
         self._running[key] += 1

@@ -2,24 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
-from typing import Any, Literal
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from boomerang_core.errors import (
-    BudgetError,
-    SizeError,
-    UnavailableSizeError,
-    UnknownSizeError,
-)
+from boomerang_core.errors import SizeError, UnknownSizeError
+from server.refusals import Refusal, refusal_of
 from server.web.paths import COMPLETIONS
 from server.web.request_ids import REQUEST_ID
-
-Refusal = Literal["unauthorized", "too_large", "too_slow", "too_many", "queue_full"]
-"""Why a request was refused whatever size it asked for; a label of `boomerang_refusals_total`."""
 
 _TYPES = {
     HTTPStatus.BAD_REQUEST: "BadRequestError",
@@ -83,15 +76,6 @@ def status_of(error: SizeError) -> HTTPStatus:
     return HTTPStatus.BAD_REQUEST
 
 
-def refusal_of(error: SizeError) -> str:
-    """The label under which a refusal is counted; a bounded set."""
-    if isinstance(error, BudgetError):
-        return "budget"
-    if isinstance(error, UnavailableSizeError):
-        return "unavailable"
-    return "unknown_size" if isinstance(error, UnknownSizeError) else "malformed"
-
-
 def install_handlers(app: FastAPI) -> None:
     """Give the app our handlers; `app.state.metrics` counts the completions that are refused."""
     app.add_exception_handler(SizeError, _on_size)
@@ -101,7 +85,7 @@ def install_handlers(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _on_bug)
 
 
-def _count_refusal(request: Request, reason: str) -> None:
+def _count_refusal(request: Request, reason: Refusal) -> None:
     if request.scope["path"] in COMPLETIONS:
         request.app.state.metrics.refused(reason)
 
@@ -114,7 +98,7 @@ async def _on_size(request: Request, error: Exception) -> JSONResponse:
 
 async def _on_validation(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    _count_refusal(request, "malformed")
+    _count_refusal(request, Refusal.MALFORMED)
     if isinstance(error.body, bytes):  # FastAPI reads as JSON only what says that it is
         return error_response(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, _NOT_JSON)
     message, param = _first_problem(error.errors())

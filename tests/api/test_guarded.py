@@ -169,7 +169,8 @@ def test_refusals_are_counted_and_keys_are_nowhere(
         assert key not in reply.text
     assert httpx.get(f"{url}/v1/sizes", headers=BEARER).status_code == 200
     metrics = httpx.get(f"{url}/metrics").text
-    assert 'boomerang_refusals_total{reason="unauthorized"}' in metrics
+    assert 'boomerang_refusals_total{reason="unauthorized"} 0.0' not in metrics
+    assert 'boomerang_refusals_total{reason="budget"} 0.0' in metrics  # there from the start
     assert API not in metrics
     assert API not in caplog.text
 

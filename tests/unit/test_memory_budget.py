@@ -18,9 +18,10 @@ from server.cli import _one_line
 from server.memory.cgroup import PROCESS_BYTES, default_budget, memory_left, memory_limit
 from server.memory.fit import kv_tokens, require_context, require_kv_cache, with_kv_cache
 from server.memory.residency import BusyError, Residency
+from server.refusals import refusal_of
 from server.settings import read_settings
 from server.sizing import Ask, Policy, Reason, decide
-from server.web.errors import refusal_of, status_of
+from server.web.errors import status_of
 from tests.docs.test_readme import FAMILY
 
 SHIPPED = load_family(FAMILY)
