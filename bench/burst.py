@@ -1,6 +1,6 @@
 """Open-loop load beyond what the teacher sustains: `auto` against always-teacher, always-student.
 
-    python -m bench.burst FAMILY --out FOLDER [--seconds 30] [--loads 0.5 1 2 4]
+    python -m bench.burst FAMILY --out FOLDER [--merge] [--seconds 30] [--loads 0.5 1 2 4]
         [--prompt-tokens 32] [--answer-tokens 32]
         [--first-token-seconds 2] [--token-seconds 0.2] [--seed 0]
 
@@ -26,6 +26,7 @@ from typing import Any
 import httpx
 
 from bench.burst_report import Cell, Outcome, markdown, summary
+from bench.run import add_merge
 from bench.servers import serving
 from boomerang_core.cli import family_folder
 from boomerang_core.errors import BoomerangError, SettingsError
@@ -168,7 +169,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         family = load_family(family_folder(Path(given.family)))
         longest = max(256, load.prompt_tokens + load.answer_tokens)
-        with serving(family, ["--max-model-len", str(longest)], told(objective)) as server:
+        options = ["--max-model-len", str(longest), *["--merge"] * given.merge]
+        with serving(family, options, told(objective)) as server:
             result = _run(lambda: measure(server.url, family, load, objective, given.loads))
     except BoomerangError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -199,6 +201,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("family")
+    add_merge(parser)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--loads", type=float, nargs="+", default=[0.5, 1.0, 2.0, 4.0])
