@@ -24,15 +24,7 @@ from typing import Any
 
 from bench.engines import Engine, Request, routed_engine
 from bench.pairs import Ratio, time_in_turn
-from bench.run import (
-    add_common,
-    add_dtype,
-    add_merge,
-    add_sizes,
-    finish,
-    kind_of,
-    spread,
-)
+from bench.run import add_common, add_dtype, add_merge, add_sizes, finish, kind_of, spread
 from bench.traffic import BATCHES, LIMITS, Batch
 from boomerang_core.cli import family_folder
 from boomerang_core.family import Family, load_family

@@ -22,15 +22,7 @@ import torch
 
 from bench.engines import Engine, plain_engine, routed_engine
 from bench.pairs import Ratio, time_in_turn
-from bench.run import (
-    add_common,
-    add_dtype,
-    add_merge,
-    add_sizes,
-    finish,
-    kind_of,
-    spread,
-)
+from bench.run import add_common, add_dtype, add_merge, add_sizes, finish, kind_of, spread
 from bench.traffic import LIMITS, Batch, add_batches, batches_of
 from boomerang_core.assemble import export
 from boomerang_core.cli import family_folder

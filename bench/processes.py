@@ -35,15 +35,7 @@ import torch
 from bench.burst import Load, ask
 from bench.burst_report import Outcome, percentile_95
 from bench.pairs import Ratio
-from bench.run import (
-    add_dtype,
-    add_merge,
-    add_pairs,
-    add_sizes,
-    finish,
-    kind_of,
-    spread,
-)
+from bench.run import add_dtype, add_merge, add_pairs, add_sizes, finish, kind_of, spread
 from bench.servers import Server, serving, serving_plain
 from boomerang_core.assemble import export
 from boomerang_core.cli import family_folder

@@ -127,14 +127,11 @@ class Residents:
         for file in sorted(family.student_dir.glob("*.safetensors")):
             shapes |= tensor_shapes(file)
         row, model = ARCHITECTURES[family.architecture], family.shape
-        layers: dict[int, int] = {}
-        for name, shape in shapes.items():
-            if name.startswith(f"{row.layers}."):
-                block = int(name.removeprefix(f"{row.layers}.").partition(".")[0])
-                layers[block] = layers.get(block, 0) + prod(shape)
         if family.merges_deltas:
             own = (index for index, block in enumerate(family.design.block_map) if not block.shared)
             layers = dict.fromkeys(own, model.layer_params)
+        else:
+            layers = _stored_layers(shapes, f"{row.layers}.")
         ends = {
             Owner.TEACHER: _end_params(model, model.tied),
             Owner.STUDENT: _end_params(model, f"{row.head}.weight" not in shapes),
@@ -154,6 +151,16 @@ class Residents:
         for owner, counts in self.ends.items():
             params += counts.held(part.end for part in ends if part.owner is owner)
         return params * self.bytes_per_param
+
+
+def _stored_layers(shapes: Mapping[str, tuple[int, ...]], prefix: str) -> dict[int, int]:
+    """Block → parameters of the student's layer in the file."""
+    layers: dict[int, int] = {}
+    for name, shape in shapes.items():
+        if name.startswith(prefix):
+            block = int(name.removeprefix(prefix).partition(".")[0])
+            layers[block] = layers.get(block, 0) + prod(shape)
+    return layers
 
 
 def _end_params(shape: ModelShape, tied: bool) -> EndParams:

@@ -20,6 +20,13 @@ def assert_error(reply: httpx.Response, status: int, param: str | None) -> str:
     return str(error["message"])
 
 
+def answer(http: httpx.Client, model: str, tokens: int = 24) -> str:
+    body = {"model": model, "prompt": "Once", "max_tokens": tokens, "temperature": 0}
+    reply = http.post("/v1/completions", json={**body, "ignore_eos": True})
+    assert reply.status_code == 200, reply.text
+    return str(reply.json()["choices"][0]["text"])
+
+
 def metric(http: httpx.Client, name: str) -> float:
     lines = http.get("/metrics").text.splitlines()
     return sum(float(line.split()[-1]) for line in lines if line.startswith(name))

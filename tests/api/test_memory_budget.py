@@ -12,7 +12,7 @@ import pytest
 
 from boomerang_core.family import Family
 from boomerang_core.memory_plan import Residents, Span, whole
-from tests.api.asking import assert_error, metric
+from tests.api.asking import answer, assert_error, metric
 from tests.api.conftest import ADMIN_KEY
 from tests.api.servers import Running, command, environment
 
@@ -34,13 +34,6 @@ def admin(server: Running) -> Iterator[httpx.Client]:
 
 def weights(family: Family, largest: int) -> int:
     return Residents.of(family.served_in(4)).weight_bytes(Span(0, largest))
-
-
-def answer(http: httpx.Client, model: str, tokens: int = 24) -> str:
-    body = {"model": model, "prompt": "Once", "max_tokens": tokens, "temperature": 0}
-    reply = http.post("/v1/completions", json={**body, "ignore_eos": True})
-    assert reply.status_code == 200, reply.text
-    return str(reply.json()["choices"][0]["text"])
 
 
 def test_a_lowered_budget_leaves_sizes_out_and_a_raised_one_brings_them_back(

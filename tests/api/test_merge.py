@@ -7,7 +7,7 @@ import pytest
 
 from boomerang_core.family import Family
 from boomerang_core.memory_plan import Residents, Span, whole
-from tests.api.asking import metric
+from tests.api.asking import answer, metric
 from tests.api.conftest import ADMIN_KEY
 from tests.api.servers import CONTEXT, Running, start
 
@@ -34,13 +34,8 @@ def weights(family: Family, span: Span) -> int:
 
 
 def answers(url: str, family: Family, sizes: int) -> list[str]:
-    body = {"prompt": "Once", "max_tokens": 24, "temperature": 0, "ignore_eos": True}
     with httpx.Client(base_url=url, verify=CONTEXT, timeout=60) as http:
-        replies = [
-            http.post("/v1/completions", json={**body, "model": family.table.model_id(row)})
-            for row in family.table.rows[:sizes]
-        ]
-    return [str(reply.json()["choices"][0]["text"]) for reply in replies]
+        return [answer(http, family.table.model_id(row)) for row in family.table.rows[:sizes]]
 
 
 def test_it_answers_as_one_with_deltas_and_through_changes_of_its_budget(
