@@ -92,8 +92,8 @@ class Settings(BaseSettings):
     merge: bool = Field(
         False,
         description="Merge a low-rank student's deltas into weights of its own while they are "
-        "read: small sizes answer faster, batches of mixed sizes a little slower, and memory is "
-        "that of a full student, which itself is refused.",
+        "read: small sizes answer faster, batches of mixed sizes decode a little slower, and "
+        "memory is that of a full student, which itself is refused.",
     )
     compile: bool = Field(
         False,
