@@ -17,7 +17,9 @@ from tests.api.servers import CONTEXT, Running, start
 
 pytestmark = pytest.mark.engine
 
-LONG: dict[str, Any] = {"prompt": "x", "ignore_eos": True, "max_tokens": 240, "n": 64}
+LONG: dict[str, Any] = {"prompt": "x", "ignore_eos": True, "max_tokens": 240, "n": 128}
+ONE_BY_ONE = {"BOOMERANG_MAX_NUM_SEQS": "1", "BOOMERANG_MAX_WAITING": "300"}
+"""Two such requests last minutes: on busy cores a process may wait for its turn for seconds."""
 LONG_RESPONSE: dict[str, Any] = {"input": "x", "ignore_eos": True, "max_output_tokens": 200}
 WITHIN_SECONDS = 5
 
@@ -42,17 +44,12 @@ def read_stream(url: str, body: dict[str, Any]) -> tuple[str, float]:
 
 
 def wait_until_held(url: str, count: int) -> None:
-    """Wait until the engine holds so many answers, running or waiting for KV memory.
-
-    Clients that make a TLS context of their own are late on a busy machine: one request's answers
-    may be over before the other's begin.
-    """
+    """Wait until the engine holds so many answers, running or waiting for their turn."""
     held, deadline = 0.0, time.monotonic() + 60
     while held < count:
         assert time.monotonic() < deadline, f"{held} answers held, not {count}"
         time.sleep(0.02)
-        states = ("vllm:num_requests_running{", "vllm:num_requests_waiting{")
-        held = sum(total(url, state) for state in states)
+        held = total(url, "vllm:num_requests_running{", "vllm:num_requests_waiting{")
 
 
 def wait_until_begun(url: str, streams: int) -> None:
@@ -63,17 +60,17 @@ def wait_until_begun(url: str, streams: int) -> None:
         time.sleep(0.02)
 
 
-def total(url: str, name: str) -> float:
-    """A metric, summed over its labels."""
+def total(url: str, *names: str) -> float:
+    """Metrics of one moment, summed over their labels."""
     lines = httpx.get(f"{url}/metrics", timeout=60, verify=CONTEXT).text.splitlines()
-    return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
+    return sum(float(line.split()[-1]) for line in lines if line.startswith(names))
 
 
 @pytest.mark.parametrize(
     "victim", ["VLLM::EngineCore", pytest.param("VLLM::Worker", marks=pytest.mark.slow)]
 )
 def test_the_end_of_the_engine_is_the_servers(tmp_path: Path, family: Family, victim: str) -> None:
-    running = start(family, tmp_path / "log")
+    running = start(family, tmp_path / "log", **ONE_BY_ONE)
     running.wait_until_ready()
     url = running.url
     with ThreadPoolExecutor(3) as pool:

@@ -15,6 +15,7 @@ from boomerang_core.family import Family
 from tests.api.servers import CONTEXT, Running, start
 from tests.api.test_server_death import (
     LONG,
+    ONE_BY_ONE,
     process_of,
     read_stream,
     total,
@@ -62,7 +63,7 @@ def check_stalled(url: str) -> None:
     with stop_reading(url):
         assert total(url, in_flight) == LONG["n"]
         deadline = time.monotonic() + 120
-        while total(url, in_flight) or total(url, "vllm:num_requests_running{"):
+        while total(url, in_flight, "vllm:num_requests_running{"):
             assert time.monotonic() < deadline
             time.sleep(0.05)
         assert 0 < total(url, "vllm:generation_tokens_total{") < LONG["n"] * LONG["max_tokens"]
@@ -97,6 +98,7 @@ def test_neither_a_stalled_client_nor_a_hung_engine_holds_on(
     tmp_path: Path, family: Family
 ) -> None:
     settings = {
+        **ONE_BY_ONE,
         "BOOMERANG_HANG_SECONDS": str(HANG_SECONDS),
         "BOOMERANG_SEND_TIMEOUT_SECONDS": str(STALL_SECONDS),
     }
