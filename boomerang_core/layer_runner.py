@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from boomerang_core.architectures import architecture_of, check_row_length
+from boomerang_core.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,12 @@ class LayerRunner:
         return calls
 
     def embed(self, ids_BL: torch.Tensor) -> torch.Tensor:
-        """What enters the first layer (B, L, D), position embeddings included."""
+        """What enters the first layer (B, L, D), position embeddings included.
+
+        Raises DataError for tokens that the model does not know, as far as they are on the CPU.
+        """
+        if ids_BL.device.type == "cpu":  # elsewhere looking would wait for the device
+            self.require_known(ids_BL)
         entered: list[torch.Tensor] = []
 
         class _StopForwardError(Exception):
@@ -84,6 +90,15 @@ class LayerRunner:
         finally:
             handle.remove()
         return entered[0]
+
+    def require_known(self, ids_RL: torch.Tensor) -> None:
+        """Raise DataError for a token that has no embedding: the tokenizer is another model's."""
+        count = self._model.get_input_embeddings().num_embeddings
+        if (most := int(ids_RL.max())) >= count:
+            raise DataError(
+                f"the tokenizer gives the text a token {most}, and the model's embedding has "
+                f"{count}: they do not belong together"
+            )
 
     def run(
         self,

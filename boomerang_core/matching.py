@@ -201,7 +201,10 @@ def _layer_samples(folder: Path, row: Architecture) -> torch.Tensor:
     }
     if not found:
         raise CheckpointError(f"{folder} has no weights of layers of a {row.name}")
-    return torch.nn.functional.normalize(torch.stack([found[index] for index in sorted(found)]))
+    layers_LN = [found[index] for index in sorted(found)]
+    if len({len(layer_N) for layer_N in layers_LN}) > 1:
+        raise CheckpointError(f"the layers of {folder} differ in the shape of {row.down_map}")
+    return torch.nn.functional.normalize(torch.stack(layers_LN))
 
 
 def _standing_out(cosines_L: torch.Tensor) -> int | None:

@@ -131,7 +131,10 @@ class Settings(BaseSettings):
         (), description="Origins whose pages may send requests, separated by commas."
     )
     max_body_bytes: Bytes = Field(
-        4 << 20, ge=1, description="Largest body of a request, such as 4MiB."
+        4 << 20,
+        ge=1,
+        description="Largest body of a request, such as 4MiB, else 413; 16 times that for all "
+        "that are arriving, else 429.",
     )
     body_timeout_seconds: float = Field(
         60.0,

@@ -49,7 +49,8 @@ FREE_SECONDS, SHARE = 1.0, 0.05
 state of a large student is tens of gigabytes."""
 
 BAD_STEPS = 5
-"""Steps on end whose loss or gradient is no number, with which a run ends; fewer are skipped."""
+"""Steps on end whose loss or gradient is no number, with which a run ends; fewer are skipped,
+unless it has no others."""
 
 
 def distill(
@@ -91,16 +92,15 @@ def _origin(
         "student": {name: list(tensor.shape) for name, tensor in student.tensors.items()},
         "blocks": design.block_map.to_json(),
         "ladder": design.ladder.to_json(),
-        "rows": list(rows_RL.shape),
+        "rows": digest({"": rows_RL}),
         "settings": asdict(settings),
         "seed": seed,
     }
 
 
-def _require_agreement(origin: dict[str, Any], rows_RL: torch.Tensor, student: Student) -> None:
+def _require_agreement(origin: dict[str, Any], student: Student) -> None:
     """Raise TrainingError where another process has other rows, or begins with another student."""
-    contents = {"text": digest({"": rows_RL}), "start": digest(student.tensors)}
-    agreed(lambda: {**origin, **contents})
+    agreed(lambda: {**origin, "start": digest(student.tensors)})
 
 
 def _parameters(student: Student, device: torch.device) -> dict[str, nn.Parameter]:
@@ -133,7 +133,7 @@ class Trainer:
         self._processes = Trainers(teacher.device, settings)
         origin = _origin(student, design, rows_RL, settings, seed)
         if self._processes.count > 1:  # before they give each other tensors
-            _require_agreement(origin, rows_RL, student)
+            _require_agreement(origin, student)
         own = _parameters(student, teacher.device)
         length, sizes = rows_RL.shape[1], design.ladder.num_sizes
         distiller = Distiller(
@@ -195,10 +195,12 @@ class Trainer:
         last = step + 1 == self._steps
         kind = "interpolated" if self._schedule.size(step) else "student"
         self._means.add(kind, values)
-        if metrics is not None and (last or step % max(1, self._steps // RECORDS) == 0):
-            metrics.record(step, (step + 1) * self._tokens, self._means.take())
         due = (step + 1) % max(1, self._steps // STATES) == 0 and not self._bad
-        if last or stopped or (due and self._processes.first_says(self._affordable())):
+        kept = last or stopped or (due and self._processes.first_says(self._affordable()))
+        # with a state, as a run that goes on knows nothing of the steps before
+        if metrics is not None and (kept or step % max(1, self._steps // RECORDS) == 0):
+            metrics.record(step, (step + 1) * self._tokens, self._means.take())
+        if kept:
             self._state.store(step + 1)
         if stopped and not last:
             raise StoppedError(f"told to stop: the same command goes on; {self._state}")
@@ -231,7 +233,7 @@ class Trainer:
 
     def _check_bad(self, step: int) -> None:
         """Say that a step is skipped.  Raises TrainingError where there were too many on end."""
-        if self._bad < BAD_STEPS:
+        if self._bad < min(BAD_STEPS, self._steps):
             if self._processes.main:
                 tell_skipped(step)
             return

@@ -8,6 +8,7 @@ import math
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -106,9 +107,13 @@ class Metrics:
                 self._board.flush()  # a kill must not lose what metrics.jsonl has
 
     def close(self) -> None:
-        """Close TensorBoard's file, whose last record is on disk already."""
+        """Close TensorBoard's file, whose last record is on disk already.
+
+        Or it failed to come there: on a full disk `record` has said so, and closing fails again.
+        """
         if self._board is not None:
-            self._board.close()
+            with suppress(OSError):
+                self._board.close()
 
 
 def _board(folder: Path, step: int) -> Any:

@@ -148,6 +148,8 @@ def _make(
             rows, counts, lines = prepared_rows(
                 recipe, teacher.model, teacher.tokenizer, stages.text
             )
+            for side in (rows.train, rows.heldout):
+                teacher.runner.require_known(side)
             if turns.is_first:
                 print(*lines, sep="\n", file=sys.stderr)
         with clock.stage("blocks"):
@@ -238,6 +240,7 @@ def _load(recipe: Recipe, device: torch.device) -> _Teacher:
     if device.type == "cuda":
         require_memory(device, 4 * stored_params(folder), "the teacher in float32")
     model = frozen_teacher(folder, torch.float32, device)
+    _check_head(recipe, model)
     return _Teacher(
         pinned(ref, folder),
         version_of(ref, folder),
@@ -245,6 +248,16 @@ def _load(recipe: Recipe, device: torch.device) -> _Teacher:
         load_tokenizer(folder),
         LayerRunner(model, recipe.row_length),
     )
+
+
+def _check_head(recipe: Recipe, model: Any) -> None:
+    """Raise SettingsError where a random head would stay random."""
+    random = recipe.start == "random" and recipe.own_embeddings
+    if random and not (model.config.tie_word_embeddings or recipe.end_to_end.objective.needs_head):
+        raise SettingsError(
+            "start random with own embeddings needs cross entropy or KL in the objective: "
+            "alignment alone trains no head, and this teacher's is not tied to its embedding"
+        )
 
 
 def _check_sizes(recipe: Recipe, model: Any) -> None:

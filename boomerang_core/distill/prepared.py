@@ -1,17 +1,24 @@
-"""The text of a run: read, split, continued by the teacher on either side, cut into rows."""
+"""The text of a run: read, split, continued by the teacher on either side, cut into rows.
+
+The rows are kept.  A text that is read again may be another one: a stream may be cut short, and
+templates of chat tell the date.
+"""
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 
 from boomerang_core.distill.prompts import split_prompts
 from boomerang_core.distill.recipe import Recipe
 from boomerang_core.distill.sampling import in_bfloat16, sample_documents
+from boomerang_core.files import save_json, save_tensors
 from boomerang_core.text.documents import (
     Text,
     has_chat_template,
@@ -27,8 +34,25 @@ def prepared_rows(
 ) -> tuple[Rows, dict[str, Any], list[str]]:
     """Rows of both sides, their counts for provenance, and the same in words.
 
-    What the teacher writes stays in `stage`.  Raises DataError, SettingsError.
+    They and what the teacher writes stay in `stage`; rows found there are mapped into memory,
+    which processes of one machine share.  Raises DataError, SettingsError, WriteError.
     """
+    path = stage / f"rows-{recipe.row_length}.safetensors"
+    notes = path.with_suffix(".json")  # written last
+    if not notes.exists():
+        rows, counts, lines = _new_rows(recipe, model, tokenizer, stage)
+        save_tensors({"train": rows.train, "heldout": rows.heldout}, path)
+        save_json({"counts": counts, "lines": lines}, notes)
+    found = load_file(path)
+    rows = Rows(found["train"], found["heldout"])
+    told = json.loads(notes.read_text(encoding="utf-8"))
+    return rows, told["counts"], [*told["lines"], *rows.told(recipe.end_to_end.tokens)]
+
+
+def _new_rows(
+    recipe: Recipe, model: Any, tokenizer: Any, stage: Path
+) -> tuple[Rows, dict[str, Any], list[str]]:
+    """Rows of a text that is read now, their counts, and what there is to say of the text."""
     every, seed = recipe.heldout_every, recipe.seed
     text = read_text(
         recipe.text,
@@ -47,8 +71,7 @@ def prepared_rows(
         "train": rows.train.numel(),
         "heldout": rows.heldout.numel(),
     }
-    wrote = told_of_written(counts["teacher"], text, tokenizer)
-    return rows, counts, [*text.lines, *wrote, *rows.told(recipe.end_to_end.tokens)]
+    return rows, counts, [*text.lines, *told_of_written(counts["teacher"], text, tokenizer)]
 
 
 def _written(

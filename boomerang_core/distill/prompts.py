@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from boomerang_core.text.documents import has_chat_template, raw
+from boomerang_core.text.documents import chat_text, has_chat_template, raw
 from boomerang_core.text.rows import Split, begin_token
 
 # Beginnings of prose. An instruction-tuned teacher continues them as documents, which a bare
@@ -156,5 +156,5 @@ def _chat(tokenizer: Any, question: str) -> Prompt:
     if not has_chat_template(tokenizer):
         return _raw(tokenizer, question)
     messages = [{"role": "user", "content": question}]
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    text = chat_text(tokenizer, messages, add_generation_prompt=True)
     return Prompt(torch.tensor(_encode(tokenizer, text)), chat=True)

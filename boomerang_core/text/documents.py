@@ -6,8 +6,9 @@ A tokenised document is a 1-D int64 tensor of token ids.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,9 @@ from boomerang_core.text.sources import open_sources, shown
 
 BATCH = 1024
 """Documents that are tokenised at once: a tokenizer uses all cores on many, one on one."""
+
+TODAY = date(2026, 1, 1)
+"""The date for chat templates that tell it (Llama 3's do): the same recipe gives the same text."""
 
 CHAT_SHARE = 0.5
 """Share of tokens from chat where sources hold both kinds: small sizes of post-trained teachers
@@ -223,10 +227,18 @@ def _text(tokenizer: Any, document: Document, skipped: Skipped) -> str:
             f"{document.place} holds messages, but the teacher's tokenizer has no chat template"
         )
     try:
-        return str(tokenizer.apply_chat_template(document.messages, tokenize=False))
+        return chat_text(tokenizer, document.messages)
     except TemplateError as error:
         skipped.skip(f"{document.place}: the chat template refuses it: {error}")
         return ""
+
+
+def chat_text(tokenizer: Any, messages: Sequence[Mapping[str, Any]], **settings: Any) -> str:
+    """Chat as the tokenizer's template writes it, on `TODAY`."""
+    today = TODAY.strftime
+    return str(
+        tokenizer.apply_chat_template(messages, tokenize=False, strftime_now=today, **settings)
+    )
 
 
 def _checked(tokenizer: Any, document: Document) -> list[int]:

@@ -6,7 +6,7 @@ Shapes: R rows, L tokens a row.  A tokenised document is a 1-D int64 tensor of t
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,25 +94,22 @@ def pack(
 
 
 def cut_rows(tokens: torch.Tensor, length: int, begin: int | None = None) -> torch.Tensor:
-    """Whole rows (R, L) of a token sequence; the rest is dropped."""
+    """Whole rows (R, L) of a token sequence; the rest is dropped.
+
+    The token `begin`, if there is one, is put before a row that does not begin with it.
+    """
     if begin is None:
         return tokens[: len(tokens) // length * length].view(-1, length)
-    rows = list(_begun(tokens, length, begin))
-    return torch.stack(rows) if rows else tokens.new_empty(0, length)
-
-
-def _begun(tokens: torch.Tensor, length: int, begin: int) -> Iterator[torch.Tensor]:
-    """Rows that begin with `begin`: it is put before a row that would not of itself."""
-    first = tokens.new_tensor([begin])
-    start = 0
+    rows_RL = tokens.new_full((len(tokens) // (length - 1), length), begin)
+    count = start = 0
     while start < len(tokens):
         own = int(tokens[start]) == begin  # as the text of a chat template may begin
         stop = start + length - (not own)
         if stop > len(tokens):
-            return
-        row = tokens[start:stop]
-        yield row if own else torch.cat([first, row])
-        start = stop
+            break
+        rows_RL[count, not own :] = tokens[start:stop]
+        count, start = count + 1, stop
+    return rows_RL[:count]
 
 
 def begin_token(tokenizer: Any) -> int | None:

@@ -2,7 +2,7 @@
 
 prose.txt          any text file; .html, .htm and .xhtml lose their tags
 python-reference   the language reference that comes with every Python
-rows.jsonl         one JSON object a line (.json is read the same way)
+rows.jsonl         one JSON object a line (so are .ndjson and .json)
 rows.parquet       one document a row
 hub:NAME[@REVISION][?split=train&config=NAME&field=COLUMN]
                    a dataset of the Hugging Face hub, streamed; NAME may be a local folder
@@ -27,7 +27,7 @@ from boomerang_core.text.skipped import Skipped
 PYTHON_REFERENCE = "python-reference"
 """The language reference that comes with every Python: prose that needs no network."""
 
-_JSONL = {".jsonl", ".json"}
+_JSONL = {".jsonl", ".ndjson", ".json"}
 _PARQUET = ".parquet"
 _HTML = {".html", ".xhtml", ".htm"}
 _PASSAGE = 2000
@@ -51,9 +51,9 @@ def open_sources(sources: Sequence[str], seed: int) -> list[Feed]:
     for source in sources:
         if source.startswith(HUB):
             feeds.append(hub_feed(source, seed))
-        elif Path(source).suffix == _PARQUET:
+        elif _suffix(source) == _PARQUET:
             feeds.append(parquet_feed(source, seed))
-        elif Path(source).suffix in _JSONL:
+        elif _suffix(source) in _JSONL:
             feeds += jsonl_feeds(source, seed)
     return feeds
 
@@ -94,12 +94,16 @@ def shown(source: str) -> str:
 
 def is_plain(source: str) -> bool:
     """Whether a source is one text, and no list of documents."""
-    return not source.startswith(HUB) and Path(source).suffix not in {*_JSONL, _PARQUET}
+    return not source.startswith(HUB) and _suffix(source) not in {*_JSONL, _PARQUET}
+
+
+def _suffix(source: str) -> str:
+    return Path(source).suffix.lower()
 
 
 def is_markup(source: str) -> bool:
     """Whether a plain source has tags, which are no part of its text."""
-    return Path(source).suffix in _HTML
+    return _suffix(source) in _HTML
 
 
 def _plain_feed(sources: Sequence[str], seed: int) -> Feed:

@@ -90,16 +90,20 @@ class SizedEngineClient:
         is asked before.  Raises what it finds.
         """
         if sampling_params.output_kind is RequestOutputKind.DELTA:
-            self.check(request_id, prompt, sampling_params)
+            self.check(request_id, prompt, sampling_params, options.get("data_parallel_rank"))
         options["trace_headers"] = trace_headers
         return self._outputs(prompt, sampling_params, request_id, lora_request, options)
 
-    def check(self, request_id: str, prompt: Any, sampling_params: Any) -> None:
+    def check(
+        self, request_id: str, prompt: Any, sampling_params: Any, rank: int | None = None
+    ) -> None:
         """Raise what vLLM finds wrong with a request: a rendered prompt, and its parameters.
 
         vLLM does it again when it takes the request; template and tokenizer have run before, once.
         """
-        self._inner.input_processor.process_inputs(request_id, prompt, sampling_params, _TASKS)
+        self._inner.input_processor.process_inputs(
+            request_id, prompt, sampling_params, _TASKS, data_parallel_rank=rank
+        )
 
     async def _outputs(
         self,

@@ -7,11 +7,10 @@ from http import HTTPStatus
 from starlette.types import Message, Receive, Send
 
 from server.guard.limits import Limits
+from server.guard.slots import CLOSE, Arriving
 from server.refusals import Refusal
 from server.web.errors import RefusedError
 
-CLOSE = {"Connection": "close"}
-"""Of a refusal before the body's end: nobody reads the rest."""
 _DISCARD_SECONDS = 1.0
 
 
@@ -23,12 +22,13 @@ class BoundedBody:
     what they send is thrown away for a moment first.
     """
 
-    def __init__(self, receive: Receive, send: Send, limits: Limits) -> None:
+    def __init__(self, receive: Receive, send: Send, limits: Limits, arriving: Arriving) -> None:
         self._receive = receive
         self._send = send
         self._limits = limits
+        self._arriving = arriving
         self._deadline = asyncio.get_running_loop().time() + limits.body_seconds
-        self._seen = 0
+        self._seen = self._held = 0
         self._ended = False
         self.refused = False
 
@@ -40,7 +40,8 @@ class BoundedBody:
     async def receive(self) -> Message:
         """The next part of the body, or the client's leaving once there is no more.
 
-        `RefusedError`: 413 once there is too much of it, 408 once it has taken too long.
+        `RefusedError`: 413 once there is too much of it, 408 once it has taken too long, 429 where
+        too much of others is on its way too.
         """
         try:
             async with asyncio.timeout_at(None if self._ended else self._deadline):
@@ -48,12 +49,30 @@ class BoundedBody:
         except TimeoutError as error:
             self.refused = True
             raise self._too_slow() from error
-        self._seen += len(message.get("body", b""))
+        part = len(message.get("body", b""))
+        self._seen += part
         self._ended = not message.get("more_body", False)
         if self._seen > self._limits.body_bytes:
             self.refused = True
             raise self._too_large()
+        self._hold(part)
         return message
+
+    def release(self) -> None:
+        """Count it no more among what arrives: it is whole, or its request has ended."""
+        self._arriving.give(self._held)
+        self._held = 0
+
+    def _hold(self, part: int) -> None:
+        if self._ended:
+            self.release()
+            return
+        try:
+            self._arriving.take(part)
+        except RefusedError:
+            self.refused = True
+            raise
+        self._held += part
 
     async def send(self, message: Message) -> None:
         """Send the reply; a refused request's ends when its body has, or the moment is over."""

@@ -11,11 +11,11 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from boomerang_core.errors import SettingsError
-from server.guard.body import CLOSE, BoundedBody
+from server.guard.body import BoundedBody
 from server.guard.key_files import KeyFiles
 from server.guard.keys import Key, Keys
 from server.guard.limits import Limits
-from server.guard.slots import RequestSlots, RequestsPerKey, Slots
+from server.guard.slots import CLOSE, Arriving, RequestSlots, RequestsPerKey, Slots
 from server.metrics import Metrics
 from server.refusals import Refusal
 from server.settings import Settings
@@ -25,6 +25,9 @@ from server.web.paths import PROBES
 
 PAGE = ("/", "/page/")
 """The page and the folder of its static files; what it asks for needs a key as anyone's request."""
+
+BODIES = 16
+"""How many of the largest bodies may be on their way at the same time."""
 
 REQUEST_SLOTS = "boomerang.request_slots"
 """Key of the ASGI scope under which a route finds the request's `RequestSlots`."""
@@ -59,6 +62,7 @@ class Guard:
         self._guarding = guarding
         self._metrics = metrics
         self._slots = Slots(guarding.limits.sequences)
+        self._arriving = Arriving(BODIES * guarding.limits.body_bytes)
         self._per_key = RequestsPerKey(guarding.limits.requests_per_key)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -66,7 +70,7 @@ class Guard:
             await self._app(scope, receive, send)
             return
         slots = scope[REQUEST_SLOTS] = RequestSlots(self._slots)
-        body = BoundedBody(receive, send, self._guarding.limits)
+        body = BoundedBody(receive, send, self._guarding.limits, self._arriving)
         try:
             key = self._key_of(scope)
             body.check_declared(Headers(scope=scope).get("content-length", "0"))
@@ -78,6 +82,7 @@ class Guard:
             await refusal_response(refusal)(scope, receive, body.send)
         finally:
             slots.release()
+            body.release()
 
     def _key_of(self, scope: Scope) -> bytes | None:
         """The digest of the request's API key; None where it needs none, or has an admin's."""

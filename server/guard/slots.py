@@ -1,4 +1,4 @@
-"""Counts what runs and waits, of all requests and of each key; refuses what is too much."""
+"""Counts what arrives, runs and waits, of all requests and of each key; refuses too much."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -10,6 +10,9 @@ from server.web.errors import RefusedError
 
 RETRY_SECONDS = 1
 """What a refused client is told to wait before it asks again."""
+
+CLOSE = {"Connection": "close"}
+"""Of a refusal before the body's end: nobody reads the rest."""
 
 _RETRY = {"Retry-After": str(RETRY_SECONDS)}
 
@@ -34,6 +37,31 @@ class Slots:
 
     def give(self, count: int) -> None:
         """Give slots back."""
+        assert 0 <= count <= self.taken
+        self.taken -= count
+
+
+class Arriving:
+    """Counts the bytes of bodies that are on their way, which are held before a slot is taken."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self.taken = 0
+
+    def take(self, count: int) -> None:
+        """Count more, or raise `RefusedError` (429), which closes the connection."""
+        if self.taken + count > self._total:
+            raise RefusedError(
+                HTTPStatus.TOO_MANY_REQUESTS,
+                f"the server is busy: {self.taken} bytes of other requests are on their way; "
+                "try again later",
+                Refusal.TOO_MANY,
+                headers={**_RETRY, **CLOSE},
+            )
+        self.taken += count
+
+    def give(self, count: int) -> None:
+        """Count no more what has arrived, or never will."""
         assert 0 <= count <= self.taken
         self.taken -= count
 

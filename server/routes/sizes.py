@@ -87,11 +87,12 @@ class SizeRoutes:
         """The card of one size; the family's own name gives the default size."""
         policy = self.current()
         table = policy.table
+        if name in (table.family, *policy.names):
+            return self._card(policy, table.rows[policy.default_size], name)
         row = decide(policy, Ask(model=name), self._preview).row
         if row not in table.offered:
             raise UnknownSizeError(f"the model {shorten(name)} is not offered", "model")
-        is_family = name in (table.family, *policy.names)
-        return self._card(policy, row, name if is_family else table.model_id(row))
+        return self._card(policy, row, table.model_id(row))
 
     def _preview(self, allowed: tuple[SizeRow, ...]) -> tuple[SizeRow, Reason]:
         return self.chooser.preview(self.current().table.offered, allowed, time.monotonic())

@@ -7,7 +7,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +128,32 @@ def test_a_chunked_body_is_refused_before_its_end(guarded: tuple[str, int]) -> N
     assert answer.startswith(b"HTTP/1.1 413 ")
     assert b'"code":413' in answer
     assert sent < 10 * len(piece)
+
+
+def test_bodies_that_arrive_are_bounded_together(guarded: tuple[str, int]) -> None:
+    """Sixteen of the largest, whose clients take their time; then there is room again."""
+    head = "POST /v1/sizes/resolve HTTP/1.1\r\nHost: x\r\nContent-Length: 10000\r\n"
+    start = f"{head}Authorization: Bearer {API}\r\n\r\n".encode() + b" " * 9999
+    with ExitStack() as stack:
+        for _ in range(16):
+            connection = socket.create_connection(("127.0.0.1", guarded[1]), timeout=10)
+            stack.enter_context(connection).sendall(start)
+        refused = first_with(429, guarded[0])
+        assert refused.headers["retry-after"] == "1"
+        assert "of other requests are on their way" in refused.json()["error"]["message"]
+    first_with(200, guarded[0])
+
+
+def first_with(status: int, url: str) -> httpx.Response:
+    """The first answer with that status to a request whose body comes in two parts."""
+    deadline = time.monotonic() + 5
+    while True:
+        parts = iter([b'{"context_tokens": 9', b"}" + b" " * 9000])
+        headers = {**BEARER, "content-type": "application/json"}
+        reply = httpx.post(f"{url}/v1/sizes/resolve", content=parts, headers=headers)
+        if reply.status_code == status:
+            return reply
+        assert time.monotonic() < deadline, reply.text
 
 
 def test_a_declared_length_is_refused_before_the_body(guarded: tuple[str, int]) -> None:

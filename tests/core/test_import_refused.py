@@ -188,6 +188,11 @@ class TestWhatDoesNotMatch:
                 "cannot read the checkpoint",
             ),
             (
+                edit_weights(lambda t: t.update({DOWN.format(1): torch.zeros(32, 32)})),
+                CheckpointError,
+                "differ in the shape of mlp.down_proj",
+            ),
+            (
                 edit_weights(lambda t: t.update({"lm_head.weight": torch.zeros(64, 32)})),
                 CheckpointError,
                 "says tie_word_embeddings, but",

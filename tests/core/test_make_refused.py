@@ -10,6 +10,7 @@ import torch
 
 from boomerang_core.devices import usable_device
 from boomerang_core.distill import pipeline
+from boomerang_core.distill.objective import Objective
 from boomerang_core.distill.pipeline import make
 from boomerang_core.distill.recipe import Recipe
 from boomerang_core.errors import (
@@ -23,7 +24,7 @@ from boomerang_core.errors import (
 )
 from boomerang_core.folders import held_folder
 from boomerang_core.sizes import format_bytes
-from tests.core.conftest import tiny_teacher
+from tests.core.conftest import tiny_teacher, tiny_tokenizer
 
 
 class TestBeforeTheFirstStage:
@@ -99,6 +100,18 @@ class TestBeforeTheFirstStage:
         chosen = replace(recipe, shared=(), **change)
         with pytest.raises(error):
             make(chosen, tmp_path / "out", tmp_path / "work")
+
+
+def test_a_head_that_nothing_would_train(recipe: Recipe, tmp_path: Path) -> None:
+    tiny_teacher("llama", False).save_pretrained(tmp_path / "teacher")
+    tiny_tokenizer().save_pretrained(tmp_path / "teacher")
+    alignment = Objective(kl=0, aligned_by="cosine")
+    stage = replace(recipe.end_to_end, tokens=64, objective=alignment)
+    tied = replace(recipe, kind="full", own_embeddings=True, start="random", end_to_end=stage)
+    untied = replace(tied, teacher=str(tmp_path / "teacher"))
+    with pytest.raises(SettingsError, match="alignment alone trains no head"):
+        make(untied, tmp_path / "out", tmp_path / "work")
+    assert make(tied, tmp_path / "out", tmp_path / "work")
 
 
 def test_a_run_that_kept_nothing_leaves_no_folders(recipe: Recipe, tmp_path: Path) -> None:

@@ -10,14 +10,16 @@ import pytest
 import torch
 
 from boomerang_core.distill import prepared
+from boomerang_core.distill.pipeline import make
 from boomerang_core.distill.prepared import prepared_rows
 from boomerang_core.distill.prompts import teacher_prompts
 from boomerang_core.distill.recipe import Recipe
 from boomerang_core.errors import DataError
+from boomerang_core.layer_runner import LayerRunner
 from boomerang_core.text.documents import Drawn
 from boomerang_core.text.evaluation import Sample
 from boomerang_core.text.rows import Rows, begin_token, pack, split_documents
-from tests.core.conftest import VOCABULARY, beginning_tokenizer, tiny_tokenizer
+from tests.core.conftest import VOCABULARY, beginning_tokenizer, tiny_teacher, tiny_tokenizer
 from tests.core.rows import write_rows
 
 SPECIAL = 4
@@ -133,3 +135,33 @@ class TestBegin:
         assert all(ids[0] == 1 and ids.count(1) == 1 for ids in raw)
         assert [1, 4, 5, 6] in raw
         assert not any({1, 2} & set(ids) for ids in chat)
+
+
+def test_a_text_is_read_once(recipe: Recipe, tmp_path: Path) -> None:
+    """Read again, it might be another one: a run that goes on must not see that."""
+    source = tmp_path / "rows.jsonl"
+    write_rows(source, [{"text": f"w{word} " * 40} for word in range(SPECIAL, VOCABULARY)])
+    chosen = replace(recipe, text=(str(source),), sample_tokens=0, row_length=8)
+    first = prepared_rows(chosen, None, tiny_tokenizer(), tmp_path)
+    source.unlink()
+    again = prepared_rows(chosen, None, None, tmp_path)
+    assert torch.equal(again[0].train, first[0].train)
+    assert torch.equal(again[0].heldout, first[0].heldout)
+    assert again[1:] == first[1:]
+    with pytest.raises(DataError):
+        prepared_rows(replace(chosen, row_length=9), None, tiny_tokenizer(), tmp_path)
+
+
+def test_tokens_of_another_model(recipe: Recipe, tmp_path: Path) -> None:
+    folder = tmp_path / "teacher"
+    tiny_teacher("llama", True).save_pretrained(folder)
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens(["<|new|>"])
+    tokenizer.save_pretrained(folder)
+    source = write_rows(tmp_path / "rows.jsonl", [{"text": "w4 <|new|> " * 40}] * 40)
+    chosen = replace(recipe, teacher=str(folder), text=(source,), sample_tokens=0)
+    with pytest.raises(DataError, match=f"a token {VOCABULARY}, and the model's embedding has"):
+        make(chosen, tmp_path / "out", tmp_path / "work")
+    runner = LayerRunner(tiny_teacher("llama", True), 8)
+    with pytest.raises(DataError, match=f"a token {VOCABULARY}"):
+        runner.embed(torch.full((1, 8), VOCABULARY))

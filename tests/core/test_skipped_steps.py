@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from boomerang_core.distill import distiller, endtoend
-from boomerang_core.distill.state import RunState
+from boomerang_core.distill.state import STATE, RunState
 from boomerang_core.distill.stopping import stop_signals
-from boomerang_core.errors import StoppedError
+from boomerang_core.errors import StoppedError, TrainingError
 from tests.core.test_stopped_runs import run
-from tests.core.tiny_run import before_step, metrics, same
+from tests.core.tiny_run import ROW, before_step, metrics, same
 
 
 class Spoilt:
@@ -68,6 +68,15 @@ def test_a_run_goes_on_from_before_skipped_steps(
     Spoilt(monkeypatch, 7, 8)
     run(tmp_path)
     assert kept == [step for step in range(1, 21) if step not in (8, 9)]
+
+
+def test_a_short_run_of_which_no_step_counts_is_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Spoilt(monkeypatch, 0, 1, 2)
+    with pytest.raises(TrainingError, match="of steps 0 to 2 is not a number"):
+        run(tmp_path, tokens=3 * 4 * ROW)
+    assert not (tmp_path / STATE).exists()
 
 
 @pytest.fixture(autouse=True)
@@ -137,6 +146,7 @@ def test_a_record_is_the_mean_of_the_steps_since_the_last(
     """Steps on the student and on sizes between apart."""
     run(tmp_path / "every")
     monkeypatch.setattr(endtoend, "RECORDS", 4)
+    monkeypatch.setattr(endtoend, "STATES", 1)  # with each there is a record too
     run(tmp_path / "fifth")
     every, fifth = metrics(tmp_path / "every"), metrics(tmp_path / "fifth")
     assert [line["step"] for line in fifth] == [0, 5, 10, 15, 19]
@@ -151,3 +161,17 @@ def test_a_record_is_the_mean_of_the_steps_since_the_last(
                 mean = math.fsum(losses) / len(losses)
                 assert record[f"{kind}/loss"] == pytest.approx(mean, rel=1e-6)
     assert {key for line in fifth for key in line} >= {"student/kl", "interpolated/kl", "skipped"}
+
+
+def test_a_stop_loses_nothing_of_the_metrics(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(endtoend, "RECORDS", 2)
+    monkeypatch.setattr(endtoend, "STATES", 4)
+    Spoilt(monkeypatch, 11)
+    with before_step(13, tell(signal.SIGTERM)), pytest.raises(StoppedError):
+        run(tmp_path)
+    run(tmp_path)
+    lines = metrics(tmp_path)
+    counted = ("student/steps", "interpolated/steps", "skipped")
+    assert sum(line.get(name, 0) for line in lines for name in counted) == 20

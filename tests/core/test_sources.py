@@ -9,7 +9,7 @@ import pytest
 from tokenizers import Regex, normalizers
 
 from boomerang_core.errors import DataError, SettingsError
-from boomerang_core.text.documents import read_text
+from boomerang_core.text.documents import TODAY, chat_text, read_text
 from boomerang_core.text.sources import plain_text, shown
 from tests.core.conftest import tiny_tokenizer
 from tests.core.rows import (
@@ -33,7 +33,7 @@ def library(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFa
 
 
 class TestRows:
-    @pytest.fixture(params=["jsonl", "json", "parquet", "hub"])
+    @pytest.fixture(params=["jsonl", "ndjson", "JSON", "parquet", "hub"])
     def write(self, request: pytest.FixtureRequest, tmp_path: Path) -> Any:
         """Rows → the source that holds them."""
 
@@ -90,6 +90,14 @@ class TestRows:
         text = read_text([source], tokenizer, ALL, 0)
         assert ids(text) == [[4, 6, 2, 5, 7, 2]]
         assert text.raw == []
+
+    def test_a_template_that_tells_the_date_tells_the_same_on_every_day(self) -> None:
+        tokenizer = tiny_tokenizer()
+        tokenizer.chat_template = (
+            "{{ strftime_now('w%d') }} {% for m in messages %}{{ m['content'] }}{% endfor %}"
+        )
+        found = chat_text(tokenizer, [{"role": "user", "content": "w6"}])
+        assert found == f"{TODAY:w%d} w6"
 
 
 class TestBalance:

@@ -1,6 +1,7 @@
-"""Connections that keep silent or drip, on a raw socket, before a small app; no engine."""
+"""Connections that keep silent, drip or have large heads: raw sockets, a small app, no engine."""
 
 import asyncio
+import json
 import socket
 import threading
 import time
@@ -11,7 +12,7 @@ import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
-from server.guard.heads import heads_within
+from server.guard.heads import HEAD_BYTES, heads_within
 
 IDLE, HEAD = 0.4, 0.8
 WHOLE = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -157,3 +158,58 @@ def test_a_websocket_is_left_alone(port: int) -> None:
         data, _ = until_closed(client)
         assert data.startswith(b"HTTP/1.1 101")
         assert b"still here" in data
+
+
+LARGE = b"x" * 8 * HEAD_BYTES
+"""Far larger: what comes in one piece with the first bytes is not counted."""
+
+
+@pytest.mark.parametrize("answered", [False, True])
+@pytest.mark.parametrize(
+    "head",
+    [
+        pytest.param(b"GET /" + LARGE + b" HTTP/1.1\r\nHost: a\r\n\r\n", id="line"),
+        pytest.param(b"GET / HTTP/1.1\r\nHost: a\r\nX: " + LARGE + b"\r\n", id="half a header"),
+        pytest.param(b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 80_000, id="many headers"),
+    ],
+)
+def test_a_large_head_is_refused(port: int, head: bytes, answered: bool) -> None:
+    """In pieces; where the client sends on, the answer may be lost."""
+    with connection(port) as client:
+        if answered:
+            client.sendall(WHOLE)
+            answer(client)
+        for start in range(0, len(head), 1000):
+            with suppress(ConnectionError):
+                client.sendall(head[start : start + 1000])
+        data, seconds = until_closed(client)
+    assert seconds < HEAD / 2
+    assert not data or data.startswith(b"HTTP/1.1 431 ")
+
+
+def test_the_refusal_of_a_large_head_is_an_error_like_others(port: int) -> None:
+    with connection(port) as client:
+        client.sendall(b"GET / HTTP/1.1\r\nX: " + LARGE)
+        data = until_closed(client)[0]
+    head, _, body = data.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 431 ")
+    assert json.loads(body)["error"]["code"] == 431
+
+
+CHUNKED = b"POST /slow HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def test_large_trailers_end_the_connection(port: int) -> None:
+    with connection(port) as client:
+        client.sendall(CHUNKED + b"1\r\nx\r\n0\r\nX: " + LARGE)
+        data, seconds = until_closed(client)
+    assert data == b""
+    assert seconds < HEAD  # the answer would come after twice that
+
+
+@pytest.mark.parametrize("size", [1, 3000])
+def test_a_body_is_no_head_however_it_is_cut(port: int, size: int) -> None:
+    chunks = b"%x\r\n%b\r\n" % (size, b"x" * size) * 20_000
+    with connection(port) as client:
+        client.sendall(CHUNKED + chunks + b"0\r\n\r\n")
+        assert answer(client).endswith(b"/slow")
