@@ -7,8 +7,9 @@
 The reference's step is the published loss in plain transformers terms: both models give all their
 hidden states and whole logits, compared by cross entropy + 0.1 KL + 2.0 cosine (arXiv 2510.05064,
 section 3).  `full` trains the same student from the same start on the same rows both ways, and
-stops where the losses differ.  `lowrank` sets our default step beside it: another student and
-objective, the same teacher and rows.
+stops where the losses differ.  `lowrank` sets `make`'s default beside it, with another student and
+objective, on the same teacher and rows: a step on the student, as 7 in 10 are; the others are on a
+size between, whose teacher layers learn nothing.
 
 A pair is one step of each, in turn first.  Ratios are ours to the reference's, pair by pair, so
 a machine that slows down does so for both.  Peak memory is that of processes of their own.
@@ -39,6 +40,7 @@ from boomerang_core.blocks import BlockMap
 from boomerang_core.checkpoint import load_teacher, parse_teacher
 from boomerang_core.distill.endtoend import Trainer
 from boomerang_core.distill.objective import Objective
+from boomerang_core.distill.recipe import Recipe
 from boomerang_core.distill.schedule import PRECISIONS, EndToEnd, Schedule
 from boomerang_core.errors import BoomerangError, TrainingError
 from boomerang_core.files import save_json
@@ -282,7 +284,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=1024)
     parser.add_argument("--row-length", type=int, default=512)
-    parser.add_argument("--rank", type=int, default=32)
+    parser.add_argument("--rank", type=int, default=Recipe.rank)
     parser.add_argument("--precision", choices=list(PRECISIONS), default="fp32")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int)

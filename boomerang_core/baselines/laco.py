@@ -19,7 +19,7 @@ What the paper leaves open, or we do otherwise:
   and only linear maps are merged: a merged layer keeps the norms of its first.  The notebooks
   subtract the growing sum instead of θ_l, so that each merge comes out as the last layer's linear
   maps; here the formula counts (with C = 2, which is among the settings, both are the same).
-- A sentence is the beginning of a row of the calibration text, all of the same length.
+- A sentence is a piece of the calibration text, all of the same length (`compare/run.py`).
 """
 
 from __future__ import annotations

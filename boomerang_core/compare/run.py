@@ -48,7 +48,7 @@ ITEMS = ".items"
 """In place of the comparison's suffix: the folder beside it with what sizes answered on tasks."""
 
 SENTENCES, SENTENCE_TOKENS = 10, 32
-"""LaCo's few-shot samples; its paper takes ten sentences of Wikipedia."""
+"""LaCo's few-shot samples; its paper takes ten sentences of Wikipedia, here pieces of a text."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +157,20 @@ def _weights(folder: Path) -> dict[str, str]:
     return {file.name: sha256_of(file) for file in weight_files(folder)}
 
 
+def sentences(documents: Sequence[torch.Tensor], begin: int | None) -> torch.Tensor:
+    """LaCo's samples (S, L): from all over a text, at equal distances.
+
+    Raises DataError for a text of fewer.
+    """
+    every_RL = pack(documents, SENTENCE_TOKENS, "calibration", begin)
+    if len(every_RL) < SENTENCES:
+        raise DataError(
+            f"the calibration text has {len(every_RL)} sentences of {SENTENCE_TOKENS} tokens; LaCo "
+            f"takes {SENTENCES}: give more --calibration-tokens, or more text"
+        )
+    return every_RL[:: len(every_RL) // SENTENCES][:SENTENCES]
+
+
 class _Bench:
     """The rows that all series share; the teacher, loaded when a series needs it."""
 
@@ -179,14 +193,17 @@ class _Bench:
         }
         if texts.calibration is not None:
             self._calibrated_on = self._calibration_note(texts.calibration)
-            documents = read_text(
+            self._documents = read_text(
                 [texts.calibration], self.tokenizer, texts.calibration_tokens, texts.seed
             ).documents
-            begin = begin_token(self.tokenizer)
-            self._calibration_RL = pack(documents, texts.sample.row_length, "calibration", begin)
+            self._begin = begin_token(self.tokenizer)
+            length = texts.sample.row_length
+            self._calibration_RL = pack(self._documents, length, "calibration", self._begin)
 
     def jobs(self, baselines: Sequence[str]) -> list[_Job]:
-        """Every series, in the order in which it was asked for."""
+        """Every series, in the order in which it was asked for.  Raises DataError."""
+        if "laco" in baselines:
+            self._sentences_SL = sentences(self._documents, self._begin)
         plan = {"naive": self._naive, "shortgpt": self._shortgpt, "laco": self._laco}
         families = [
             _Job(name, FAMILY, family_source(family), partial(family_ladder, family))
@@ -250,5 +267,4 @@ class _Bench:
         return shortgpt_ladder(model, self._depths, self._calibration_RL)
 
     def _laco(self) -> PlannedLadder:
-        sentences_SL = self._calibration_RL[:SENTENCES, :SENTENCE_TOKENS]
-        return laco_ladder(self.teacher(torch.float32), self._depths, sentences_SL)
+        return laco_ladder(self.teacher(torch.float32), self._depths, self._sentences_SL)

@@ -223,6 +223,24 @@ class Assembled(Models):
         return harnessed(model, self.tokenizer, self._batch_size)
 
 
+class Completions(LocalCompletionsAPI):  # type: ignore[misc]  # which has no types
+    """lm-eval's client of a completions endpoint, with the tokens that its own model would take."""
+
+    def tok_encode(
+        self, string: Any, left_truncate_len: int | None = None, **settings: Any
+    ) -> list[Any]:
+        """Token ids; a chat template may have begun the text, and it must not begin twice."""
+        if not isinstance(string, str):
+            return [self.tok_encode(one, left_truncate_len, **settings) for one in string]
+        begin: bool = self.add_bos_token
+        self.add_bos_token: bool = begin and not string.startswith(self.tokenizer.bos_token)
+        try:
+            ids: list[int] = super().tok_encode(string, left_truncate_len, **settings)
+        finally:
+            self.add_bos_token = begin
+        return ids
+
+
 class Served(Models):
     """Sizes of a running server of ours, asked by name; `concurrent` requests at a time.
 
@@ -240,7 +258,7 @@ class Served(Models):
     def of(self, row: SizeRow) -> Any:
         """The completions endpoint for the size; prompts go as tokens, so nothing is ambiguous."""
         name = row.id if row.offered else f"{row.layers}L"
-        return LocalCompletionsAPI(
+        return Completions(
             model=f"{self.family.name}@{name}",
             base_url=f"{self._url}/v1/completions",
             tokenizer=str(teacher_folder(self.family)),

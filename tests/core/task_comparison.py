@@ -65,7 +65,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     full = write_tiny_family(folder / "full", bench.teacher, student, design)
     held_out = text_of_words(folder / "held-out.txt", 1)
     other = text_of_words(folder / "other.txt", 2)
-    texts = Texts(Sample(held_out, 60, ROW_LENGTH), str(other), 300, seed=5)
+    texts = Texts(Sample(held_out, 60, ROW_LENGTH), str(other), 400, seed=5)
     settings = TaskSettings((bench.task("pick", CHOICES),), batch_size=4)
     return Run(bench, {"ours": bench.family, "full": full}, texts, settings)
 

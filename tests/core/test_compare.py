@@ -12,7 +12,13 @@ from typer.testing import CliRunner
 from boomerang_core import cli
 from boomerang_core.compare import run as comparing
 from boomerang_core.compare.comparison import Comparison, read_comparison
-from boomerang_core.compare.run import Texts, compare
+from boomerang_core.compare.run import (
+    SENTENCE_TOKENS,
+    SENTENCES,
+    Texts,
+    compare,
+    sentences,
+)
 from boomerang_core.errors import DataError, FamilyError, SettingsError
 from boomerang_core.evaluate.ladder import evaluate_family
 from boomerang_core.family import Family
@@ -57,7 +63,7 @@ def families(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Family]:
 def texts(tmp_path_factory: pytest.TempPathFactory) -> Texts:
     folder = tmp_path_factory.mktemp("texts")
     held_out, other = words(folder / "held-out.txt", 1), words(folder / "other.txt", 2)
-    return Texts(Sample(held_out, 120, ROW_LENGTH), str(other), 300, seed=5)
+    return Texts(Sample(held_out, 120, ROW_LENGTH), str(other), 400, seed=5)
 
 
 @pytest.fixture(scope="module")
@@ -224,3 +230,13 @@ class TestCompare:
         result = CliRunner().invoke(cli.app, arguments)
         assert result.exit_code == 2
         assert "two families are called 'tiny': rename one, as NAME=FOLDER" in result.output
+
+
+def test_lacos_sentences_are_from_all_over_a_text() -> None:
+    text = [torch.arange(500), torch.arange(500, 1000)]
+    found = sentences(text, None)
+    assert found.shape == (SENTENCES, SENTENCE_TOKENS)
+    assert found[:, 0].tolist() == [96 * place for place in range(10)]
+    assert sentences(text, 7)[:, 0].tolist() == [7] * SENTENCES
+    with pytest.raises(DataError, match="9 sentences of 32 tokens; LaCo takes 10: give more"):
+        sentences([torch.arange(319)], None)

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -13,10 +14,12 @@ import torch
 
 from boomerang_core.errors import SettingsError
 from boomerang_core.evaluate import tasks
+from boomerang_core.evaluate.harness import Completions
 from boomerang_core.evaluate.served import KEY
 from boomerang_core.family import Family
 from boomerang_core.sizes import Quality, SizeTable
 from server.schemas import SizeBody
+from tests.core.conftest import beginning_tokenizer
 from tests.core.task_bench import ANSWERS, CHOICES, Bench, bench, docs
 
 __all__ = ["bench", "docs"]  # fixtures
@@ -168,3 +171,20 @@ def test_a_server_of_another_student_of_the_same_name(
     with pytest.raises(SettingsError, match=f"serves another tiny than .* is now: .*{told}"):
         bench.run(bench.task("ask", CHOICES), server=url)
     assert not asked
+
+
+def test_a_chat_that_begins_itself_is_not_begun_twice(tmp_path: Path) -> None:
+    """As lm-eval's own model does; there are templates with the begin token and without."""
+    tokenizer = beginning_tokenizer()
+    tokenizer.save_pretrained(tmp_path)
+    client = Completions(
+        model="m",
+        base_url="http://localhost",
+        tokenizer=str(tmp_path),
+        tokenizer_backend="huggingface",
+        add_bos_token=True,
+    )
+    assert client.tok_encode("w4 w5") == [1, 4, 5]
+    assert client.tok_encode("<s> w4 w5") == [1, 4, 5]
+    assert client.tok_encode(["<s> w4", "w5"]) == [[1, 4], [1, 5]]
+    assert client.tok_encode("w4 w5 w6", left_truncate_len=2) == [5, 6]

@@ -152,6 +152,14 @@ BAD: list[tuple[Path, Any, str]] = [
     (SERVE, {"gateway": {"models": ["m@1b"]}}, "gateway.models"),
     (SERVE, {"gateway": FAR}, "networkPolicy.from: gateway.parent is in the namespace elsewhere"),
     (SERVE, {"gateway": NEAR, "tls": TLS}, "tls.secret: a Gateway speaks plain HTTP"),
+    (
+        SERVE,
+        {
+            "gateway": {**NEAR, "pool": True, "endpointPicker": "x", "backendTLSPolicy": True},
+            "tls": TLS,
+        },
+        "tls.secret: a Gateway and an endpoint picker",
+    ),
     (SERVE, {"gateway": {"backendTLSPolicy": True}}, "gateway.backendTLSPolicy"),
     (SERVE, {"keys": {"existingAdmin": True}}, "keys.existingAdmin"),
     (SERVE, {"keys": {"existingAdmin": True, "api": ["0123456789abcdef"]}}, "keys.existingAdmin"),

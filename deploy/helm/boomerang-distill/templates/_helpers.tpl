@@ -50,7 +50,7 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 {{- with .Values.tokenSecret }}
 - name: HF_TOKEN
-  valueFrom: {secretKeyRef: {name: {{ . }}, key: token}}
+  valueFrom: {secretKeyRef: {name: {{ . | quote }}, key: token}}
 {{- end }}
 {{- end }}
 

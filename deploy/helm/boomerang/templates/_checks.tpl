@@ -199,6 +199,9 @@
   {{- if and $elsewhere $policy.enabled (not $policy.from) -}}
     {{- fail (printf "networkPolicy.from: gateway.parent is in the namespace %s, and the policy lets in the release's own alone; name who the Gateway's pods are" $gate.parentNamespace) -}}
   {{- end -}}
+  {{- if and .Values.tls.secret $gate.pool -}}
+    {{- fail "tls.secret: a Gateway and an endpoint picker speak plain HTTP with the pods of a pool; end TLS at the Gateway, or set gateway.pool to false" -}}
+  {{- end -}}
   {{- if and .Values.tls.secret (not $gate.backendTLSPolicy) -}}
     {{- fail "tls.secret: a Gateway speaks plain HTTP with the pods, unless a BackendTLSPolicy of yours says otherwise; set gateway.backendTLSPolicy where there is one, or end TLS at the Gateway" -}}
   {{- end -}}

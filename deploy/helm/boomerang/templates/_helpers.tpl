@@ -92,7 +92,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end }}
 {{- with .Values.family.teacherTokenSecret }}
 - name: HF_TOKEN
-  valueFrom: {secretKeyRef: {name: {{ . }}, key: token}}
+  valueFrom: {secretKeyRef: {name: {{ . | quote }}, key: token}}
 {{- end }}
 {{- end }}
 
@@ -171,7 +171,7 @@ seccompProfile: {type: RuntimeDefault}
 - {name: REVISION, value: {{ $family.hub.revision | quote }}}
 {{- with $family.hub.tokenSecret }}
 - name: HF_TOKEN
-  valueFrom: {secretKeyRef: {name: {{ . }}, key: token}}
+  valueFrom: {secretKeyRef: {name: {{ . | quote }}, key: token}}
 {{- end }}
 {{- else }}
 - {name: REMOTE, value: {{ $family.rclone.remote | quote }}}
@@ -190,7 +190,7 @@ seccompProfile: {type: RuntimeDefault}
 {{- define "boomerang.volumes" -}}
 - name: storage
   {{- if include "boomerang.claim" . }}
-  persistentVolumeClaim: {claimName: {{ include "boomerang.claim" . }}}
+  persistentVolumeClaim: {claimName: {{ include "boomerang.claim" . | quote }}}
   {{- else }}
   emptyDir: {sizeLimit: {{ include "boomerang.storageSize" . }}}
   {{- end }}
@@ -208,15 +208,15 @@ seccompProfile: {type: RuntimeDefault}
 {{- end }}
 {{- if eq .Values.family.source "rclone" }}
 - name: rclone
-  secret: {secretName: {{ .Values.family.rclone.configSecret }}}
+  secret: {secretName: {{ .Values.family.rclone.configSecret | quote }}}
 {{- end }}
 {{- with include "boomerang.keysSecret" . }}
 - name: keys
-  secret: {secretName: {{ . }}, defaultMode: 0440}
+  secret: {secretName: {{ . | quote }}, defaultMode: 0440}
 {{- end }}
 {{- with .Values.tls.secret }}
 - name: tls
-  secret: {secretName: {{ . }}, defaultMode: 0440}
+  secret: {secretName: {{ . | quote }}, defaultMode: 0440}
 {{- end }}
 {{- with .Values.extraVolumes }}
 {{ toYaml . }}
