@@ -72,7 +72,7 @@ class LayerRunner:
         Raises DataError for tokens that the model does not know, as far as they are on the CPU.
         """
         if ids_BL.device.type == "cpu":  # elsewhere looking would wait for the device
-            self.require_known(ids_BL)
+            require_known(self._model, ids_BL)
         entered: list[torch.Tensor] = []
 
         class _StopForwardError(Exception):
@@ -90,15 +90,6 @@ class LayerRunner:
         finally:
             handle.remove()
         return entered[0]
-
-    def require_known(self, ids_RL: torch.Tensor) -> None:
-        """Raise DataError for a token that has no embedding: the tokenizer is another model's."""
-        count = self._model.get_input_embeddings().num_embeddings
-        if (most := int(ids_RL.max())) >= count:
-            raise DataError(
-                f"the tokenizer gives the text a token {most}, and the model's embedding has "
-                f"{count}: they do not belong together"
-            )
 
     def run(
         self,
@@ -135,6 +126,17 @@ class LayerRunner:
         """What `head` computes with."""
         for module in (self.norm, self._model.get_output_embeddings()):
             yield from module.parameters()
+
+
+def require_known(model: Any, *texts: torch.Tensor) -> None:
+    """Raise DataError for a token that has no embedding: the tokenizer is another model's."""
+    count = model.get_input_embeddings().num_embeddings
+    most = max((int(ids.max()) for ids in texts if ids.numel()), default=0)
+    if most >= count:
+        raise DataError(
+            f"the tokenizer gives the text a token {most}, and the model's embedding has {count}: "
+            "they do not belong together"
+        )
 
 
 def compile_layers(layers: nn.ModuleList) -> nn.ModuleList:

@@ -168,7 +168,7 @@ def sentences(documents: Sequence[torch.Tensor], begin: int | None) -> torch.Ten
             f"the calibration text has {len(every_RL)} sentences of {SENTENCE_TOKENS} tokens; LaCo "
             f"takes {SENTENCES}: give more --calibration-tokens, or more text"
         )
-    return every_RL[:: len(every_RL) // SENTENCES][:SENTENCES]
+    return every_RL[[place * len(every_RL) // SENTENCES for place in range(SENTENCES)]]
 
 
 class _Bench:
@@ -229,7 +229,8 @@ class _Bench:
         if kind == "naive":
             source = family_source(self._first)
             return {name: source[name] for name in ("blocks", "ladder")}
-        return {"depths": self._depths, "calibration": self._calibrated_on}
+        source = {"depths": self._depths, "calibration": self._calibrated_on}
+        return {**source, "sentences": SENTENCES} if kind == "laco" else source
 
     def _calibration_note(self, calibration: str) -> dict[str, Any]:
         sha256 = source_versions([calibration]).get(calibration)

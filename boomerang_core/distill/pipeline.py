@@ -40,7 +40,7 @@ from boomerang_core.evaluate.record import evaluation_note
 from boomerang_core.family import Family, build_rows, load_family
 from boomerang_core.files import make_folder
 from boomerang_core.folders import held_folder, remove_empty
-from boomerang_core.layer_runner import LayerRunner
+from boomerang_core.layer_runner import LayerRunner, require_known
 from boomerang_core.own_teacher import VERSION, version_of
 from boomerang_core.route import FamilyDesign, StudentKind
 from boomerang_core.student import Student
@@ -142,14 +142,14 @@ def _make(
     stages = _Work.of(recipe, teacher.version, work)
     _check_sizes(recipe, teacher.model)
     eval_RL = None if eval_text is None else _evaluation_rows(recipe, teacher, eval_text)
+    if eval_RL is not None:
+        require_known(teacher.model, eval_RL)
     clock = _Clock()
     with turns.first_alone():  # the others then find its work on disk
         with clock.stage("text"):
             rows, counts, lines = prepared_rows(
                 recipe, teacher.model, teacher.tokenizer, stages.text
             )
-            for side in (rows.train, rows.heldout):
-                teacher.runner.require_known(side)
             if turns.is_first:
                 print(*lines, sep="\n", file=sys.stderr)
         with clock.stage("blocks"):

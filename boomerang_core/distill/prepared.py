@@ -19,6 +19,7 @@ from boomerang_core.distill.prompts import split_prompts
 from boomerang_core.distill.recipe import Recipe
 from boomerang_core.distill.sampling import in_bfloat16, sample_documents
 from boomerang_core.files import save_json, save_tensors
+from boomerang_core.layer_runner import require_known
 from boomerang_core.text.documents import (
     Text,
     has_chat_template,
@@ -62,6 +63,7 @@ def _new_rows(
         recipe.chat_share,
         recipe.document_ends,
     )
+    require_known(model, *text.documents)
     split = split_documents(text.drawn, every, recipe.heldout_tokens, seed)
     written = _written(recipe, model, tokenizer, split, stage) if recipe.sample_tokens else []
     rows = with_samples(split, written, every, seed).rows(recipe.row_length, begin_token(tokenizer))

@@ -226,14 +226,17 @@ class Assembled(Models):
 class Completions(LocalCompletionsAPI):  # type: ignore[misc]  # which has no types
     """lm-eval's client of a completions endpoint, with the tokens that its own model would take."""
 
+    add_bos_token: bool
+
     def tok_encode(
         self, string: Any, left_truncate_len: int | None = None, **settings: Any
     ) -> list[Any]:
         """Token ids; a chat template may have begun the text, and it must not begin twice."""
         if not isinstance(string, str):
             return [self.tok_encode(one, left_truncate_len, **settings) for one in string]
-        begin: bool = self.add_bos_token
-        self.add_bos_token: bool = begin and not string.startswith(self.tokenizer.bos_token)
+        begin = self.add_bos_token
+        if begin and string.startswith(self.tokenizer.bos_token):
+            settings["add_special_tokens"] = self.add_bos_token = False  # either would add it
         try:
             ids: list[int] = super().tok_encode(string, left_truncate_len, **settings)
         finally:

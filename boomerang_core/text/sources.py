@@ -70,7 +70,7 @@ def pin_sources(sources: Sequence[str]) -> tuple[str, ...]:
 
 
 def source_versions(sources: Sequence[str]) -> dict[str, str]:
-    """The sha256 of every source that is a file or a folder.
+    """The sha256 of every source whose content is here.
 
     A folder's is that of its files' names and hashes.  A pinned hub dataset names its own version.
     """
@@ -79,6 +79,8 @@ def source_versions(sources: Sequence[str]) -> dict[str, str]:
         if source.startswith(HUB):
             if (folder := HubDataset.parse(source).folder) is not None:
                 versions[source] = _folder_sha256(folder)
+        elif source == PYTHON_REFERENCE:  # each Python's own
+            versions[source] = hashlib.sha256(plain_text(source).encode()).hexdigest()
         elif Path(source).is_file():
             versions[source] = sha256_of(Path(source))
     return versions

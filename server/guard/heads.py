@@ -87,6 +87,8 @@ class BoundedHeads(HttpToolsProtocol):
         idle = self.cycle is None or self.cycle.response_complete
         if idle and not self.transport.is_closing():
             seconds = self.head_seconds if self._in_head else self.timeout_keep_alive
+            if self.cycle is None:  # keep-alive is for those who have asked, some with a key
+                seconds = min(seconds, self.head_seconds)
             self._timer = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
 
     def _stop_waiting(self) -> None:

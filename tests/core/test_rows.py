@@ -84,8 +84,7 @@ def test_what_is_held_out_reaches_training_through_no_prompt(
     lines = [{"text": f"w{word} " * 40} for word in range(SPECIAL, VOCABULARY)]
     source = write_rows(tmp_path / "rows.jsonl", lines)
     chosen = replace(recipe, text=(source,), sample_tokens=4000, row_length=8)
-    model = torch.nn.Linear(1, 1)
-    model.device = torch.device("cpu")  # type: ignore[assignment]
+    model = tiny_teacher("llama", True)
     found, counts, _ = prepared_rows(chosen, model, tiny_tokenizer(), tmp_path)
     train, heldout = (
         {token for token in side.flatten().tolist() if token >= SPECIAL}
@@ -142,14 +141,15 @@ def test_a_text_is_read_once(recipe: Recipe, tmp_path: Path) -> None:
     source = tmp_path / "rows.jsonl"
     write_rows(source, [{"text": f"w{word} " * 40} for word in range(SPECIAL, VOCABULARY)])
     chosen = replace(recipe, text=(str(source),), sample_tokens=0, row_length=8)
-    first = prepared_rows(chosen, None, tiny_tokenizer(), tmp_path)
+    teacher = tiny_teacher("llama", True)
+    first = prepared_rows(chosen, teacher, tiny_tokenizer(), tmp_path)
     source.unlink()
     again = prepared_rows(chosen, None, None, tmp_path)
     assert torch.equal(again[0].train, first[0].train)
     assert torch.equal(again[0].heldout, first[0].heldout)
     assert again[1:] == first[1:]
     with pytest.raises(DataError):
-        prepared_rows(replace(chosen, row_length=9), None, tiny_tokenizer(), tmp_path)
+        prepared_rows(replace(chosen, row_length=9), teacher, tiny_tokenizer(), tmp_path)
 
 
 def test_tokens_of_another_model(recipe: Recipe, tmp_path: Path) -> None:
@@ -159,9 +159,14 @@ def test_tokens_of_another_model(recipe: Recipe, tmp_path: Path) -> None:
     tokenizer.add_tokens(["<|new|>"])
     tokenizer.save_pretrained(folder)
     source = write_rows(tmp_path / "rows.jsonl", [{"text": "w4 <|new|> " * 40}] * 40)
-    chosen = replace(recipe, teacher=str(folder), text=(source,), sample_tokens=0)
-    with pytest.raises(DataError, match=f"a token {VOCABULARY}, and the model's embedding has"):
+    chosen = replace(recipe, teacher=str(folder), text=(source,), sample_tokens=400)
+    message = f"a token {VOCABULARY}, and the model's embedding has"
+    with pytest.raises(DataError, match=message):
         make(chosen, tmp_path / "out", tmp_path / "work")
+    with pytest.raises(DataError, match=message):
+        make(
+            replace(recipe, teacher=str(folder)), tmp_path / "out", tmp_path / "work", Path(source)
+        )
     runner = LayerRunner(tiny_teacher("llama", True), 8)
     with pytest.raises(DataError, match=f"a token {VOCABULARY}"):
         runner.embed(torch.full((1, 8), VOCABULARY))

@@ -186,5 +186,6 @@ def test_a_chat_that_begins_itself_is_not_begun_twice(tmp_path: Path) -> None:
     )
     assert client.tok_encode("w4 w5") == [1, 4, 5]
     assert client.tok_encode("<s> w4 w5") == [1, 4, 5]
+    assert client.tok_encode("<s> w4 w5", add_special_tokens=True) == [1, 4, 5]  # to generate
     assert client.tok_encode(["<s> w4", "w5"]) == [[1, 4], [1, 5]]
     assert client.tok_encode("w4 w5 w6", left_truncate_len=2) == [5, 6]
