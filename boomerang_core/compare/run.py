@@ -158,7 +158,7 @@ def _weights(folder: Path) -> dict[str, str]:
 
 
 def sentences(documents: Sequence[torch.Tensor], begin: int | None) -> torch.Tensor:
-    """LaCo's samples (S, L): from all over a text, at equal distances.
+    """LaCo's samples (S, L): pieces of a text at equal distances.
 
     Raises DataError for a text of fewer.
     """
@@ -168,7 +168,7 @@ def sentences(documents: Sequence[torch.Tensor], begin: int | None) -> torch.Ten
             f"the calibration text has {len(every_RL)} sentences of {SENTENCE_TOKENS} tokens; LaCo "
             f"takes {SENTENCES}: give more --calibration-tokens, or more text"
         )
-    return every_RL[[place * len(every_RL) // SENTENCES for place in range(SENTENCES)]]
+    return every_RL[:: len(every_RL) // SENTENCES][:SENTENCES]
 
 
 class _Bench:
