@@ -27,12 +27,7 @@ class Slots:
     def take(self, count: int) -> None:
         """Take slots, or raise `RefusedError` (429) where so many are not free."""
         if self.taken + count > self._total:
-            raise RefusedError(
-                HTTPStatus.TOO_MANY_REQUESTS,
-                f"the server is busy: {self.taken} answers run or wait; try again later",
-                Refusal.QUEUE_FULL,
-                headers=_RETRY,
-            )
+            raise self._refusal()
         self.taken += count
 
     def give(self, count: int) -> None:
@@ -40,30 +35,26 @@ class Slots:
         assert 0 <= count <= self.taken
         self.taken -= count
 
+    def _refusal(self) -> RefusedError:
+        return RefusedError(
+            HTTPStatus.TOO_MANY_REQUESTS,
+            f"the server is busy: {self.taken} answers run or wait; try again later",
+            Refusal.QUEUE_FULL,
+            headers=_RETRY,
+        )
 
-class Arriving:
+
+class Arriving(Slots):
     """Counts the bytes of bodies that are on their way, which are held before a slot is taken."""
 
-    def __init__(self, total: int) -> None:
-        self._total = total
-        self.taken = 0
-
-    def take(self, count: int) -> None:
-        """Count more, or raise `RefusedError` (429), which closes the connection."""
-        if self.taken + count > self._total:
-            raise RefusedError(
-                HTTPStatus.TOO_MANY_REQUESTS,
-                f"the server is busy: {self.taken} bytes of other requests are on their way; "
-                "try again later",
-                Refusal.TOO_MANY,
-                headers={**_RETRY, **CLOSE},
-            )
-        self.taken += count
-
-    def give(self, count: int) -> None:
-        """Count no more what has arrived, or never will."""
-        assert 0 <= count <= self.taken
-        self.taken -= count
+    def _refusal(self) -> RefusedError:
+        return RefusedError(
+            HTTPStatus.TOO_MANY_REQUESTS,
+            f"the server is busy: {self.taken} bytes of other requests are on their way; "
+            "try again later",
+            Refusal.TOO_MANY,
+            headers={**_RETRY, **CLOSE},
+        )
 
 
 class RequestSlots:
