@@ -58,7 +58,7 @@ def test_tokens_and_latencies_are_counted_by_size(http: httpx.Client, family: Fa
 def test_two_sizes_in_a_step_are_seen(http: httpx.Client) -> None:
     def run(size: str) -> int:
         # many and long, so that they meet, however fast a step is
-        body = {"size": size, "prompt": "x", "max_tokens": 200, "ignore_eos": True, "n": 12}
+        body = {"size": size, "prompt": "x", "max_tokens": 200, "ignore_eos": True, "n": 40}
         return http.post("/v1/completions", json=body).status_code
 
     def mixed() -> float:
