@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import torch
 
 from boomerang_core.distill import distiller
 from boomerang_core.distill.endtoend import distill
-from boomerang_core.distill.metrics import METRICS
+from boomerang_core.distill.metrics import METRICS, Metrics
 from boomerang_core.distill.schedule import EndToEnd
 from boomerang_core.distill.state import STATE, RunState
 from boomerang_core.errors import CheckpointError, SettingsError, TrainingError, WriteError
@@ -135,6 +135,20 @@ def test_metrics_that_cannot_be_written_are_one_clear_error(
     (tmp_path / "kept").replace(tmp_path / METRICS)
     assert same(run(tmp_path), whole[LOWRANK])
     assert steps(tmp_path) == list(range(20))
+
+
+def test_closing_tensorboard_on_a_full_disk_hides_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch.utils.tensorboard import SummaryWriter
+
+    def full(_: SummaryWriter) -> None:
+        raise OSError("no space left")
+
+    found = Metrics(tmp_path / METRICS, tmp_path / "board", 0, 0)
+    monkeypatch.setattr(SummaryWriter, "close", full)
+    with pytest.raises(WriteError, match="what record said"), closing(found):
+        raise WriteError("what record said")
 
 
 def test_a_loss_that_is_no_number_is_one_clear_error(
