@@ -93,3 +93,12 @@ def test_what_vllm_refuses_did_not_run(http: httpx.Client, path: str) -> None:
     assert http.post(path, content=b"{}").status_code == 415
     assert http.post(path, json={**ENDPOINTS[path], "size": 0.999}).status_code == 200
     assert [metric(http, name) for name in names] == [before[0] + 1, before[1] + 3]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_rank_that_is_not_there_is_refused_before_an_answer(
+    http: httpx.Client, stream: bool
+) -> None:
+    body = {"prompt": "x", "max_tokens": 2, "stream": stream}
+    reply = http.post("/v1/completions", json=body, headers={"X-data-parallel-rank": "7"})
+    assert reply.status_code == 400, reply.text
